@@ -1,0 +1,44 @@
+# Two commands matter: `make demo` (from nothing to a report) and `make test`.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint bench calibrate clean
+
+$(VENV)/.made:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml constraints.txt
+	$(PIP) -e '.[ray]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) -e '.[ray,s3,test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.run
+	$(PIP) -e '.[ray,lint]'
+	@touch $@
+
+demo: $(VENV)/.run  ## from nothing to an audited posterior and a report
+	$(BIN)/caucus demo demo
+
+test: $(VENV)/.test  ## every test, Ray and kill tests included
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint  ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.test  ## races against neighbours, as ratios in one run
+	$(BIN)/python -m benchmarks
+
+calibrate: $(VENV)/.test  ## the full statistical lane: ten nations, NUTS references, SBC (hours)
+	$(BIN)/python -m benchmarks.calibrate
+
+clean:  ## everything that `make` made
+	rm -rf $(VENV) demo runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Where work runs: configuration, executors, coordinator, stages and the command line."""

@@ -1,0 +1,1 @@
+"""Run directory to tables, figures and one offline HTML report."""

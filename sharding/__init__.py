@@ -1,0 +1,1 @@
+"""Voter files to cells to shards to arrays."""
