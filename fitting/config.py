@@ -1,0 +1,159 @@
+"""What a person writes under ``model:``, ``fit:`` and ``audit:``. Frozen; a key that is not known is an error."""
+
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
+
+from fitting import formula as formulas
+from fitting import priors as prior_texts
+from fitting.priors import Prior, Role
+
+Family = Literal["bernoulli", "binomial", "gaussian"]
+
+_ROLES: dict[str, Role] = {
+    "intercept": "coefficient",
+    "b": "coefficient",
+    "sd": "scale",
+    "cor": "correlation",
+    "sigma": "scale",
+}
+
+
+class Frozen(BaseModel):
+    """Base of the configs of this package."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Frozen):
+    """``model:`` what is modelled, and what is believed beforehand."""
+
+    formula: str = Field(description="lme4/brms notation, for example voted ~ 1 + female + (1 | state/county).")
+    family: Family = Field(description="Distribution of the outcome; bernoulli and binomial have a logit link.")
+    priors: dict[str, str] = Field(
+        default_factory=dict,
+        description="By class (intercept, b, sd, cor, sigma), by fixed term (female, race:age) or by scale (1|state).",
+    )
+
+    @field_validator("formula")
+    @classmethod
+    def _read_formula(cls, text: str) -> str:
+        formulas.parse(text)
+        return text
+
+    @model_validator(mode="after")
+    def _check_priors(self) -> Self:
+        self.parsed_priors()
+        return self
+
+    def parsed_formula(self) -> formulas.Formula:
+        """The formula, read."""
+        return formulas.parse(self.formula)
+
+    def parsed_priors(self) -> dict[str, Prior]:
+        """The priors that were written, by their keys. A class that is not among them has its default."""
+        formula = self.parsed_formula()
+        roles = dict(_ROLES)
+        if self.family != "gaussian":
+            del roles["sigma"]
+        for term in formula.fixed[formulas.INTERCEPT in formula.fixed :]:
+            roles.setdefault(formulas.term_name(term), "coefficient")
+        for group in formula.groups:
+            roles |= dict.fromkeys(group.names, "scale")
+        parsed = {}
+        for key, text in self.priors.items():
+            if key not in roles:
+                close = get_close_matches(key, roles, n=1)
+                hint = f"{close[0]!r}, perhaps" if close else "one of " + ", ".join(roles)
+                raise ValueError(f"priors: {key!r} is neither a class nor a term of the model; expected {hint}")
+            parsed[key] = prior_texts.parse(text, roles[key])
+        return parsed
+
+
+class _RoundsConfig(Frozen):
+    """What every method shares: rounds over the shards, then draws from the merged posterior."""
+
+    rounds: PositiveInt = Field(default=20, description="Rounds over all shards at most; 1 is a one-shot merge.")
+    tolerance: float = Field(
+        default=0.01, gt=0, description="Rounds stop when no mean moves by more posterior sds than this."
+    )
+    damping: float = Field(default=1.0, gt=0, le=1, description="Fraction of the full site step. 1 is undamped.")
+    draws: PositiveInt = Field(default=1000, description="Posterior draws kept, per chain.")
+    chains: PositiveInt = Field(default=4, description="Chains of posterior draws.")
+
+
+class LaplaceConfig(_RoundsConfig):
+    """Sites from the curvature at the mode."""
+
+    method: Literal["laplace"] = "laplace"
+
+
+class VIConfig(_RoundsConfig):
+    """Variational sites: a full-covariance Gaussian, expectations by quadrature, no noise."""
+
+    method: Literal["vi"] = "vi"
+    quadrature_nodes: PositiveInt = Field(default=11, le=99, description="Gauss-Hermite nodes per cell.")
+
+
+class NUTSConfig(_RoundsConfig):
+    """Expectation propagation: the moments of each shard's tilted distribution by NUTS."""
+
+    method: Literal["nuts"] = "nuts"
+    shard_draws: PositiveInt = Field(default=500, description="Draws kept per shard, chain and round.")
+    shard_warmup: PositiveInt = Field(default=200, description="Warm-up draws per shard, chain and round.")
+    shard_chains: PositiveInt = Field(default=4, ge=2, description="Chains per shard; two at least, for R-hat.")
+
+
+class ExactConfig(VIConfig):
+    """Full-data NUTS, preconditioned by the posterior that variational rounds merge. No approximation; slowest."""
+
+    method: Literal["exact"] = "exact"  # type: ignore[assignment]
+    warmup: PositiveInt = Field(default=300, description="Warm-up draws per chain.")
+
+
+def _method(value: Any) -> Any:
+    return value.get("method", "vi") if isinstance(value, dict) else getattr(value, "method", None)
+
+
+FitConfig = Annotated[
+    Annotated[VIConfig, Tag("vi")]
+    | Annotated[LaplaceConfig, Tag("laplace")]
+    | Annotated[NUTSConfig, Tag("nuts")]
+    | Annotated[ExactConfig, Tag("exact")],
+    Discriminator(_method),
+]
+"""``fit:`` one config per method; ``vi`` where no method is written."""
+
+
+class WarnAbove(Frozen):
+    """Limits of the audit that make the verdict ``warn``."""
+
+    score: float = Field(default=0.1, gt=0, description="Error of a coefficient's mean, in posterior sds.")
+    log_ratio_sd: float = Field(default=0.5, gt=0, description="Sd of the log importance ratio, all shards together.")
+    k_hat: float = Field(default=0.5, description="Pareto k of the importance ratios.")
+
+
+class FailAbove(Frozen):
+    """Limits of the audit that make the verdict ``fail``."""
+
+    score: float = Field(default=0.3, gt=0, description="Error of a coefficient's mean, in posterior sds.")
+    log_ratio_sd: float = Field(default=1.5, gt=0, description="Sd of the log importance ratio, all shards together.")
+    k_hat: float = Field(default=0.7, description="Pareto k of the importance ratios.")
+
+
+class AuditConfig(Frozen):
+    """``audit:`` how closely the merged posterior is checked against all of the data."""
+
+    draws: PositiveInt = Field(default=1000, ge=100, description="Draws at which every shard's likelihood is computed.")
+    warn_above: WarnAbove = WarnAbove()
+    fail_above: FailAbove = FailAbove()
+    max_extra_rounds: int = Field(default=3, ge=0, description="Damped rounds more while the audit fails.")
+
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        for name in WarnAbove.model_fields:
+            warn, fail = getattr(self.warn_above, name), getattr(self.fail_above, name)
+            if warn > fail:
+                raise ValueError(f"{name}: warn_above {warn} is higher than fail_above {fail}; expected the reverse")
+        return self
