@@ -16,7 +16,8 @@ What a formula means (Bates et al. 2015, "Fitting linear mixed-effects models us
 ==================  ==============================================================================
 
 A term is the tuple of its columns: ``()`` is the intercept, ``("female",)`` a main effect, ``("female", "age")`` an
-interaction. Which columns are factors and which are numbers is not known here: the data's dictionary says.
+interaction. Lower orders come first, as in R. Which columns are factors and which are numbers is not known here: the
+data's dictionary says.
 """
 
 import re
@@ -44,8 +45,8 @@ _QUOTED_NAME = re.compile(r"[^\W\d][\w .\-]*")
 class GroupTerm(NamedTuple):
     """Coefficients that vary by group. The groups are the observed combinations of ``columns``.
 
-    ``correlated`` is False for a term written with ``||`` and for an intercept alone. One slope is several coefficients if
-    its column is a factor.
+    ``correlated`` is False for a term written with ``||`` and for an intercept alone. One slope is several
+    coefficients if its column is a factor.
     """
 
     columns: Term
@@ -156,10 +157,11 @@ class _Reader:
             raise self.error(self.text.rindex("`") + 1, "a backquote that is never closed", "a closing backquote")
         if not self.text.strip():
             raise self.error(1, "an empty formula", "outcome ~ terms")
+        scanner = Scanner(self.text)
         try:
-            tokens = Scanner(self.text).scan(add_intercept=False)
+            tokens = scanner.scan(add_intercept=False)
         except (ScanError, ValueError) as error:
-            raise self.error(1, str(error)) from None
+            raise self.error(scanner.current, str(error)) from None
         end = 0
         joined: list[Any] = []
         for token in tokens:
@@ -198,7 +200,7 @@ class _Reader:
         except RecursionError:
             raise self.error(tree.operator, "terms nested too deeply", "a few hundred terms at most") from None
         outcome = _column(tree.left)
-        fixed = (() if found.intercept is False else (INTERCEPT,)) + found.terms
+        fixed = _coefficients(found)
         formula = Formula(outcome, fixed, self.merge_groups(found.groups, tree.operator))
         if not formula.fixed and not formula.groups:
             raise self.error(tree.operator, "no terms after '~'", "an intercept, a column or a group term")
@@ -263,7 +265,7 @@ class _Reader:
         left = self.terms(node.left)
         if left.groups:
             raise self.error(bar, "a group term inside a group term", "(coefficients | columns)")
-        coefficients = (() if left.intercept is False else (INTERCEPT,)) + left.terms
+        coefficients = _coefficients(left)
         if not coefficients:
             raise self.error(bar, f"nothing before '{bar.lexeme}'", "what varies by group, as in (1 | state)")
         found = []
@@ -301,6 +303,11 @@ class _Reader:
                     raise self.error(tilde, f"{name} twice", "each coefficient to vary once by a grouping factor")
                 seen.add((group.columns, frozenset(coefficient)))
         return merged
+
+
+def _coefficients(found: _Terms) -> tuple[Term, ...]:
+    """The intercept unless it was taken out, then main effects before interactions, as R orders them."""
+    return (() if found.intercept is False else (INTERCEPT,)) + tuple(sorted(found.terms, key=len))
 
 
 def _kind(node: Any) -> str:
