@@ -1,0 +1,100 @@
+"""How columns become numbers: factor levels, centring and scaling, observed groups. Decided once, globally, by the caller.
+
+A shard never encodes anything by itself (method note: one level order, one reference, one scale for every shard).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fitting.errors import ModelError
+
+
+class Numeric(NamedTuple):
+    """A numeric predictor enters as ``(x - center) / scale``; binary ones as they are."""
+
+    center: float
+    scale: float
+    binary: bool
+
+
+class Coding(NamedTuple):
+    """The global coding of a run.
+
+    ``groups`` maps a tuple of factor columns to its observed combinations, codes of shape (num_levels, num_columns),
+    sorted. ``parents[a][b]`` gives for each level of factor a the level of b it determines, shape (levels of a,).
+    """
+
+    factors: Mapping[str, tuple[str, ...]]
+    references: Mapping[str, int]
+    numerics: Mapping[str, Numeric]
+    groups: Mapping[tuple[str, ...], np.ndarray]
+    parents: Mapping[str, Mapping[str, np.ndarray]]
+    outcome_mean: float
+    outcome_sd: float
+
+    @classmethod
+    def from_dictionary(cls, dictionary: Mapping[str, Any]) -> Coding:
+        """From the JSON of ``dictionary.json`` (see docs/design/house.md)."""
+        factors = {name: tuple(entry["levels"]) for name, entry in dictionary["factors"].items()}
+        return cls(
+            factors=factors,
+            references={name: factors[name].index(entry["reference"]) if entry.get("reference") in factors[name] else 0
+                        for name, entry in dictionary["factors"].items()},
+            numerics={name: Numeric(float(entry["center"]), float(entry["scale"]), bool(entry["binary"]))
+                      for name, entry in dictionary["numerics"].items()},
+            groups={tuple(name.split(":")): np.asarray(codes, dtype=np.int64).reshape(len(codes), -1)
+                    for name, codes in dictionary["groups"].items()},
+            parents={name: {above: np.asarray(codes, dtype=np.int64) for above, codes in entry.items()}
+                     for name, entry in dictionary["parents"].items()},
+            outcome_mean=float(dictionary["outcome"]["mean"]),
+            outcome_sd=float(dictionary["outcome"]["sd"]),
+        )
+
+    def group_levels(self, columns: tuple[str, ...]) -> np.ndarray:
+        """Observed combinations of a group of factors, shape (num_levels, num_columns)."""
+        if columns in self.groups:
+            return self.groups[columns]
+        if len(columns) == 1 and columns[0] in self.factors:
+            return np.arange(len(self.factors[columns[0]]))[:, None]
+        raise ModelError(f"group {':'.join(columns)!r}", f"a dictionary with the groups {sorted(':'.join(c) for c in self.groups)}",
+                         "its observed levels among them. Ingest again with this formula")
+
+    def group_labels(self, columns: tuple[str, ...]) -> list[str]:
+        """Names of the levels of a group, ``AL:01001``."""
+        levels = [self.factors[c] for c in columns]
+        return [":".join(names[code] for names, code in zip(levels, row, strict=True)) for row in self.group_levels(columns)]
+
+    def locate(self, columns: tuple[str, ...], codes: np.ndarray) -> np.ndarray:
+        """Index of each combination of codes, (n, num_columns), among the group's levels; -1 where it was never observed."""
+        sizes = [len(self.factors[c]) for c in columns]
+        known = _key(self.group_levels(columns), sizes)
+        wanted = _key(codes, sizes)
+        wanted[(np.asarray(codes) < 0).any(axis=1)] = -1
+        place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return np.where(known[place] == wanted, place, -1)
+
+    def project(self, columns: tuple[str, ...], onto: tuple[str, ...]) -> np.ndarray | None:
+        """For each level of a group the level of another that it determines, shape (num_levels,); None if it does not."""
+        levels = self.group_levels(columns)
+        codes = []
+        for column in onto:
+            if column in columns:
+                codes.append(levels[:, columns.index(column)])
+                continue
+            owner = next((c for c in columns if column in self.parents.get(c, {})), None)
+            if owner is None:
+                return None
+            codes.append(self.parents[owner][column][levels[:, columns.index(owner)]])
+        place = self.locate(onto, np.stack(codes, axis=1))
+        return None if (place < 0).any() else place
+
+
+def _key(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
+    key = np.zeros(len(codes), dtype=np.int64)
+    for column, size in enumerate(sizes):
+        key = key * size + np.asarray(codes)[:, column]
+    return key

@@ -1,0 +1,219 @@
+r"""The exact hierarchical prior: fixed effects, group effects given their scales and correlations, and hyperpriors.
+
+Hyperparameters live on the unconstrained line as one vector psi: per group term the logs of its k standard deviations,
+then, if correlated, k(k-1)/2 inverse hyperbolic tangents of canonical partial correlations (Lewandowski, Kurowicka &
+Joe 2009, J. Multivariate Analysis 100, section 2: :math:`p_{ij} \sim 2\,\mathrm{Beta}(b_j, b_j) - 1` with
+:math:`b_j = \eta + (k - 2 - j)/2`, j from 0); last the log residual sd of a Gaussian family. Each Jacobian counts once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fitting import priors
+from fitting.families import FAMILIES, Family
+from fitting.model import GroupBlock, Model
+from fitting.priors import Prior
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Hierarchy:
+    """Priors of one model, ready for arithmetic.
+
+    ``fixed_*`` have shape (F,); ``scale_priors[g]`` holds one prior per coefficient of group term g.
+    """
+
+    model: Model
+    fixed_places: np.ndarray
+    fixed_mean: np.ndarray
+    fixed_precision: np.ndarray
+    scale_priors: tuple[tuple[Prior, ...], ...]
+    correlation_priors: tuple[Prior, ...]
+    residual_prior: Prior | None
+
+    @property
+    def family(self) -> Family:
+        return FAMILIES[self.model.family]
+
+    @cached_property
+    def _prior_entries(self) -> np.ndarray:
+        """Places that a prior precision is added to, each once: fixed effects, padding (ones), blocks of group effects."""
+        diagonal = self.model.tree.diagonal
+        return np.concatenate([diagonal[self.fixed_places], diagonal[self.model.is_padding],
+                               *(group.entries.ravel() for group in self.model.groups)])
+
+    @cached_property
+    def slices(self) -> list[slice]:
+        """The part of psi of each group term."""
+        out, start = [], 0
+        for group in self.model.groups:
+            stop = start + num_hyperparameters(group)
+            out.append(slice(start, stop))
+            start = stop
+        return out
+
+    @property
+    def size(self) -> int:
+        """Length H of psi."""
+        return sum(num_hyperparameters(g) for g in self.model.groups) + (self.residual_prior is not None)
+
+    def names(self) -> list[str]:
+        """Names of the hyperparameters on their natural scale, ``sd(1|state)``, ``cor(1,female|state)``, ``sigma``."""
+        out = []
+        for group in self.model.groups:
+            out += [f"sd({c}|{group.name})" for c in group.coefficient_names]
+            if group.correlated:
+                names = group.coefficient_names
+                out += [f"cor({names[j]},{names[i]}|{group.name})" for i in range(len(names)) for j in range(i)]
+        return out + (["sigma"] if self.residual_prior is not None else [])
+
+    def natural(self, psi: np.ndarray) -> np.ndarray:
+        """Standard deviations, correlations and residual sd of every draw of psi, (M, H): shape (M, H)."""
+        out = np.array(psi, dtype=np.float64)
+        for group, part in zip(self.model.groups, self.slices, strict=True):
+            k = len(group.coefficient_names)
+            out[:, part.start : part.start + k] = np.exp(psi[:, part.start : part.start + k])
+            if group.correlated:
+                for m, row in enumerate(psi[:, part.start + k : part.stop]):
+                    lower = correlation_cholesky(row, k)
+                    out[m, part.start + k : part.stop] = (lower @ lower.T)[np.tril_indices(k, -1)]
+        if self.residual_prior is not None:
+            out[:, -1] = np.exp(psi[:, -1])
+        return out
+
+    def residual_sd(self, psi: Array, xp: Any = np) -> Array:
+        """Residual sd of a Gaussian family; 1 for the others."""
+        return xp.exp(psi[..., -1]) if self.residual_prior is not None else xp.ones(psi.shape[:-1])
+
+    def log_prior(self, psi: Array, xp: Any = np) -> Array:
+        """Log density of psi on the unconstrained line, Jacobian included once."""
+        total: Any = 0.0
+        for g, part in enumerate(self.slices):
+            total = total + self._log_prior_of(g, psi[part], xp)
+        if self.residual_prior is not None:
+            total = total + priors.log_density(self.residual_prior, xp.exp(psi[-1]), xp=xp) + psi[-1]
+        return total
+
+    def _log_prior_of(self, g: int, psi: Array, xp: Any) -> Array:
+        group = self.model.groups[g]
+        k = len(group.coefficient_names)
+        total: Any = 0.0
+        for j in range(k):
+            total = total + priors.log_density(self.scale_priors[g][j], xp.exp(psi[j]), xp=xp) + psi[j]
+        if group.correlated:
+            eta = self.correlation_priors[g].args[0]
+            place = k
+            for i in range(1, k):
+                for j in range(i):
+                    total = total + (eta + (k - 2 - j) / 2) * xp.log1p(-xp.tanh(psi[place]) ** 2)
+                    place += 1
+        return total
+
+    def group_precision(self, g: int, psi: Array, xp: Any = np) -> tuple[Array, Array]:
+        """Prior precision of one level's coefficients in group term g, shape (k, k), and its log determinant."""
+        k = len(self.model.groups[g].coefficient_names)
+        if k == 1:
+            return xp.exp(-2.0 * psi[0]).reshape(1, 1), -2.0 * psi[0]
+        sd = xp.exp(psi[:k])
+        if not self.model.groups[g].correlated:
+            return xp.diag(sd**-2.0), -2.0 * xp.sum(psi[:k])
+        lower = sd[:, None] * correlation_cholesky(psi[k:], k, xp)
+        inverse = xp.linalg.inv(lower)
+        return inverse.T @ inverse, -2.0 * xp.sum(xp.log(xp.diagonal(lower)))
+
+    def add_prior(self, psi: Array, precision: Array, shift: Array, xp: Any = np) -> tuple[Array, Array, Array]:
+        """Natural parameters, (E,) and (D,), with the prior given psi multiplied in, and the prior's log determinant."""
+        values: list[Array] = [xp.asarray(self.fixed_precision), xp.ones(int(self.model.is_padding.sum()))]
+        log_determinant: Any = float(np.sum(np.log(self.fixed_precision)))
+        for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
+            block, log_det = self.group_precision(g, psi[part], xp)
+            values.append(xp.broadcast_to(block, group.entries.shape).ravel())
+            log_determinant = log_determinant + len(group.coefficients) * log_det
+        where, what = self._prior_entries, xp.concatenate(values)
+        fixed_shift = self.fixed_precision * self.fixed_mean
+        if xp is np:
+            precision, shift = precision.copy(), shift.copy()
+            precision[where] += what  # every place occurs once
+            shift[self.fixed_places] += fixed_shift
+            return precision, shift, log_determinant
+        return precision.at[where].add(what), shift.at[self.fixed_places].add(fixed_shift), log_determinant
+
+    def log_conditional_prior(self, psi: Array, theta: Array, xp: Any = np) -> Array:
+        """``log p(theta | psi)`` without its constant, for one draw, shapes (H,) and (D,)."""
+        centred = theta[self.fixed_places] - self.fixed_mean
+        total = -0.5 * xp.sum(self.fixed_precision * centred**2)
+        for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
+            block, log_det = self.group_precision(g, psi[part], xp)
+            effects = theta[group.coefficients]
+            total = total + 0.5 * len(effects) * log_det - 0.5 * xp.sum((effects @ block) * effects)
+        return total
+
+    def score(self, psi: np.ndarray, second_moments: list[np.ndarray]) -> np.ndarray:
+        """Gradient of ``log p(psi) + E log p(theta | psi)`` for given ``E sum theta theta'`` per group term; shape (H,).
+
+        With moments under the posterior given psi this is the gradient of the marginal log density (Fisher's identity).
+        The residual sd's own part is left to the caller. Central differences of functions of k <= a few numbers.
+        """
+        gradient = np.zeros(self.size)
+        step = 1e-5
+        for g, (part, moment) in enumerate(zip(self.slices, second_moments, strict=True)):
+            count = len(self.model.groups[g].coefficients)
+
+            def value(x: np.ndarray, g: int = g, count: int = count, moment: np.ndarray = moment) -> float:
+                block, log_det = self.group_precision(g, x)
+                return float(self._log_prior_of(g, x, np) + 0.5 * count * log_det - 0.5 * np.sum(block * moment))
+
+            for i in range(part.start, part.stop):
+                above, below = psi[part].copy(), psi[part].copy()
+                above[i - part.start] += step
+                below[i - part.start] -= step
+                gradient[i] = (value(above) - value(below)) / (2 * step)
+        if self.residual_prior is not None:
+            ends = [priors.log_density(self.residual_prior, np.exp(psi[-1] + s)) + psi[-1] + s for s in (step, -step)]
+            gradient[-1] = float(ends[0] - ends[1]) / (2 * step)
+        return gradient
+
+
+def num_hyperparameters(group: GroupBlock) -> int:
+    """Length of a group term's part of psi."""
+    k = len(group.coefficient_names)
+    return k + (k * (k - 1) // 2 if group.correlated else 0)
+
+
+def correlation_cholesky(unconstrained: Array, k: int, xp: Any = np) -> Array:
+    """Lower Cholesky factor of a correlation matrix, (k, k), from k(k-1)/2 unconstrained canonical partial correlations."""
+    partial = xp.tanh(unconstrained)
+    rows, place = [xp.concatenate([xp.ones(1), xp.zeros(k - 1)])], 0
+    for i in range(1, k):
+        entries: list[Array] = []
+        rest: Any = 1.0
+        for _ in range(i):
+            entries.append(partial[place] * xp.sqrt(rest))
+            rest = rest * (1.0 - partial[place] ** 2)
+            place += 1
+        rows.append(xp.concatenate([xp.stack([*entries, xp.sqrt(rest)]), xp.zeros(k - i - 1)]))
+    return xp.stack(rows)
+
+
+def build(model: Model, chosen: Mapping[str, Prior]) -> Hierarchy:
+    """Priors of a model: by class (``intercept``, ``b``, ``sd``, ``cor``, ``sigma``; all needed), or by a term's own name."""
+    places, mean, precision = [], [], []
+    for block in model.fixed:
+        prior = chosen.get(":".join(block.columns), chosen["b"]) if block.columns else chosen["intercept"]
+        for place in block.coefficients:
+            places.append(place)
+            mean.append(prior.args[0])
+            precision.append(prior.args[1] ** -2.0)
+    scales = []
+    for group in model.groups:
+        scales.append(tuple(chosen.get(f"{c}|{group.name}", chosen["sd"]) for c in group.coefficient_names))
+    return Hierarchy(model, np.array(places, dtype=np.int64), np.array(mean, dtype=np.float64), np.array(precision, dtype=np.float64),
+                     tuple(scales), tuple(chosen["cor"] for _ in model.groups),
+                     chosen["sigma"] if FAMILIES[model.family].has_residual_scale else None)

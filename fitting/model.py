@@ -1,0 +1,380 @@
+"""A formula and a coding make a model: named coefficients with places in an elimination tree, and designs of shards.
+
+Grouping factors that nest (state, state:county) become levels of the tree; a term goes to the deepest level its levels
+determine, everything else to the root. Which chain of factors to eliminate is chosen by the arithmetic it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from fitting.coding import Coding
+from fitting.errors import ModelError
+from fitting.formula import Formula
+from fitting.tree import Restriction, Tree
+
+Columns = Mapping[str, np.ndarray]
+INTERCEPT = "Intercept"
+
+
+class FixedBlock(NamedTuple):
+    """One fixed term, ``female`` or ``educ:female``: its named coefficients and their places, shape (num_columns,)."""
+
+    columns: tuple[str, ...]
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    coefficients: np.ndarray
+    full: bool  # a factor with every level, rather than without its reference
+
+
+class GroupBlock(NamedTuple):
+    """One term ``(1 + female | state)``.
+
+    ``coefficients`` has shape (num_levels, k), places in the tree's order; ``entries`` (num_levels, k, k), places of
+    the block that a prior precision is added to.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    parts: tuple[tuple[str, ...], ...]
+    coefficient_names: tuple[str, ...]
+    correlated: bool
+    level: int
+    coefficients: np.ndarray
+    entries: np.ndarray
+
+
+class CellDesign(NamedTuple):
+    """What a shard's cells say to the model: K nonzeros of the linear predictor a cell, deepest level first.
+
+    ``index[j]`` holds the coefficient of the j-th nonzero of each cell, shape (n,), and ``value[j]`` its multiplier,
+    None for ones. ``statistics`` are the family's sufficient statistics, each of shape (n,).
+    """
+
+    index: tuple[np.ndarray, ...]
+    value: tuple[np.ndarray | None, ...]
+    statistics: Mapping[str, np.ndarray]
+
+    @property
+    def num_cells(self) -> int:
+        return len(self.index[0])
+
+
+@dataclass(frozen=True)
+class Model:
+    """Coefficients, tree and coding of one formula. ``chain`` names the factors that make the tree's levels."""
+
+    formula: Formula
+    family: str
+    coding: Coding
+    tree: Tree
+    chain: tuple[tuple[str, ...], ...]
+    nodes: tuple[np.ndarray, ...]  # per level of the chain: node of each level of its factor
+    fixed: tuple[FixedBlock, ...]
+    groups: tuple[GroupBlock, ...]
+
+    @cached_property
+    def is_padding(self) -> np.ndarray:
+        """Coefficients that only fill ragged blocks, shape (D,)."""
+        used = [b.coefficients.ravel() for b in (*self.fixed, *self.groups)]
+        mask = np.ones(self.tree.num_coefficients, dtype=bool)
+        mask[np.concatenate(used)] = False
+        return mask
+
+    def coefficient_names(self) -> np.ndarray:
+        """Full name of every coefficient, ``1|state[OH]``; empty for padding; shape (D,)."""
+        names = np.full(self.tree.num_coefficients, "", dtype=object)
+        for block in self.fixed:
+            names[block.coefficients] = block.names
+        for group in self.groups:
+            labels = self.coding.group_labels(group.columns)
+            for j, coefficient in enumerate(group.coefficient_names):
+                names[group.coefficients[:, j]] = [f"{coefficient}|{group.name}[{label}]" for label in labels]
+        return names
+
+    def block_names(self) -> np.ndarray:
+        """The term of every coefficient, ``fixed`` or ``1|state``; shape (D,)."""
+        names = np.full(self.tree.num_coefficients, "", dtype=object)
+        for block in self.fixed:
+            names[block.coefficients] = "fixed"
+        for group in self.groups:
+            for j, coefficient in enumerate(group.coefficient_names):
+                names[group.coefficients[:, j]] = f"{coefficient}|{group.name}"
+        return names
+
+    def design(self, columns: Columns, statistics: Mapping[str, np.ndarray]) -> CellDesign:
+        """Arrays of some cells from factor codes (int) and raw numerics (float), each of shape (n,).
+
+        A combination of levels never observed at ingest is an error here; ``fitting.predict`` draws new levels instead.
+        """
+        parts: list[tuple[int, np.ndarray, np.ndarray | None]] = []
+        for group in self.groups:
+            located = self.locate(group, columns)
+            if (located < 0).any():
+                raise ModelError(f"group term of {group.name!r}", f"{int((located < 0).sum())} cells with a combination of "
+                                 "levels that the dictionary does not have", "every combination known. Ingest the source again")
+            for j, part in enumerate(_expand(self.coding, group.parts)):
+                parts.append((group.level, group.coefficients[located, j].astype(np.int32), _values(self.coding, part, columns)))
+        num_cells = len(next(iter(columns.values())))
+        for block in self.fixed:
+            index, value = _fixed_nonzero(self.coding, block, columns, num_cells)
+            parts.append((0, index, value))
+        parts.sort(key=lambda part: -part[0])
+        return CellDesign(tuple(p[1] for p in parts), tuple(p[2] for p in parts), statistics)
+
+    def locate(self, group: GroupBlock, columns: Columns) -> np.ndarray:
+        """Level of each cell in a group, shape (n,); -1 where the combination was never observed."""
+        return self.coding.locate(group.columns, np.stack([columns[c] for c in group.columns], axis=1))
+
+    def restriction(self, columns: Columns) -> Restriction:
+        """The part of the tree that these cells touch."""
+        touched = []
+        for level, factor in enumerate(self.chain):
+            located = self.coding.locate(factor, np.stack([columns[c] for c in factor], axis=1))
+            touched.append(np.unique(self.nodes[level][located]))
+        return self.tree.restrict(touched)
+
+
+def localise(design: CellDesign, restriction: Restriction) -> CellDesign:
+    """The same design with coefficients numbered within a restriction."""
+    place = np.full(int(restriction.coefficients.max()) + 1, -1, dtype=np.int32)
+    place[restriction.coefficients] = np.arange(len(restriction.coefficients), dtype=np.int32)
+    return design._replace(index=tuple(place[i] for i in design.index))
+
+
+def build(formula: Formula, coding: Coding, family: str) -> Model:
+    """Lay the coefficients of a formula out on the cheapest elimination tree.
+
+    Raises
+    ------
+    ModelError
+        A column has no coding, or a grouping column is not a factor.
+    """
+    for column in {c for g in formula.groups for c in g.columns}:
+        if column not in coding.factors:
+            raise ModelError(f"grouping column {column!r}", f"the factors {sorted(coding.factors)}", "the column among them")
+    for term in [*formula.fixed, *(p for g in formula.groups for p in g.coefficients)]:
+        for column in term:
+            if column not in coding.factors and column not in coding.numerics:
+                raise ModelError(f"predictor {column!r}", f"the columns {sorted([*coding.factors, *coding.numerics])}",
+                                 "the predictor among them")
+    chain = _choose_chain(formula, coding)
+    nodes, parents = _chain_nodes(chain, coding)
+    levels = [_level_of(group.columns, chain, coding) for group in formula.groups]
+    sizes = [len(_expand(coding, group.coefficients)) for group in formula.groups]
+
+    fixed_columns = _fixed_columns(formula, coding)
+    num_fixed = sum(len(names) for _, names, _, _ in fixed_columns)
+    used = [np.zeros(1, dtype=np.int64) + num_fixed, *(np.zeros(len(n), dtype=np.int64) for n in nodes)]
+    slots: list[np.ndarray] = []
+    owners: list[np.ndarray] = []
+    for group, level, size in zip(formula.groups, levels, sizes, strict=True):
+        owner = _owner_nodes(group.columns, level, chain, nodes, coding)
+        rank = _rank_within(owner)
+        slots.append(used[level][owner] + rank * size)
+        owners.append(owner)
+        used[level] += np.bincount(owner, minlength=len(used[level])) * size
+    block_sizes = tuple(max(1, int(u.max(initial=0))) for u in used)
+    tree = Tree(block_sizes, tuple(parents))
+
+    fixed, start = [], 0
+    for columns, names, units, full in fixed_columns:
+        fixed.append(FixedBlock(columns, names, units, np.arange(start, start + len(names)), full))
+        start += len(names)
+    groups = []
+    for group, level, size, slot, owner in zip(formula.groups, levels, sizes, slots, owners, strict=True):
+        first = tree.coefficient_starts[level] + owner * block_sizes[level] + slot
+        coefficients = first[:, None] + np.arange(size)
+        entries = tree.row_start[coefficients][:, :, None] + tree.path_position[coefficients][:, None, :]
+        parts = tuple(group.coefficients)
+        names = tuple(name for part in _expand(coding, parts) for name in [_part_name(coding, part)])
+        groups.append(GroupBlock(":".join(group.columns), group.columns, parts, names, group.correlated, level,
+                                 coefficients, entries))
+    return Model(formula, family, coding, tree, chain, tuple(nodes), tuple(fixed), tuple(groups))
+
+
+# ---- fixed effects and slopes -------------------------------------------------------------------------------------------
+
+
+class _Part(NamedTuple):
+    """One coefficient column: a product of numerics and of indicators (column, level)."""
+
+    numerics: tuple[str, ...]
+    indicators: tuple[tuple[str, int], ...]
+
+
+def _expand(coding: Coding, terms: Sequence[tuple[str, ...]]) -> list[_Part]:
+    """Coefficient columns of the left of a bar: factors without their reference, or in full where no intercept is."""
+    full = () not in terms
+    parts: list[_Part] = []
+    for term in terms:
+        combos: list[tuple[tuple[str, int], ...]] = [()]
+        for column in (c for c in term if c in coding.factors):
+            levels = [i for i in range(len(coding.factors[column])) if full or i != coding.references[column]]
+            full = False
+            combos = [(*combo, (column, i)) for combo in combos for i in levels]
+        parts += [_Part(tuple(c for c in term if c in coding.numerics), combo) for combo in combos]
+    return parts
+
+
+def _part_name(coding: Coding, part: _Part) -> str:
+    words = [*part.numerics, *(f"{column}[{coding.factors[column][level]}]" for column, level in part.indicators)]
+    return ":".join(words) if words else "1"
+
+
+def _numeric(coding: Coding, column: str, columns: Columns) -> np.ndarray:
+    numeric = coding.numerics[column]
+    values = np.asarray(columns[column], dtype=np.float64)
+    return values if numeric.binary else (values - numeric.center) / numeric.scale
+
+
+def _values(coding: Coding, part: _Part, columns: Columns) -> np.ndarray | None:
+    value: np.ndarray | None = None
+    for column in part.numerics:
+        x = _numeric(coding, column, columns)
+        value = x if value is None else value * x
+    for column, level in part.indicators:
+        x = (columns[column] == level).astype(np.float64)
+        value = x if value is None else value * x
+    return value
+
+
+def _fixed_columns(formula: Formula, coding: Coding) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], bool]]:
+    """Per fixed term its columns, the names and units of its coefficients, and whether a factor is coded in full."""
+    out = []
+    full_next = () not in formula.fixed
+    for term in formula.fixed:
+        factors = [c for c in term if c in coding.factors]
+        full = full_next and bool(factors)
+        full_next = full_next and not factors
+        sizes = [range(len(coding.factors[c])) for c in factors]
+        names, units = [], []
+        for codes in np.ndindex(*(len(s) for s in sizes)):
+            if any(code == coding.references[c] for c, code in zip(factors[int(full):], codes[int(full):], strict=True)):
+                continue
+            words = [f"{c}[{coding.factors[c][code]}]" for c, code in zip(factors, codes, strict=True)]
+            names.append(":".join([c for c in term if c in coding.numerics] + words) or INTERCEPT)
+            scaled = [c for c in term if c in coding.numerics and not coding.numerics[c].binary]
+            units.append(" x ".join(f"{coding.numerics[c].scale:.4g} of {c}" for c in scaled))
+        if not names:
+            raise ModelError(f"fixed term {':'.join(term)!r}", "a factor with a single level",
+                             "two levels or more. Remove the term from the formula")
+        out.append((term, tuple(names), tuple(units), full))
+    return out
+
+
+def _fixed_nonzero(coding: Coding, block: FixedBlock, columns: Columns, num_cells: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The one nonzero that a fixed term has in each cell (a factor at its reference has none: value 0)."""
+    factors = [c for c in block.columns if c in coding.factors]
+    place = np.zeros(num_cells, dtype=np.int64)
+    value: np.ndarray | None = None
+    for i, column in enumerate(factors):
+        size, codes = len(coding.factors[column]), np.asarray(columns[column], dtype=np.int64)
+        if not (block.full and i == 0):
+            reference = coding.references[column]
+            present = (codes != reference).astype(np.float64)
+            value = present if value is None else value * present
+            codes, size = np.where(codes > reference, codes - 1, np.minimum(codes, max(size - 2, 0))), size - 1
+        place = place * size + codes
+    for column in (c for c in block.columns if c in coding.numerics):
+        x = _numeric(coding, column, columns)
+        value = x if value is None else value * x
+    return block.coefficients[np.minimum(place, len(block.coefficients) - 1)].astype(np.int32), value
+
+
+# ---- the tree -----------------------------------------------------------------------------------------------------------
+
+
+def _nested(inner: tuple[str, ...], outer: tuple[str, ...], coding: Coding) -> bool:
+    return coding.project(inner, outer) is not None
+
+
+def _level_of(columns: tuple[str, ...], chain: Sequence[tuple[str, ...]], coding: Coding) -> int:
+    """Deepest level of the chain that a factor determines; 0 is the root."""
+    return max((i for i, factor in enumerate(chain, start=1) if _nested(columns, factor, coding)), default=0)
+
+
+def _choose_chain(formula: Formula, coding: Coding) -> tuple[tuple[str, ...], ...]:
+    factors = list(dict.fromkeys(group.columns for group in formula.groups))
+    factors = [f for f in factors if len(coding.group_levels(f)) > 1]
+    best: tuple[tuple[str, ...], ...] = ()
+    best_cost = _cost(best, formula, coding)
+    for chain in _chains(factors, coding):
+        cost = _cost(chain, formula, coding)
+        if cost < best_cost:
+            best, best_cost = chain, cost
+    return best
+
+
+def _chains(factors: Sequence[tuple[str, ...]], coding: Coding) -> Iterator[tuple[tuple[str, ...], ...]]:
+    def extend(chain: tuple[tuple[str, ...], ...]) -> Iterator[tuple[tuple[str, ...], ...]]:
+        yield chain
+        for factor in factors:
+            strictly_inside = not chain or (_nested(factor, chain[-1], coding) and not _nested(chain[-1], factor, coding))
+            if factor not in chain and strictly_inside:
+                yield from extend((*chain, factor))
+
+    for factor in factors:
+        yield from extend((factor,))
+
+
+def _cost(chain: Sequence[tuple[str, ...]], formula: Formula, coding: Coding) -> float:
+    """Arithmetic of one factorisation, in multiplications."""
+    nodes, _ = _chain_nodes(chain, coding)
+    used = [np.full(1, 1 + len(formula.fixed)), *(np.zeros(len(n), dtype=np.int64) for n in nodes)]
+    for group in formula.groups:
+        level = _level_of(group.columns, chain, coding)
+        owner = _owner_nodes(group.columns, level, chain, nodes, coding)
+        used[level] = used[level] + np.bincount(owner, minlength=len(used[level])) * len(_expand(coding, group.coefficients))
+    cost, width = 0.0, 0.0
+    for counts in used:
+        k = float(counts.max())
+        cost += len(counts) * (k**3 + k * k * width + k * width * width)
+        width += k
+    return cost
+
+
+def _chain_nodes(chain: Sequence[tuple[str, ...]], coding: Coding) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Per level: node of each level of its factor, and parent of each node; nodes are sorted by parent."""
+    nodes: list[np.ndarray] = []
+    parents: list[np.ndarray] = []
+    for i, factor in enumerate(chain):
+        size = len(coding.group_levels(factor))
+        if i == 0:
+            above = np.zeros(size, dtype=np.int64)
+        else:
+            projected = coding.project(factor, chain[i - 1])
+            assert projected is not None, "a chain is nested by construction"
+            above = nodes[i - 1][projected]
+        order = np.argsort(above, kind="stable")
+        node = np.empty(size, dtype=np.int64)
+        node[order] = np.arange(size)
+        nodes.append(node)
+        parents.append(above[order])
+    return nodes, parents
+
+
+def _owner_nodes(columns: tuple[str, ...], level: int, chain: Sequence[tuple[str, ...]], nodes: Sequence[np.ndarray],
+                 coding: Coding) -> np.ndarray:
+    """Node that owns each level of a factor, shape (num_levels,)."""
+    if level == 0:
+        return np.zeros(len(coding.group_levels(columns)), dtype=np.int64)
+    projected = coding.project(columns, chain[level - 1])
+    assert projected is not None, "the level was chosen because the factor determines it"
+    return nodes[level - 1][projected]
+
+
+def _rank_within(owner: np.ndarray) -> np.ndarray:
+    """Running number of each element among those with the same owner."""
+    order = np.argsort(owner, kind="stable")
+    counts = np.bincount(owner, minlength=1)
+    first = np.cumsum(counts) - counts
+    rank = np.empty(len(owner), dtype=np.int64)
+    rank[order] = np.arange(len(owner)) - first[owner[order]]
+    return rank
+

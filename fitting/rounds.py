@@ -1,0 +1,90 @@
+"""Rounds of sites: every shard's site under the merged posterior, until the posterior stops moving.
+
+With variational sites this is natural-gradient variational inference over all coefficients as a map-reduce (Khan & Lin
+2017); with a mode it is Newton's method; with NUTS on each tilted distribution it is expectation propagation (Vehtari et
+al. 2020, JMLR 21). One round is the classic one-shot merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import logit
+
+from fitting import combiner
+from fitting.combiner import Moments, Natural, Proposal
+from fitting.hierarchy import Hierarchy
+from fitting.model import INTERCEPT
+from fitting.sites import Site
+from fitting.tree import Restriction
+
+ANCHOR_SD = 0.05
+
+
+class RoundsState(NamedTuple):
+    """What the next round needs. ``moments`` always belong to prior times all ``sites`` (or to the anchor, before any)."""
+
+    moments: Moments
+    psi: np.ndarray
+    sites: tuple[Site, ...]
+    move: float
+
+
+class RoundInfo(NamedTuple):
+    """What a person needs to judge a round: largest move of a mean, in posterior sds, where, and the damping used."""
+
+    move: float
+    where: int
+    damping: float
+    psi: np.ndarray
+
+
+def init(hierarchy: Hierarchy) -> RoundsState:
+    """The anchor that round 0 starts from: the overall mean at the intercept, zero elsewhere, narrow."""
+    tree, coding = hierarchy.model.tree, hierarchy.model.coding
+    mean = np.zeros(tree.num_coefficients)
+    for block in hierarchy.model.fixed:
+        if block.names == (INTERCEPT,):
+            rate = coding.outcome_mean
+            mean[block.coefficients] = rate if hierarchy.family.has_residual_scale else logit(np.clip(rate, 1e-4, 1 - 1e-4))
+    covariance = np.zeros(tree.num_entries)
+    covariance[tree.diagonal] = ANCHOR_SD**2
+    return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome_sd), (), np.inf)
+
+
+def merge(hierarchy: Hierarchy, restrictions: Sequence[Restriction], sites: Sequence[Site],
+          psi: np.ndarray, threads: int = 1) -> tuple[Natural, Proposal, Moments]:
+    """Product of the sites, the proposal for psi, and the posterior's moments."""
+    natural = combiner.product(hierarchy.model.tree, list(zip(restrictions, sites, strict=True)))
+    proposal = combiner.propose(hierarchy, natural, psi)
+    return natural, proposal, combiner.moments(hierarchy, natural, proposal, threads=threads)
+
+
+def step(hierarchy: Hierarchy, state: RoundsState, restrictions: Sequence[Restriction], new_sites: Sequence[Site],
+         *, damping: float = 1.0, threads: int = 1) -> tuple[RoundsState, RoundInfo]:
+    """Move every site towards its new value and merge. The first round is never damped."""
+    if state.sites:
+        sites = tuple(blend(old, new, damping) for old, new in zip(state.sites, new_sites, strict=True))
+    else:
+        sites, damping = tuple(new_sites), 1.0
+    _, proposal, moments = merge(hierarchy, restrictions, sites, state.psi, threads)
+    sd = np.sqrt(moments.covariance[hierarchy.model.tree.diagonal])
+    moves = np.abs(moments.mean - state.moments.mean) / sd
+    moves[hierarchy.model.is_padding] = 0.0
+    where = int(np.argmax(moves))
+    info = RoundInfo(float(moves[where]), where, damping, proposal.mode)
+    return RoundsState(moments, proposal.mode, sites, info.move), info
+
+
+def next_damping(damping: float, previous_move: float, move: float) -> float:
+    """Halve the step when a round moved further than the one before; never below 1/16."""
+    return max(damping / 2, 1 / 16) if move > 1.0 and move > previous_move else damping
+
+
+def blend(old: Site, new: Site, damping: float) -> Site:
+    """``old^(1 - damping) * new^damping``, in natural parameters."""
+    if damping == 1.0:
+        return new
+    return Site(*((1 - damping) * a + damping * b for a, b in zip(old, new, strict=True)))
