@@ -1,0 +1,188 @@
+"""One YAML file describes a run: the sections belong to the packages that use them and are composed here.
+
+Relative paths in the file (`data.source`, `poststratify.frame`, `run.directory`) are taken from the file's own folder,
+also those given by ``--set``, so that a run does not depend on where the command was typed.
+"""
+
+import io
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
+from ruamel.yaml import YAML
+from sharding.config import DataConfig, ShardsConfig
+
+from cluster import yaml_source
+from cluster.errors import ConfigError, Problem
+from cluster.problems import explain
+from fitting.config import AuditConfig, FitConfig, ModelConfig, VIConfig
+
+RESOLVED_HEADER = "# Written by caucus: the config as it was used, defaults filled in. {origin}\n"
+
+
+class Frozen(BaseModel):
+    """A section of the config: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PoststratifyConfig(Frozen):
+    """Which groups get estimates, and the population they are estimated for."""
+
+    by: tuple[str, ...] = Field(
+        default=("all",), description="Margins: `all`, a column, or columns joined by `:` such as race:age."
+    )
+    frame: str = Field(
+        default="file", description="`file` counts every row of data.source; or the URL of a table of counts."
+    )
+    count: str | None = Field(default=None, description="Column of the frame that holds the counts; not for `file`.")
+    interval: float = Field(default=0.9, gt=0, lt=1, description="Probability inside the intervals that are shown.")
+
+    @field_validator("by")
+    @classmethod
+    def _margins(cls, by: tuple[str, ...]) -> tuple[str, ...]:
+        margins = tuple(margin.replace("/", ":").replace(" ", "") for margin in by)
+        for margin in margins:
+            if not all(margin.split(":")):
+                raise ValueError(f"{margin!r} is not a margin; expected names such as state or race:age")
+        return tuple(dict.fromkeys(margins))
+
+    @model_validator(mode="after")
+    def _counted(self) -> "PoststratifyConfig":
+        if (self.frame == "file") != (self.count is None):
+            raise ValueError("expected `count` with a frame of your own, and no `count` with `frame: file`")
+        return self
+
+
+class RunSection(Frozen):
+    """Where the run is kept, and where its work happens. Nothing here but the seed changes a number."""
+
+    directory: str = Field(description="A folder on this machine, or one that all workers mount.")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="All randomness of the run derives from it.")
+    executor: str = Field(
+        default="auto",
+        description="serial (this process), ray (started here), ray://host:port (a running cluster), or auto.",
+    )
+    workers: PositiveInt = Field(
+        default_factory=lambda: len(os.sched_getaffinity(0)), description="Processes for a Ray that is started here."
+    )
+    max_in_flight: PositiveInt | None = Field(
+        default=None, description="Tasks submitted and not yet finished; twice the workers if not given."
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _local(cls, directory: str) -> str:
+        if "://" in directory:
+            raise ValueError(f"expected a folder on this machine or a shared mount, found the URL {directory}")
+        return directory
+
+    @field_validator("executor")
+    @classmethod
+    def _known(cls, executor: str) -> str:
+        if not re.fullmatch(r"serial|ray|auto|ray://.+|[\w.-]+:\d+", executor):
+            raise ValueError(f"expected serial, ray, auto, ray://host:port or host:port, found {executor!r}")
+        return executor
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks submitted and not yet finished, at most."""
+        return self.max_in_flight or 2 * self.workers
+
+
+class RunConfig(Frozen):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Letters, digits, `.`, `_` and `-`.")
+    data: DataConfig
+    model: ModelConfig
+    shards: ShardsConfig = Field(default_factory=ShardsConfig)
+    fit: FitConfig = Field(default_factory=VIConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
+    poststratify: PoststratifyConfig = PoststratifyConfig()
+    run: RunSection
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A valid config, the file and the ``--set`` it came from, and where everything stands in them."""
+
+    config: RunConfig
+    path: str
+    overrides: tuple[str, ...]
+    source: yaml_source.Source
+
+    def problem(self, key: str, found: str, expected: str, hint: str = "") -> Problem:
+        """Describe something wrong with the value of ``key`` that its section alone could not see."""
+        return Problem(self.source.place(tuple(key.split("."))).where, key, found, expected, hint)
+
+
+def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
+    """Read, override and validate a config.
+
+    Parameters
+    ----------
+    path
+        A YAML file, or a run directory (its `run.yaml` is read).
+    overrides
+        Settings ``a.b.c=value``, applied in order.
+
+    Raises
+    ------
+    ConfigError
+        With every problem found, each with its line.
+    """
+    file = Path(path)
+    file = file / "run.yaml" if file.is_dir() else file
+    name = os.path.relpath(file) if file.resolve().is_relative_to(Path.cwd()) else str(file)
+    try:
+        if file.stat().st_size > yaml_source.MAX_BYTES:
+            raise ConfigError((Problem(name, "", "a larger file", f"at most {yaml_source.MAX_BYTES:,} bytes"),))
+        source = yaml_source.parse(file.read_text(encoding="utf-8"), name)
+    except FileNotFoundError:
+        hint = "`caucus init NAME` writes one"
+        raise ConfigError((Problem(name, "", "no such file", "a config in YAML", hint),)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
+        raise ConfigError((Problem(name, "", str(reason), "a readable text file"),)) from None
+    for setting in overrides:
+        yaml_source.override(source, setting)
+    _resolve_paths(source.values, file.resolve().parent)
+    try:
+        config = RunConfig.model_validate(source.values)
+    except ValidationError as error:
+        raise ConfigError(explain(error, source, RunConfig)) from None
+    return Loaded(config, str(file.resolve()), tuple(overrides), source)
+
+
+def dump(loaded: Loaded) -> str:
+    """Return the resolved config as YAML that `load` reads back to the same config."""
+    origin = f"From {os.path.basename(loaded.path)}" + "".join(f", --set {setting}" for setting in loaded.overrides)
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(loaded.config.model_dump(mode="json", exclude_none=True), stream)
+    return RESOLVED_HEADER.format(origin=origin) + stream.getvalue()
+
+
+def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
+    run = values.setdefault("run", {})
+    if isinstance(run, dict):
+        run.setdefault("directory", f"runs/{values.get('name', '')}")
+    for section, key in (("data", "source"), ("poststratify", "frame"), ("run", "directory")):
+        inner = values.get(section)
+        if isinstance(inner, dict) and key in inner and not (key == "frame" and inner[key] == "file"):
+            inner[key] = _resolved(inner[key], folder)
+
+
+def _resolved(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_resolved(item, folder) for item in value]
+    if not isinstance(value, str) or "://" in value:
+        return value
+    return os.path.normpath(folder / os.path.expanduser(value))

@@ -1,0 +1,164 @@
+"""Errors of the cluster layer, and the exit code each of them ends a command with.
+
+Exit codes tell a scheduler what to do next: 0 good, 2 mend the config or the data, 3 fitted but the audit failed,
+4 safe to run again, 130 interrupted. Anything unforeseen ends with 1: a fault of Caucus itself.
+"""
+
+from dataclasses import dataclass
+
+EXIT_GOOD = 0
+EXIT_FAULT = 1
+EXIT_MEND = 2
+EXIT_AUDIT_FAILED = 3
+EXIT_RUN_AGAIN = 4
+EXIT_INTERRUPTED = 130
+
+
+class ClusterError(Exception):
+    """Base of every error raised by `cluster`; ``exit_code`` is what the command ends with."""
+
+    exit_code = EXIT_MEND
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a config: where it is, which key, what was found, what was expected, what to try.
+
+    ``found`` and ``expected`` are empty where ``hint`` says it all (a sentence from the owner of the section).
+    """
+
+    where: str
+    key: str
+    found: str
+    expected: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        key = f"`{self.key}`: " if self.key else ""
+        mismatch = [f"expected {self.expected}, found {self.found}"] if self.expected else []
+        return f"{self.where}: {key}" + ". ".join([*mismatch, *([self.hint] if self.hint else [])])
+
+
+class ConfigError(ClusterError):
+    """A config that cannot be used; carries every `Problem`, not only the first."""
+
+    def __init__(self, problems: tuple[Problem, ...]):
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+    def __reduce__(self):
+        return type(self), (self.problems,)
+
+
+class MissingExtraError(ClusterError):
+    """A package that the config asks for is not installed."""
+
+    def __init__(self, package: str, wanted_by: str, instead: str):
+        self.package, self.wanted_by, self.instead = package, wanted_by, instead
+        super().__init__(
+            f"{wanted_by} needs the package {package!r}, which is not installed here. "
+            f"Install it with `pip install 'caucus[{package}]'`, or {instead}."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.package, self.wanted_by, self.instead)
+
+
+class RunDirectoryError(ClusterError):
+    """The run directory cannot be used for this config."""
+
+    def __init__(self, directory: str, found: str, do: str):
+        self.directory, self.found, self.do = directory, found, do
+        super().__init__(f"{directory}: {found}. {do}")
+
+    def __reduce__(self):
+        return type(self), (self.directory, self.found, self.do)
+
+
+class RunDirectoryLockedError(RunDirectoryError):
+    """Another driver is at work in the run directory."""
+
+    exit_code = EXIT_RUN_AGAIN
+
+
+class StageError(ClusterError):
+    """A stage was asked for before the stages it needs, or did not write what it owes."""
+
+    def __init__(self, stage: str, found: str, do: str):
+        self.stage, self.found, self.do = stage, found, do
+        super().__init__(f"stage {stage!r}: {found}. {do}")
+
+    def __reduce__(self):
+        return type(self), (self.stage, self.found, self.do)
+
+
+class AuditFailedError(ClusterError):
+    """The run finished and its audit says `fail`: the numbers are kept, and marked."""
+
+    exit_code = EXIT_AUDIT_FAILED
+
+    def __init__(self, report: str):
+        self.report = report
+        super().__init__(f"the audit failed: do not use these numbers yet. What failed and what to do: {report}")
+
+    def __reduce__(self):
+        return type(self), (self.report,)
+
+
+class MemoryProjectionError(ClusterError):
+    """The run would not fit into memory, so it was not started."""
+
+    def __init__(self, needed_bytes: int, available_bytes: int, what: str, do: str):
+        self.needed_bytes, self.available_bytes, self.what, self.do = needed_bytes, available_bytes, what, do
+        super().__init__(
+            f"{what} needs about {needed_bytes / 2**20:,.0f} MiB, expected at most the "
+            f"{available_bytes / 2**20:,.0f} MiB available. {do}"
+        )
+
+    def __reduce__(self):
+        return type(self), (self.needed_bytes, self.available_bytes, self.what, self.do)
+
+
+class WorkerDiedError(ClusterError):
+    """A task's worker process or machine died every time the task was tried."""
+
+    exit_code = EXIT_RUN_AGAIN
+
+    def __init__(self, attempts: int, last: str):
+        self.attempts, self.last = attempts, last
+        super().__init__(
+            f"the worker of a task died {attempts} times, last: {last}. Run again to resume; if memory was the cause, "
+            "lower `run.workers` or `shards.target_cells`."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.attempts, self.last)
+
+
+class ClusterUnreachableError(ClusterError):
+    """Ray could not be started or reached."""
+
+    exit_code = EXIT_RUN_AGAIN
+
+    def __init__(self, address: str, reason: str):
+        self.address, self.reason = address, reason
+        super().__init__(
+            f"Ray at {address!r} could not be started or reached: {reason}. Check with `caucus doctor`, "
+            "or set `run.executor: serial`."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.address, self.reason)
+
+
+class TaskError(ClusterError):
+    """Stands for an error of a task that could not itself cross the process border."""
+
+    exit_code = EXIT_FAULT
+
+    def __init__(self, kind: str, message: str):
+        self.kind, self.message = kind, message
+        super().__init__(f"{kind}: {message}")
+
+    def __reduce__(self):
+        return type(self), (self.kind, self.message)
