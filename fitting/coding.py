@@ -42,14 +42,22 @@ class Coding(NamedTuple):
         factors = {name: tuple(entry["levels"]) for name, entry in dictionary["factors"].items()}
         return cls(
             factors=factors,
-            references={name: factors[name].index(entry["reference"]) if entry.get("reference") in factors[name] else 0
-                        for name, entry in dictionary["factors"].items()},
-            numerics={name: Numeric(float(entry["center"]), float(entry["scale"]), bool(entry["binary"]))
-                      for name, entry in dictionary["numerics"].items()},
-            groups={tuple(name.split(":")): np.asarray(codes, dtype=np.int64).reshape(len(codes), -1)
-                    for name, codes in dictionary["groups"].items()},
-            parents={name: {above: np.asarray(codes, dtype=np.int64) for above, codes in entry.items()}
-                     for name, entry in dictionary["parents"].items()},
+            references={
+                name: factors[name].index(entry["reference"]) if entry.get("reference") in factors[name] else 0
+                for name, entry in dictionary["factors"].items()
+            },
+            numerics={
+                name: Numeric(float(entry["center"]), float(entry["scale"]), bool(entry["binary"]))
+                for name, entry in dictionary["numerics"].items()
+            },
+            groups={
+                tuple(name.split(":")): np.asarray(codes, dtype=np.int64).reshape(len(codes), -1)
+                for name, codes in dictionary["groups"].items()
+            },
+            parents={
+                name: {above: np.asarray(codes, dtype=np.int64) for above, codes in entry.items()}
+                for name, entry in dictionary["parents"].items()
+            },
             outcome_mean=float(dictionary["outcome"]["mean"]),
             outcome_sd=float(dictionary["outcome"]["sd"]),
         )
@@ -60,13 +68,18 @@ class Coding(NamedTuple):
             return self.groups[columns]
         if len(columns) == 1 and columns[0] in self.factors:
             return np.arange(len(self.factors[columns[0]]))[:, None]
-        raise ModelError(f"group {':'.join(columns)!r}", f"a dictionary with the groups {sorted(':'.join(c) for c in self.groups)}",
-                         "its observed levels among them. Ingest again with this formula")
+        raise ModelError(
+            f"group {':'.join(columns)!r}",
+            f"a dictionary with the groups {sorted(':'.join(c) for c in self.groups)}",
+            "its observed levels among them. Ingest again with this formula",
+        )
 
     def group_labels(self, columns: tuple[str, ...]) -> list[str]:
         """Names of the levels of a group, ``AL:01001``."""
         levels = [self.factors[c] for c in columns]
-        return [":".join(names[code] for names, code in zip(levels, row, strict=True)) for row in self.group_levels(columns)]
+        return [
+            ":".join(names[code] for names, code in zip(levels, row, strict=True)) for row in self.group_levels(columns)
+        ]
 
     def locate(self, columns: tuple[str, ...], codes: np.ndarray) -> np.ndarray:
         """Index of each combination of codes, (n, num_columns), among the group's levels; -1 where it was never observed."""

@@ -87,8 +87,12 @@ def condition(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> Conditio
     precision, shift, prior_log_determinant = hierarchy.add_prior(psi, sites.precision * scale, sites.shift * scale)
     factor = tr.cholesky(tree, precision)
     solved = tr.forward(tree, factor, shift[:, None])
-    log_density = (float(hierarchy.log_prior(psi)) + 0.5 * float(prior_log_determinant) - 0.5 * float(factor.log_determinant)
-                   + 0.5 * float(solved[:, 0] @ solved[:, 0]))
+    log_density = (
+        float(hierarchy.log_prior(psi))
+        + 0.5 * float(prior_log_determinant)
+        - 0.5 * float(factor.log_determinant)
+        + 0.5 * float(solved[:, 0] @ solved[:, 0])
+    )
     if hierarchy.residual_prior is not None:
         log_density -= sites.constants[0] * psi[-1] + 0.5 * scale * sites.constants[1]
     return Conditional(factor, solved, log_density)
@@ -116,7 +120,9 @@ def value_and_gradient(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) ->
         second.append(effects.T @ effects + covariance[group.entries].sum(axis=0))
     gradient = hierarchy.score(psi, second)
     if hierarchy.residual_prior is not None:
-        fitted = mean @ tr.multiply(tree, sites.precision, mean[:, None])[:, 0] + trace_of_product(tree, sites.precision, covariance)
+        fitted = mean @ tr.multiply(tree, sites.precision, mean[:, None])[:, 0] + trace_of_product(
+            tree, sites.precision, covariance
+        )
         squares = sites.constants[1] - 2.0 * sites.shift @ mean + fitted
         gradient[-1] += squares * np.exp(-2.0 * psi[-1]) - sites.constants[0]
     return given.log_density, gradient
@@ -160,8 +166,14 @@ def propose(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> Proposal
         return -value, -gradient
 
     try:
-        found = optimize.minimize(negative, np.clip(first, -6.0, 6.0), jac=True, method="L-BFGS-B",
-                                  bounds=[(-PSI_BOUND, PSI_BOUND)] * size, options={"maxiter": 100, "ftol": 1e-11, "gtol": 1e-4})
+        found = optimize.minimize(
+            negative,
+            np.clip(first, -6.0, 6.0),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(-PSI_BOUND, PSI_BOUND)] * size,
+            options={"maxiter": 100, "ftol": 1e-11, "gtol": 1e-4},
+        )
     except np.linalg.LinAlgError:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan")) from None
     mode, step = found.x, 1e-3
@@ -204,7 +216,9 @@ def _map(fn: Callable[[int], Any], count: int, threads: int) -> list[Any]:
         return list(pool.map(fn, range(count)))
 
 
-def moments(hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_points: int = 32, threads: int = 1) -> Moments:
+def moments(
+    hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_points: int = 32, threads: int = 1
+) -> Moments:
     """Moments of the coefficients with psi integrated out by quasi-random importance sampling (Sobol points, no noise)."""
     tree = hierarchy.model.tree
 
@@ -255,8 +269,17 @@ def outer(tree: Tree, vectors: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def draw(hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_draws: int, num_chains: int, seed: int,
-         threads: int = 1, warmup: int = 20) -> Draws:
+def draw(
+    hierarchy: Hierarchy,
+    sites: Natural,
+    proposal: Proposal,
+    *,
+    num_draws: int,
+    num_chains: int,
+    seed: int,
+    threads: int = 1,
+    warmup: int = 20,
+) -> Draws:
     """Draw from the merged posterior.
 
     Parameters
@@ -276,7 +299,9 @@ def draw(hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_draws:
     total = num_draws + (warmup if size else 0)
     for chain in range(num_chains):
         rng = np.random.default_rng([seed, chain])
-        points, log_q = proposal_sample(proposal, rng.random((total, size))) if size else (np.zeros((total, 0)), np.zeros(total))
+        points, log_q = (
+            proposal_sample(proposal, rng.random((total, size))) if size else (np.zeros((total, 0)), np.zeros(total))
+        )
         seeds = rng.integers(0, 2**63, size=(2, total))
 
         def attempt(i: int, points: np.ndarray = points, seeds: np.ndarray = seeds) -> tuple[float, np.ndarray] | None:
@@ -295,7 +320,9 @@ def draw(hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_draws:
             theta[chain, d] = results[chosen[d]][1]
         stayed = np.flatnonzero(~moved)
 
-        def again(i: int, stayed: np.ndarray = stayed, psi: np.ndarray = kept[chain], seeds: np.ndarray = seeds) -> np.ndarray:
+        def again(
+            i: int, stayed: np.ndarray = stayed, psi: np.ndarray = kept[chain], seeds: np.ndarray = seeds
+        ) -> np.ndarray:
             return _draw_given(hierarchy, sites, psi[stayed[i]], seeds[1, stayed[i]])[1]
 
         for d, fresh in zip(stayed, _map(again, len(stayed), threads), strict=True):

@@ -38,7 +38,9 @@ def nodes_and_weights(num_nodes: int, largest_variance: float) -> tuple[np.ndarr
     return nodes, weights / weights.sum()
 
 
-def expected_derivatives(statistics: Statistics, mean: np.ndarray, variance: np.ndarray, num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+def expected_derivatives(
+    statistics: Statistics, mean: np.ndarray, variance: np.ndarray, num_nodes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Binomial-logit ``E[d log L / d eta]`` and ``E[- d2 log L / d eta2]`` per cell, each of shape (n,).
 
     Zero variance gives the derivatives at the mean (Laplace).
@@ -50,7 +52,9 @@ def expected_derivatives(statistics: Statistics, mean: np.ndarray, variance: np.
     return gradient, trials * ((probability * (1.0 - probability)) @ weights)
 
 
-def log_likelihood(family: Family, statistics: Mapping[str, Any], eta: Any, residual_sd: Any = None, xp: Any = np) -> Any:
+def log_likelihood(
+    family: Family, statistics: Mapping[str, Any], eta: Any, residual_sd: Any = None, xp: Any = np
+) -> Any:
     """Log likelihood of each cell without constants of the data; ``eta`` of shape (n,) or (n, M), M draws."""
     column = (lambda name: statistics[name][:, None]) if eta.ndim == 2 else (lambda name: statistics[name])
     if family.has_residual_scale:

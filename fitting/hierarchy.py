@@ -46,8 +46,13 @@ class Hierarchy:
     def _prior_entries(self) -> np.ndarray:
         """Places that a prior precision is added to, each once: fixed effects, padding (ones), blocks of group effects."""
         diagonal = self.model.tree.diagonal
-        return np.concatenate([diagonal[self.fixed_places], diagonal[self.model.is_padding],
-                               *(group.entries.ravel() for group in self.model.groups)])
+        return np.concatenate(
+            [
+                diagonal[self.fixed_places],
+                diagonal[self.model.is_padding],
+                *(group.entries.ravel() for group in self.model.groups),
+            ]
+        )
 
     @cached_property
     def slices(self) -> list[slice]:
@@ -112,7 +117,7 @@ class Hierarchy:
             place = k
             for i in range(1, k):
                 for j in range(i):
-                    total = total + (eta + (k - 2 - j) / 2) * xp.log1p(-xp.tanh(psi[place]) ** 2)
+                    total = total + (eta + (k - 2 - j) / 2) * xp.log1p(-(xp.tanh(psi[place]) ** 2))
                     place += 1
         return total
 
@@ -214,6 +219,12 @@ def build(model: Model, chosen: Mapping[str, Prior]) -> Hierarchy:
     scales = []
     for group in model.groups:
         scales.append(tuple(chosen.get(f"{c}|{group.name}", chosen["sd"]) for c in group.coefficient_names))
-    return Hierarchy(model, np.array(places, dtype=np.int64), np.array(mean, dtype=np.float64), np.array(precision, dtype=np.float64),
-                     tuple(scales), tuple(chosen["cor"] for _ in model.groups),
-                     chosen["sigma"] if FAMILIES[model.family].has_residual_scale else None)
+    return Hierarchy(
+        model,
+        np.array(places, dtype=np.int64),
+        np.array(mean, dtype=np.float64),
+        np.array(precision, dtype=np.float64),
+        tuple(scales),
+        tuple(chosen["cor"] for _ in model.groups),
+        chosen["sigma"] if FAMILIES[model.family].has_residual_scale else None,
+    )

@@ -52,17 +52,17 @@ class GroupBlock(NamedTuple):
 class CellDesign(NamedTuple):
     """What a shard's cells say to the model: K nonzeros of the linear predictor a cell, deepest level first.
 
-    ``index[j]`` holds the coefficient of the j-th nonzero of each cell, shape (n,), and ``value[j]`` its multiplier,
+    ``places[j]`` holds the coefficient of the j-th nonzero of each cell, shape (n,), and ``values[j]`` its multiplier,
     None for ones. ``statistics`` are the family's sufficient statistics, each of shape (n,).
     """
 
-    index: tuple[np.ndarray, ...]
-    value: tuple[np.ndarray | None, ...]
+    places: tuple[np.ndarray, ...]
+    values: tuple[np.ndarray | None, ...]
     statistics: Mapping[str, np.ndarray]
 
     @property
     def num_cells(self) -> int:
-        return len(self.index[0])
+        return len(self.places[0])
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Model:
     @cached_property
     def is_padding(self) -> np.ndarray:
         """Coefficients that only fill ragged blocks, shape (D,)."""
-        used = [b.coefficients.ravel() for b in (*self.fixed, *self.groups)]
+        used = [*(block.coefficients for block in self.fixed), *(group.coefficients.ravel() for group in self.groups)]
         mask = np.ones(self.tree.num_coefficients, dtype=bool)
         mask[np.concatenate(used)] = False
         return mask
@@ -116,10 +116,15 @@ class Model:
         for group in self.groups:
             located = self.locate(group, columns)
             if (located < 0).any():
-                raise ModelError(f"group term of {group.name!r}", f"{int((located < 0).sum())} cells with a combination of "
-                                 "levels that the dictionary does not have", "every combination known. Ingest the source again")
+                raise ModelError(
+                    f"group term of {group.name!r}",
+                    f"{int((located < 0).sum())} cells with a combination of levels that the dictionary does not have",
+                    "every combination known. Ingest the source again",
+                )
             for j, part in enumerate(_expand(self.coding, group.parts)):
-                parts.append((group.level, group.coefficients[located, j].astype(np.int32), _values(self.coding, part, columns)))
+                parts.append(
+                    (group.level, group.coefficients[located, j].astype(np.int32), _values(self.coding, part, columns))
+                )
         num_cells = len(next(iter(columns.values())))
         for block in self.fixed:
             index, value = _fixed_nonzero(self.coding, block, columns, num_cells)
@@ -144,7 +149,7 @@ def localise(design: CellDesign, restriction: Restriction) -> CellDesign:
     """The same design with coefficients numbered within a restriction."""
     place = np.full(int(restriction.coefficients.max()) + 1, -1, dtype=np.int32)
     place[restriction.coefficients] = np.arange(len(restriction.coefficients), dtype=np.int32)
-    return design._replace(index=tuple(place[i] for i in design.index))
+    return design._replace(places=tuple(place[i] for i in design.places))
 
 
 def build(formula: Formula, coding: Coding, family: str) -> Model:
@@ -157,12 +162,17 @@ def build(formula: Formula, coding: Coding, family: str) -> Model:
     """
     for column in {c for g in formula.groups for c in g.columns}:
         if column not in coding.factors:
-            raise ModelError(f"grouping column {column!r}", f"the factors {sorted(coding.factors)}", "the column among them")
+            raise ModelError(
+                f"grouping column {column!r}", f"the factors {sorted(coding.factors)}", "the column among them"
+            )
     for term in [*formula.fixed, *(p for g in formula.groups for p in g.coefficients)]:
         for column in term:
             if column not in coding.factors and column not in coding.numerics:
-                raise ModelError(f"predictor {column!r}", f"the columns {sorted([*coding.factors, *coding.numerics])}",
-                                 "the predictor among them")
+                raise ModelError(
+                    f"predictor {column!r}",
+                    f"the columns {sorted([*coding.factors, *coding.numerics])}",
+                    "the predictor among them",
+                )
     chain = _choose_chain(formula, coding)
     nodes, parents = _chain_nodes(chain, coding)
     levels = [_level_of(group.columns, chain, coding) for group in formula.groups]
@@ -193,12 +203,15 @@ def build(formula: Formula, coding: Coding, family: str) -> Model:
         entries = tree.row_start[coefficients][:, :, None] + tree.path_position[coefficients][:, None, :]
         parts = tuple(group.coefficients)
         names = tuple(name for part in _expand(coding, parts) for name in [_part_name(coding, part)])
-        groups.append(GroupBlock(":".join(group.columns), group.columns, parts, names, group.correlated, level,
-                                 coefficients, entries))
+        groups.append(
+            GroupBlock(
+                ":".join(group.columns), group.columns, parts, names, group.correlated, level, coefficients, entries
+            )
+        )
     return Model(formula, family, coding, tree, chain, tuple(nodes), tuple(fixed), tuple(groups))
 
 
-# ---- fixed effects and slopes -------------------------------------------------------------------------------------------
+# ---- fixed effects and slopes ----
 
 
 class _Part(NamedTuple):
@@ -244,7 +257,9 @@ def _values(coding: Coding, part: _Part, columns: Columns) -> np.ndarray | None:
     return value
 
 
-def _fixed_columns(formula: Formula, coding: Coding) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], bool]]:
+def _fixed_columns(
+    formula: Formula, coding: Coding
+) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], bool]]:
     """Per fixed term its columns, the names and units of its coefficients, and whether a factor is coded in full."""
     out = []
     full_next = () not in formula.fixed
@@ -255,20 +270,27 @@ def _fixed_columns(formula: Formula, coding: Coding) -> list[tuple[tuple[str, ..
         sizes = [range(len(coding.factors[c])) for c in factors]
         names, units = [], []
         for codes in np.ndindex(*(len(s) for s in sizes)):
-            if any(code == coding.references[c] for c, code in zip(factors[int(full):], codes[int(full):], strict=True)):
+            if any(
+                code == coding.references[c] for c, code in zip(factors[int(full) :], codes[int(full) :], strict=True)
+            ):
                 continue
             words = [f"{c}[{coding.factors[c][code]}]" for c, code in zip(factors, codes, strict=True)]
             names.append(":".join([c for c in term if c in coding.numerics] + words) or INTERCEPT)
             scaled = [c for c in term if c in coding.numerics and not coding.numerics[c].binary]
             units.append(" x ".join(f"{coding.numerics[c].scale:.4g} of {c}" for c in scaled))
         if not names:
-            raise ModelError(f"fixed term {':'.join(term)!r}", "a factor with a single level",
-                             "two levels or more. Remove the term from the formula")
+            raise ModelError(
+                f"fixed term {':'.join(term)!r}",
+                "a factor with a single level",
+                "two levels or more. Remove the term from the formula",
+            )
         out.append((term, tuple(names), tuple(units), full))
     return out
 
 
-def _fixed_nonzero(coding: Coding, block: FixedBlock, columns: Columns, num_cells: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _fixed_nonzero(
+    coding: Coding, block: FixedBlock, columns: Columns, num_cells: int
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The one nonzero that a fixed term has in each cell (a factor at its reference has none: value 0)."""
     factors = [c for c in block.columns if c in coding.factors]
     place = np.zeros(num_cells, dtype=np.int64)
@@ -287,7 +309,7 @@ def _fixed_nonzero(coding: Coding, block: FixedBlock, columns: Columns, num_cell
     return block.coefficients[np.minimum(place, len(block.coefficients) - 1)].astype(np.int32), value
 
 
-# ---- the tree -----------------------------------------------------------------------------------------------------------
+# ---- the tree ----
 
 
 def _nested(inner: tuple[str, ...], outer: tuple[str, ...], coding: Coding) -> bool:
@@ -315,7 +337,9 @@ def _chains(factors: Sequence[tuple[str, ...]], coding: Coding) -> Iterator[tupl
     def extend(chain: tuple[tuple[str, ...], ...]) -> Iterator[tuple[tuple[str, ...], ...]]:
         yield chain
         for factor in factors:
-            strictly_inside = not chain or (_nested(factor, chain[-1], coding) and not _nested(chain[-1], factor, coding))
+            strictly_inside = not chain or (
+                _nested(factor, chain[-1], coding) and not _nested(chain[-1], factor, coding)
+            )
             if factor not in chain and strictly_inside:
                 yield from extend((*chain, factor))
 
@@ -330,7 +354,9 @@ def _cost(chain: Sequence[tuple[str, ...]], formula: Formula, coding: Coding) ->
     for group in formula.groups:
         level = _level_of(group.columns, chain, coding)
         owner = _owner_nodes(group.columns, level, chain, nodes, coding)
-        used[level] = used[level] + np.bincount(owner, minlength=len(used[level])) * len(_expand(coding, group.coefficients))
+        used[level] = used[level] + np.bincount(owner, minlength=len(used[level])) * len(
+            _expand(coding, group.coefficients)
+        )
     cost, width = 0.0, 0.0
     for counts in used:
         k = float(counts.max())
@@ -359,8 +385,9 @@ def _chain_nodes(chain: Sequence[tuple[str, ...]], coding: Coding) -> tuple[list
     return nodes, parents
 
 
-def _owner_nodes(columns: tuple[str, ...], level: int, chain: Sequence[tuple[str, ...]], nodes: Sequence[np.ndarray],
-                 coding: Coding) -> np.ndarray:
+def _owner_nodes(
+    columns: tuple[str, ...], level: int, chain: Sequence[tuple[str, ...]], nodes: Sequence[np.ndarray], coding: Coding
+) -> np.ndarray:
     """Node that owns each level of a factor, shape (num_levels,)."""
     if level == 0:
         return np.zeros(len(coding.group_levels(columns)), dtype=np.int64)
@@ -377,4 +404,3 @@ def _rank_within(owner: np.ndarray) -> np.ndarray:
     rank = np.empty(len(owner), dtype=np.int64)
     rank[order] = np.arange(len(owner)) - first[owner[order]]
     return rank
-

@@ -48,22 +48,32 @@ def init(hierarchy: Hierarchy) -> RoundsState:
     for block in hierarchy.model.fixed:
         if block.names == (INTERCEPT,):
             rate = coding.outcome_mean
-            mean[block.coefficients] = rate if hierarchy.family.has_residual_scale else logit(np.clip(rate, 1e-4, 1 - 1e-4))
+            mean[block.coefficients] = (
+                rate if hierarchy.family.has_residual_scale else logit(np.clip(rate, 1e-4, 1 - 1e-4))
+            )
     covariance = np.zeros(tree.num_entries)
     covariance[tree.diagonal] = ANCHOR_SD**2
     return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome_sd), (), np.inf)
 
 
-def merge(hierarchy: Hierarchy, restrictions: Sequence[Restriction], sites: Sequence[Site],
-          psi: np.ndarray, threads: int = 1) -> tuple[Natural, Proposal, Moments]:
+def merge(
+    hierarchy: Hierarchy, restrictions: Sequence[Restriction], sites: Sequence[Site], psi: np.ndarray, threads: int = 1
+) -> tuple[Natural, Proposal, Moments]:
     """Product of the sites, the proposal for psi, and the posterior's moments."""
     natural = combiner.product(hierarchy.model.tree, list(zip(restrictions, sites, strict=True)))
     proposal = combiner.propose(hierarchy, natural, psi)
     return natural, proposal, combiner.moments(hierarchy, natural, proposal, threads=threads)
 
 
-def step(hierarchy: Hierarchy, state: RoundsState, restrictions: Sequence[Restriction], new_sites: Sequence[Site],
-         *, damping: float = 1.0, threads: int = 1) -> tuple[RoundsState, RoundInfo]:
+def step(
+    hierarchy: Hierarchy,
+    state: RoundsState,
+    restrictions: Sequence[Restriction],
+    new_sites: Sequence[Site],
+    *,
+    damping: float = 1.0,
+    threads: int = 1,
+) -> tuple[RoundsState, RoundInfo]:
     """Move every site towards its new value and merge. The first round is never damped."""
     if state.sites:
         sites = tuple(blend(old, new, damping) for old, new in zip(state.sites, new_sites, strict=True))

@@ -33,18 +33,18 @@ class Site(NamedTuple):
 
 def pairs(tree: Tree, design: CellDesign) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
     """For every pair of nonzeros, deeper first: their numbers, places in the tree matrix (n,), and product of values."""
-    rows = [tree.row_start.take(index) for index in design.index]
-    positions = [tree.path_position.take(index) for index in design.index]
+    rows = [tree.row_start.take(index) for index in design.places]
+    positions = [tree.path_position.take(index) for index in design.places]
     for i, row in enumerate(rows):
         for j in range(i, len(rows)):
-            a, b = design.value[i], design.value[j]
+            a, b = design.values[i], design.values[j]
             yield i, j, row + positions[j], b if a is None else (a if b is None else a * b)
 
 
 def predictor_mean(design: CellDesign, mean: np.ndarray) -> np.ndarray:
     """Linear predictor of each cell: (n,) for coefficients (D,), (n, M) for M draws (D, M)."""
     total = np.zeros((design.num_cells, *mean.shape[1:]))
-    for index, value in zip(design.index, design.value, strict=True):
+    for index, value in zip(design.places, design.values, strict=True):
         part = mean.take(index, axis=0)
         if value is not None:
             part = part * (value if mean.ndim == 1 else value[:, None])
@@ -79,12 +79,14 @@ def information(tree: Tree, design: CellDesign, weight: np.ndarray) -> np.ndarra
 def transpose_multiply(tree: Tree, design: CellDesign, weight: np.ndarray) -> np.ndarray:
     """``Z' weight``, shape (D,)."""
     total = np.zeros(tree.num_coefficients)
-    for index, value in zip(design.index, design.value, strict=True):
+    for index, value in zip(design.places, design.values, strict=True):
         total += np.bincount(index, weight if value is None else weight * value, tree.num_coefficients)
     return total
 
 
-def fit(tree: Tree, design: CellDesign, family: Family, mean: np.ndarray, covariance: np.ndarray, *, num_nodes: int) -> Site:
+def fit(
+    tree: Tree, design: CellDesign, family: Family, mean: np.ndarray, covariance: np.ndarray, *, num_nodes: int
+) -> Site:
     """Site of one shard under q = N(mean, covariance) on its part of the tree.
 
     Parameters
@@ -96,11 +98,18 @@ def fit(tree: Tree, design: CellDesign, family: Family, mean: np.ndarray, covari
     """
     if family.has_residual_scale:
         count = design.statistics["num_trials"].astype(np.float64)
-        return Site(information(tree, design, count), transpose_multiply(tree, design, design.statistics["sum_y"]),
-                    np.array([count.sum(), design.statistics["sum_y_squared"].sum()]))
+        return Site(
+            information(tree, design, count),
+            transpose_multiply(tree, design, design.statistics["sum_y"]),
+            np.array([count.sum(), design.statistics["sum_y_squared"].sum()]),
+        )
     eta = predictor_mean(design, mean)
-    gradient, curvature = expected_derivatives(design.statistics, eta, predictor_variance(tree, design, covariance), num_nodes)
-    return Site(information(tree, design, curvature), transpose_multiply(tree, design, gradient + curvature * eta), np.zeros(2))
+    gradient, curvature = expected_derivatives(
+        design.statistics, eta, predictor_variance(tree, design, covariance), num_nodes
+    )
+    return Site(
+        information(tree, design, curvature), transpose_multiply(tree, design, gradient + curvature * eta), np.zeros(2)
+    )
 
 
 def log_density(tree: Tree, site: Site, theta: np.ndarray, residual_sd: np.ndarray | float = 1.0) -> np.ndarray:

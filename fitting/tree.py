@@ -88,14 +88,19 @@ class Tree:
     @cached_property
     def path_position(self) -> np.ndarray:
         """Position of each coefficient on its own path, shape (D,)."""
-        return np.concatenate([w + np.tile(np.arange(k), n) for n, k, w in
-                               zip(self.num_nodes, self.block_sizes, self.widths, strict=True)]).astype(np.int64)
+        return np.concatenate(
+            [
+                w + np.tile(np.arange(k), n)
+                for n, k, w in zip(self.num_nodes, self.block_sizes, self.widths, strict=True)
+            ]
+        ).astype(np.int64)
 
     @cached_property
     def level_of(self) -> np.ndarray:
         """Level of each coefficient, shape (D,)."""
-        return np.repeat(np.arange(self.num_levels + 1),
-                         [n * k for n, k in zip(self.num_nodes, self.block_sizes, strict=True)])
+        return np.repeat(
+            np.arange(self.num_levels + 1), [n * k for n, k in zip(self.num_nodes, self.block_sizes, strict=True)]
+        )
 
     @cached_property
     def diagonal(self) -> np.ndarray:
@@ -163,14 +168,18 @@ class Factor(NamedTuple):
 
 
 def _levels(tree: Tree, entries: Array) -> list[Array]:
-    return [entries[tree.entry_starts[i] : tree.entry_starts[i + 1]].reshape(n, k, w + k)
-            for i, (n, k, w) in enumerate(zip(tree.num_nodes, tree.block_sizes, tree.widths, strict=True))]
+    return [
+        entries[tree.entry_starts[i] : tree.entry_starts[i + 1]].reshape(n, k, w + k)
+        for i, (n, k, w) in enumerate(zip(tree.num_nodes, tree.block_sizes, tree.widths, strict=True))
+    ]
 
 
 def _blocks(tree: Tree, vector: Array) -> list[Array]:
     """Split (D, M) into (N, k, M) per level."""
-    return [vector[tree.coefficient_starts[i] : tree.coefficient_starts[i + 1]].reshape(n, k, vector.shape[-1])
-            for i, (n, k) in enumerate(zip(tree.num_nodes, tree.block_sizes, strict=True))]
+    return [
+        vector[tree.coefficient_starts[i] : tree.coefficient_starts[i + 1]].reshape(n, k, vector.shape[-1])
+        for i, (n, k) in enumerate(zip(tree.num_nodes, tree.block_sizes, strict=True))
+    ]
 
 
 def _triangular_inverse(lower: Array, xp: Any) -> Array:
@@ -256,7 +265,9 @@ def forward(tree: Tree, factor: Factor, shift: Array, xp: Any = np) -> Array:
         if level:
             chunks, num_parents = tree.chunks[level - 1], tree.num_nodes[level - 1]
             rows = _gather(factor.coupling[level].reshape(n * k, w), chunks, xp)
-            above = _sum_to_parents(xp.swapaxes(rows, -1, -2) @ _gather(solved[level], chunks, xp), chunks, num_parents, xp)
+            above = _sum_to_parents(
+                xp.swapaxes(rows, -1, -2) @ _gather(solved[level], chunks, xp), chunks, num_parents, xp
+            )
             if update is not None:
                 above = above + _sum_nodes(update[:, :w], tree.parents[level - 1], num_parents, xp)
             update = above
@@ -269,7 +280,7 @@ def backward(tree: Tree, factor: Factor, y: Array, xp: Any = np) -> Array:
     solved: list[Array] = []
     path: Any = None
     for level in range(tree.num_levels + 1):
-        w, k, n = tree.widths[level], tree.block_sizes[level], tree.num_nodes[level]
+        _w, k, n = tree.widths[level], tree.block_sizes[level], tree.num_nodes[level]
         block = blocks[level]
         if level:
             block = block - _times_path(tree, level, factor.coupling[level], path, xp).reshape(block.shape)
@@ -315,8 +326,9 @@ def covariance(tree: Tree, factor: Factor) -> np.ndarray:
 
 
 def _extend(above: np.ndarray, cross: np.ndarray, own: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.concatenate([above, np.swapaxes(cross, -1, -2)], axis=-1),
-                           np.concatenate([cross, own], axis=-1)], axis=-2)
+    return np.concatenate(
+        [np.concatenate([above, np.swapaxes(cross, -1, -2)], axis=-1), np.concatenate([cross, own], axis=-1)], axis=-2
+    )
 
 
 def precision_from_covariance(tree: Tree, entries: np.ndarray) -> np.ndarray:
@@ -377,7 +389,11 @@ def multiply(tree: Tree, entries: np.ndarray, vector: np.ndarray) -> np.ndarray:
         parts.append(result)
         pending.append(block[..., :w])
         if level < tree.num_levels:
-            path = blocks[level] if path is None else np.concatenate([path[tree.parents[level - 1]], blocks[level]], axis=1)
+            path = (
+                blocks[level]
+                if path is None
+                else np.concatenate([path[tree.parents[level - 1]], blocks[level]], axis=1)
+            )
     update: np.ndarray | None = None
     for level in range(tree.num_levels, -1, -1):  # the transposed couplings, from the leaves to the root
         w, k, n = tree.widths[level], tree.block_sizes[level], tree.num_nodes[level]
@@ -386,8 +402,12 @@ def multiply(tree: Tree, entries: np.ndarray, vector: np.ndarray) -> np.ndarray:
         if level:
             chunks, num_parents = tree.chunks[level - 1], tree.num_nodes[level - 1]
             rows = _gather(pending[level].reshape(n * k, w), chunks, np)
-            above = _sum_to_parents(np.swapaxes(rows, -1, -2) @ _gather(blocks[level].reshape(n * k, -1), chunks, np),
-                                    chunks, num_parents, np)
+            above = _sum_to_parents(
+                np.swapaxes(rows, -1, -2) @ _gather(blocks[level].reshape(n * k, -1), chunks, np),
+                chunks,
+                num_parents,
+                np,
+            )
             if update is not None:
                 above = above + _sum_nodes(update[:, :w], tree.parents[level - 1], num_parents, np)
             update = above

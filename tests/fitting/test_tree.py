@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from fitting import tree as tr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from fitting import tree as tr
 
 
 def random_tree(rng, depth, block_sizes=None):
@@ -43,7 +44,9 @@ def test_algebra_equals_dense(seed, depth):
     np.testing.assert_allclose(factor.log_determinant, np.linalg.slogdet(matrix)[1], rtol=1e-10)
     np.testing.assert_allclose(tr.solve(tree, factor, shift), inverse @ shift, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(tr.multiply(tree, entries, shift), matrix @ shift, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(tr.quadratic_form(tree, entries, shift), np.einsum("im,ij,jm->m", shift, matrix, shift), rtol=1e-9)
+    np.testing.assert_allclose(
+        tr.quadratic_form(tree, entries, shift), np.einsum("im,ij,jm->m", shift, matrix, shift), rtol=1e-9
+    )
     covariance = tr.covariance(tree, factor)
     np.testing.assert_allclose(covariance, tr.from_dense(tree, inverse), rtol=1e-6, atol=1e-10)
     np.testing.assert_allclose(tr.precision_from_covariance(tree, covariance), entries, rtol=1e-5, atol=1e-7)
