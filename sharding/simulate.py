@@ -165,7 +165,7 @@ def simulate_cells(
     _check(num_rows, num_answers, 1, COLUMNS)
     nation = simulation_people.found(num_rows, seed, min(num_answers, num_rows))
     counties = nation.counties
-    cells = np.empty((len(counties.fips), 3, NUM_CELLS), dtype=np.int64)
+    cells = np.zeros((len(counties.fips), 3, NUM_CELLS), dtype=np.int64)
     for place, _, counts in simulation_people.draw_codes(nation):
         by_cell = counts.reshape(NUM_CELLS, len(EDUCATIONS), 2, 2, 2).sum(axis=1)  # cell, answered, voted, support
         everybody = by_cell.sum(axis=(1, 2, 3))
@@ -267,7 +267,7 @@ def _write_parts(
                     table.schema,
                     compression="zstd",
                     compression_level=1,
-                    use_dictionary=with_dictionary,  # type: ignore[arg-type]
+                    use_dictionary=with_dictionary,
                     column_encoding={"voter_id": "DELTA_BYTE_ARRAY"} if "voter_id" in columns else None,
                 )
                 num_files, room = num_files + 1, rows_per_file

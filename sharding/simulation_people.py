@@ -126,10 +126,10 @@ def found(num_rows: int, seed: int, num_answers: int) -> Nation:
     return Nation(seed, counties, truths, chances, categories, answers)
 
 
-def draw_codes(nation: Nation) -> Iterator[tuple[int, np.random.Generator, Ints]]:
-    """Yield for each county its place, the number of people of each code (code,), and the stream it was drawn from."""
-    for county, fips in enumerate(nation.counties.fips):
-        rng = stream(nation.seed, _OUTCOMES, int(fips))
+def draw_codes(nation: Nation) -> Iterator[tuple[np.intp, np.random.Generator, Ints]]:
+    """Yield for each county with people its place, the stream it is drawn from, and its people by code, (code,)."""
+    for county in np.flatnonzero(nation.num_rows):
+        rng = stream(nation.seed, _OUTCOMES, int(nation.counties.fips[county]))
         people, answers = nation.categories[county], nation.answers[county]
         chance = {outcome: np.repeat(p[county], len(EDUCATIONS)) for outcome, p in nation.chances.items()}
         by_answered = np.stack([people - answers, answers], axis=1)
@@ -168,7 +168,7 @@ class Tally:
         self._nation = nation
         self._ones = {outcome: np.zeros(len(nation.counties.fips), dtype=np.int64) for outcome in nation.truths}
 
-    def add(self, county: int, counts: Ints) -> None:
+    def add(self, county: np.intp, counts: Ints) -> None:
         """Count the people of a county, (code,)."""
         self._ones["voted"][county] = counts @ CODES.voted
         self._ones["support"][county] = counts @ (CODES.support * CODES.answered)
