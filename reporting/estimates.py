@@ -14,11 +14,11 @@ import pyarrow as pa
 from scipy import sparse, stats
 
 from reporting.errors import DrawsError, TableError
-from reporting.summary import QUANTILES, moments
+from reporting.summary import moments
 from reporting.tables import require_columns
 
-NUMBER_COLUMNS = ("num_rows", "num_trials", "raw_mean", "mean", "sd", "mcse", *QUANTILES)
-COVERAGE = 0.9  # of the interval from q05 to q95
+NUMBER_COLUMNS = ("num_rows", "num_trials", "raw_mean", "mean", "sd", "mcse")
+INTERVAL = 0.9
 ALL = "all"
 
 
@@ -42,8 +42,12 @@ def summarise_groups(
     num_rows: np.ndarray,
     num_trials: np.ndarray,
     raw_mean: np.ndarray,
+    interval: float = INTERVAL,
 ) -> pa.Table:
     """Return one row per group: its labels, counts, raw mean, and mean, sd, Monte Carlo error and quantiles.
+
+    The quantiles are both ends of the central ``interval`` and the median, named by their percentages: ``q05``,
+    ``q50``, ``q95`` for 0.9.
 
     Parameters
     ----------
@@ -69,7 +73,8 @@ def summarise_groups(
     if any(size != values.shape[-1] for size in sizes.values()):
         raise DrawsError(margin, f"lengths {sizes}", f"{values.shape[-1]} groups in each, as in the draws",
                          "Give labels, counts and draws in one order of groups.")
-    columns = moments(margin, values)
+    quantiles = {_quantile_name(prob): prob for prob in ((1 - interval) / 2, 0.5, (1 + interval) / 2)}
+    columns = moments(margin, values, quantiles)
     known = np.asarray(num_trials) > 0
     arrays: dict[str, pa.Array] = {
         name: pa.array([str(label) for label in column], pa.string()) for name, column in labels.items()
@@ -77,14 +82,21 @@ def summarise_groups(
     arrays["num_rows"] = pa.array(np.asarray(num_rows), pa.int64())
     arrays["num_trials"] = pa.array(np.asarray(num_trials), pa.int64())
     arrays["raw_mean"] = pa.array(np.asarray(raw_mean, dtype=float), pa.float64(), mask=~known)
-    for name in ("mean", "sd", "mcse", *QUANTILES):
+    for name in ("mean", "sd", "mcse", *quantiles):
         arrays[name] = pa.array(columns["mcse_mean" if name == "mcse" else name], pa.float64())
     return pa.table(arrays)
 
 
 def label_columns(estimates: pa.Table) -> list[str]:
     """Return the margin columns of a table that :func:`summarise_groups` made."""
-    return [name for name in estimates.column_names if name not in NUMBER_COLUMNS]
+    names = estimates.column_names
+    return names[: names.index("num_rows")] if "num_rows" in names else []
+
+
+def interval_columns(estimates: pa.Table) -> tuple[str, str]:
+    """Return the names of the columns with the lower and the upper end of the interval, ``("q05", "q95")``."""
+    quantiles = estimates.column_names[-3:]
+    return quantiles[0], quantiles[2]
 
 
 def joined_labels(estimates: pa.Table) -> list[str]:
@@ -97,7 +109,7 @@ def joined_labels(estimates: pa.Table) -> list[str]:
 class Comparison:
     """Estimates beside the truth of a simulated nation.
 
-    ``table`` has ``level``, ``num_rows``, ``mean``, ``q05``, ``q95``, ``raw_mean``, ``expected_mean``, ``error``
+    ``table`` has ``level``, ``num_rows``, ``mean``, both ends of the interval, ``raw_mean``, ``expected_mean``, ``error``
     (estimate - truth) and ``covered``. ``rmse`` and ``mean_error`` are over groups, unweighted; the ``raw_`` ones use
     the raw means of the groups that have any. ``raw_coverage`` is that of their 90% Wilson intervals, None if the raw
     means are not shares.
@@ -145,13 +157,14 @@ def compare_with_truth(estimates: pa.Table, truth: pa.Table, *, outcome: str | N
 
 
 def _comparison(estimates: pa.Table, levels: list[str], expected: np.ndarray) -> Comparison:
-    mean, low, high = (estimates[name].to_numpy() for name in ("mean", "q05", "q95"))
+    ends = interval_columns(estimates)
+    mean, low, high = (estimates[name].to_numpy() for name in ("mean", *ends))
     error = mean - expected
     covered = (low <= expected) & (expected <= high)
     raw = estimates["raw_mean"].to_numpy(zero_copy_only=False)
     trials = estimates["num_trials"].to_numpy()
     known = np.isfinite(raw) & (trials > 0)
-    kept = ("num_rows", "mean", "q05", "q95", "raw_mean")
+    kept = ("num_rows", "mean", *ends, "raw_mean")
     table = pa.table({"level": levels, **{name: estimates[name] for name in kept}, "expected_mean": expected,
                       "error": error, "covered": covered})
     raw_rmse = raw_coverage = None
@@ -165,13 +178,19 @@ def _comparison(estimates: pa.Table, levels: list[str], expected: np.ndarray) ->
 
 
 def wilson_interval(
-    share: np.ndarray, num_trials: np.ndarray, coverage: float = COVERAGE
+    share: np.ndarray, num_trials: np.ndarray, coverage: float = INTERVAL
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the Wilson score interval (low, high) of observed shares (Wilson 1927, JASA 22)."""
     z = stats.norm.isf((1 - coverage) / 2)
     centre = (share + z**2 / (2 * num_trials)) / (1 + z**2 / num_trials)
     half = z * np.sqrt(share * (1 - share) / num_trials + (z / (2 * num_trials)) ** 2) / (1 + z**2 / num_trials)
     return centre - half, centre + half
+
+
+def _quantile_name(prob: float) -> str:
+    """``q05`` for 0.05, ``q02.5`` for 0.025."""
+    whole, _, rest = f"{100 * prob:.6g}".partition(".")
+    return f"q{whole:0>2}" + (f".{rest}" if rest else "")
 
 
 def _root_mean_square(values: np.ndarray) -> float:

@@ -49,8 +49,12 @@ def summarise(
     return pa.concat_tables(blocks).combine_chunks()
 
 
-def moments(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
+def moments(
+    name: str, values: np.ndarray, quantiles: Mapping[str, float] = QUANTILES
+) -> dict[str, np.ndarray]:
     """Return the numeric columns of :data:`SCHEMA` for ``values`` of shape (chain, draw, parameter).
+
+    ``quantiles`` maps the name of a column to its probability.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def moments(name: str, values: np.ndarray) -> dict[str, np.ndarray]:
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise DrawsError(name, f"{count} values that are not finite", "finite draws", "Look at the audit of this run.")
-    blocks = [_block_moments(np.asarray(block, dtype=float)) for block in _blocks(values)]
+    blocks = [_block_moments(np.asarray(block, dtype=float), quantiles) for block in _blocks(values)]
     return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
 
 
@@ -71,7 +75,7 @@ def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(np.moveaxis(values[..., start : start + PARAMETERS_PER_BLOCK], -1, 0))
 
 
-def _block_moments(values: np.ndarray) -> dict[str, np.ndarray]:
+def _block_moments(values: np.ndarray, quantiles: Mapping[str, float]) -> dict[str, np.ndarray]:
     """``values`` has the shape (parameter, chain, draw)."""
     num_parameters, num_chains, num_draws = values.shape
     pooled = values.reshape(num_parameters, num_chains * num_draws)
@@ -90,9 +94,9 @@ def _block_moments(values: np.ndarray) -> dict[str, np.ndarray]:
             folded = _rank_normalise(np.abs(split - median)[moves])
             r_hat[moves] = np.maximum(array_stats.rhat(scores[moves], method="identity"),
                                       array_stats.rhat(folded, method="identity"))
-    quantiles = np.quantile(pooled, list(QUANTILES.values()), axis=1)
+    points = np.quantile(pooled, list(quantiles.values()), axis=1)
     return {"mean": pooled.mean(axis=1), "sd": pooled.std(axis=1, ddof=1),
-            **dict(zip(QUANTILES, quantiles, strict=True)), "mcse_mean": mcse, "ess_bulk": ess_bulk, "r_hat": r_hat}
+            **dict(zip(quantiles, points, strict=True)), "mcse_mean": mcse, "ess_bulk": ess_bulk, "r_hat": r_hat}
 
 
 def _rank_normalise(values: np.ndarray) -> np.ndarray:

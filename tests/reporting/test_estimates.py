@@ -5,7 +5,14 @@ import pyarrow as pa
 import pytest
 
 from reporting.errors import DrawsError, TableError
-from reporting.estimates import aggregate, compare_with_truth, joined_labels, summarise_groups, wilson_interval
+from reporting.estimates import (
+    aggregate,
+    compare_with_truth,
+    interval_columns,
+    joined_labels,
+    summarise_groups,
+    wilson_interval,
+)
 
 NUM_STATES, COUNTIES = 40, 25
 
@@ -81,6 +88,9 @@ def test_table_has_the_schema_of_the_house():
     np.testing.assert_allclose(table["mean"].to_numpy(), draws.mean(axis=(0, 1)))
     np.testing.assert_allclose(table["q95"].to_numpy(), np.quantile(draws, 0.95, axis=(0, 1)))
     assert (table["mcse"].to_numpy() < table["sd"].to_numpy() / 5).all()
+    wide = summarise_groups({}, draws[..., :1], np.array([3]), np.array([3]), np.array([0.5]), interval=0.95)
+    assert interval_columns(wide) == ("q02.5", "q97.5")
+    assert wide["q97.5"].to_pylist() == [pytest.approx(np.quantile(draws[..., 0], 0.975))]
     one_chain = summarise_groups({}, draws.reshape(200, 2)[:, :1], np.array([3]), np.array([3]), np.array([0.5]))
     assert joined_labels(one_chain) == ["all"]
 

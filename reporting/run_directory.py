@@ -1,0 +1,129 @@
+"""A finished run directory, read into memory; what a run may lack is None or empty.
+
+Only ``run.yaml``, ``manifest.json`` and ``audit.json`` are needed. From ``manifest.json`` these keys are used where
+present: ``seed``, ``executor``, ``versions`` (package to version), ``priors`` (parameter or class to text), ``stages``
+(name to ``seconds`` and ``peak_memory_bytes``) and ``truth`` (folder with ``expected.parquet``).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import xarray as xr
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from reporting.errors import RunDirectoryError
+from reporting.posterior import read_posterior
+from reporting.tables import read_table
+
+CALIBRATION = "calibration"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run. ``estimates`` maps a margin (``state:county``) to its table."""
+
+    path: Path
+    config: dict[str, Any]
+    config_text: str
+    manifest: dict[str, Any]
+    audit: dict[str, Any]
+    shards: dict[str, Any] | None
+    dictionary: dict[str, Any] | None
+    posterior: xr.DataTree | None
+    summary: pa.Table | None
+    estimates: dict[str, pa.Table]
+    calibration: pa.Table | None
+    truth: pa.Table | None
+
+    @property
+    def outcome(self) -> str:
+        """Name of the outcome: the left side of the formula."""
+        return str(self.config.get("model", {}).get("formula", "")).partition("~")[0].strip() or "outcome"
+
+    @property
+    def is_share(self) -> bool:
+        """Whether estimates are shares (bernoulli, binomial), to be shown as percentages."""
+        return self.config.get("model", {}).get("family") in ("bernoulli", "binomial")
+
+    def prior(self, parameter: str) -> str | None:
+        """Return the text of a parameter's prior: its own, its term's, or its class's."""
+        priors = {**self.config.get("model", {}).get("priors", {}), **self.manifest.get("priors", {})}
+        kind, _, rest = parameter.partition("(")
+        term = rest.removesuffix(")")
+        family = {"sd": "sd", "cor": "cor", "sigma": "sigma", "Intercept": "intercept"}.get(kind, "b")
+        text = next((priors[key] for key in (parameter, term, family) if key in priors), None)
+        return None if text is None else str(text)
+
+
+def read(directory: str | Path) -> RunDirectory:
+    """Read a run directory.
+
+    Raises
+    ------
+    RunDirectoryError
+        A needed file is missing, or a file that is there cannot be read.
+    """
+    root = Path(directory)
+    config_text = _text(root / "run.yaml")
+    try:
+        config = YAML(typ="safe", pure=True).load(config_text)
+    except YAMLError as error:
+        raise _unreadable(root / "run.yaml", error) from error
+    manifest = _json(root / "manifest.json")
+    margins = {path.stem: read_table(path) for path in sorted((root / "estimates").glob("*.parquet"))}
+    calibration = margins.pop(CALIBRATION, None)
+    truth = Path(manifest["truth"]) / "expected.parquet" if manifest.get("truth") else None
+    return RunDirectory(
+        path=root,
+        config=_mapping(root / "run.yaml", config),
+        config_text=config_text,
+        manifest=manifest,
+        audit=_json(root / "audit.json"),
+        shards=_optional_json(root / "shards" / "manifest.json"),
+        dictionary=_optional_json(root / "dictionary.json"),
+        posterior=read_posterior(root / "posterior.nc") if (root / "posterior.nc").exists() else None,
+        summary=_optional_table(root / "summary.parquet"),
+        estimates={name.replace("-", ":"): table for name, table in margins.items()},
+        calibration=calibration,
+        truth=_optional_table(truth) if truth else None,
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return _mapping(path, json.loads(_text(path)))
+    except json.JSONDecodeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _mapping(path: Path, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise RunDirectoryError(str(path), f"a {type(value).__name__}", "a mapping of names to values",
+                                "Run the stage that writes it again.")
+    return value
+
+
+def _optional_json(path: Path) -> dict[str, Any] | None:
+    return _json(path) if path.exists() else None
+
+
+def _optional_table(path: Path) -> pa.Table | None:
+    return read_table(path) if path.exists() else None
+
+
+def _unreadable(path: Path, error: Exception) -> RunDirectoryError:
+    return RunDirectoryError(str(path), f"no readable file ({type(error).__name__})", "a finished run's file",
+                             "Finish the run first (`caucus run`), or restore the file.")

@@ -1,0 +1,45 @@
+"""Small counts of people are not published: 1 to 10 become ``<11``, with whatever would give them away.
+
+The rule is the one of the US health agencies (CMS cell size suppression policy): no count from 1 to 10, and no number
+from which one can be derived. Zero may be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+THRESHOLD = 11
+SUPPRESSED = f"<{THRESHOLD}"
+
+
+def is_small(count: float | None) -> bool:
+    """Whether ``count`` people are too few to publish."""
+    return count is not None and 0 < count < THRESHOLD
+
+
+def count_text(count: int | None) -> str:
+    """Return a count of people as it may be published."""
+    if count is None:
+        return "–"
+    return SUPPRESSED if is_small(count) else f"{count:,}"
+
+
+def hidden_counts(counts: Sequence[int]) -> list[bool]:
+    """Return which counts of one table to hide.
+
+    A single small count could be found by subtracting the others from the total, so the smallest other one is hidden
+    with it.
+    """
+    hidden = [is_small(count) for count in counts]
+    if sum(hidden) == 1:
+        others = [i for i, count in enumerate(counts) if count and not hidden[i]]
+        if others:
+            hidden[min(others, key=lambda i: counts[i])] = True
+    return hidden
+
+
+def hides_raw_mean(raw_mean: float | None, num_trials: int, is_share: bool) -> bool:
+    """Whether a raw mean is absent, is of too few people, or gives away 1 to 10 who did or did not."""
+    if raw_mean is None or raw_mean != raw_mean or num_trials < THRESHOLD:
+        return True
+    return is_share and (is_small(round(raw_mean * num_trials)) or is_small(round((1 - raw_mean) * num_trials)))
