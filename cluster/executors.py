@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cluster.config import RunSection
 from cluster.errors import MissingExtraError
 from cluster.threads import one_blas_thread
+
+if TYPE_CHECKING:  # workers import this module, and need no config
+    from cluster.config import RunSection
+
+MIN_CELLS_FOR_RAY = 100_000  # about five seconds of work on one core; Ray starts in five
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,11 @@ class SerialExecutor:
         """Nothing to give back."""
 
 
-def make(run: RunSection) -> Executor:
+def make(run: "RunSection", *, num_cells: int | None = None) -> Executor:
     """Return the executor that ``run.executor`` names.
+
+    ``auto`` is Ray where it is installed, has more than one worker to run, and ``num_cells`` (None: unknown, many) are
+    enough to earn back the seconds that it takes to start.
 
     Ray is imported here and only if it is asked for. Call before JAX starts in this process: Ray starts its processes
     by fork, which a running JAX does not survive reliably.
@@ -80,11 +87,13 @@ def make(run: RunSection) -> Executor:
     ClusterUnreachableError
         Ray does not start, or nothing answers at the address.
     """
-    if run.executor == "serial":
+    has_ray = find_spec("ray") is not None
+    is_small = run.workers == 1 or (num_cells is not None and num_cells < MIN_CELLS_FOR_RAY)
+    if run.executor == "serial" or (run.executor == "auto" and (is_small or not has_ray)):
         return SerialExecutor()
-    if find_spec("ray") is None:
+    if not has_ray:
         raise MissingExtraError("ray", f"run.executor: {run.executor}", "set `run.executor: serial`")
     from cluster.ray_executor import RayExecutor
 
-    address = "local" if run.executor == "ray" else run.executor
+    address = "local" if run.executor in ("ray", "auto") else run.executor
     return RayExecutor(address=address, workers=run.workers)

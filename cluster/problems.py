@@ -70,19 +70,25 @@ def _problem(path: Path, group: list[ErrorDetails], source: Source, root: type[B
         return _unknown_key(path, place, root)
     if any(details["type"] == "missing" for details in group):
         return Problem(place.where, key, "nothing", "this key", _describe(path, root))
+    value = group[0]["input"]
+    is_number = isinstance(value, int | float)
     own = [_sentence(details) for details in group if details["type"] == "value_error"]
+    if any(is_number and "quote it" in sentence for sentence in own):
+        return Problem(place.where, key, place.text, "text", _quote(place))
     if own:
         return Problem(place.where, key, "", "", " or ".join(own))
     found = "(hidden)" if any(word in key.lower() for word in _SECRET) else _shown(group[0], place)
     expected = list(dict.fromkeys(_expected(details) for details in group if details["type"] != "extra_forbidden"))
-    hint = ""
-    value = group[0]["input"]
-    if any(details["type"] == "string_type" for details in group) and isinstance(value, int | float):
-        hint = f'Quote it: "{place.text}". A number loses leading zeros'
+    if is_number and any(details["type"] == "string_type" for details in group):
+        hint = _quote(place)
     else:
         words = [word for details in group for word in _allowed_words(details)]
         hint = _did_you_mean(place.text or str(value), words)
     return Problem(place.where, key, found, " or ".join(expected), hint)
+
+
+def _quote(place: Place) -> str:
+    return f'Quote it: "{place.text}". A number loses leading zeros'
 
 
 def _unknown_key(path: Path, place: Place, root: type[BaseModel]) -> Problem:

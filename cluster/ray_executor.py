@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -43,14 +44,17 @@ class RayExecutor:
         is_ours = address == "local"
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
         try:
-            ray.init(
-                address=address,
-                runtime_env={"env_vars": ENVIRONMENT},
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                num_cpus=workers if is_ours else None,
-                include_dashboard=False if is_ours else None,
-            )
+            with warnings.catch_warnings():
+                # Ray's processes are forks that exec at once, so JAX's threads, if there are any, are not missed in them.
+                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                ray.init(
+                    address=address,
+                    runtime_env={"env_vars": ENVIRONMENT},
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    num_cpus=workers if is_ours else None,
+                    include_dashboard=False if is_ours else None,
+                )
         except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
             raise ClusterUnreachableError(address, str(error).partition("\n")[0]) from error
         finally:

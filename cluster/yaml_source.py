@@ -21,7 +21,8 @@ MAX_DEPTH = 50
 READABLE = "YAML that can be read"
 
 Path = tuple[str | int, ...]
-_SCALARS = {"int": "construct_yaml_int", "float": "construct_yaml_float", "bool": "construct_yaml_bool"}
+_CONSTRUCTORS = {"int": "construct_yaml_int", "float": "construct_yaml_float", "bool": "construct_yaml_bool"}
+_KINDS = {*_CONSTRUCTORS, "null", "str", "timestamp", "seq", "map"}
 _TAG = "tag:yaml.org,2002:"
 
 
@@ -127,12 +128,24 @@ class _Reader:
             limit = f"at most {MAX_NODES:,} values and {MAX_DEPTH} levels, aliases expanded"
             raise _error(self._where(node), _dotted(path[:1]), "more", limit)
         self.places.setdefault(path, Place(self._where(node), node.value if isinstance(node, ScalarNode) else ""))
+        kind = str(node.tag).removeprefix(_TAG)
+        if kind not in _KINDS:
+            self._refuse(node, path, f"the tag {node.tag}", "a value without a tag")
+            return None
         if isinstance(node, MappingNode):
             return dict(self._items(node, path))
         if isinstance(node, SequenceNode):
             return [self.read(item, (*path, i)) for i, item in enumerate(node.value)]
         assert isinstance(node, ScalarNode)
-        return self._scalar(node, path)
+        if kind == "null":
+            return None
+        if kind not in _CONSTRUCTORS:
+            return node.value
+        try:
+            return getattr(self._yaml.constructor, _CONSTRUCTORS[kind])(node)
+        except ValueError:
+            self._refuse(node, path, repr(node.value), f"a value of type {kind}")
+            return None
 
     def _items(self, node: MappingNode, path: Path) -> Iterator[tuple[str, Any]]:
         seen: dict[str, str] = {}
@@ -150,20 +163,6 @@ class _Reader:
                 seen[key] = self._where(key_node)
                 self.places[inner] = Place(seen[key], value_node.value if isinstance(value_node, ScalarNode) else "")
                 yield key, self.read(value_node, inner)
-
-    def _scalar(self, node: ScalarNode, path: Path) -> Any:
-        kind = node.tag.removeprefix(_TAG) if isinstance(node.tag, str) else str(node.ctag).removeprefix(_TAG)
-        if kind == "null":
-            return None
-        if kind in _SCALARS:
-            try:
-                return getattr(self._yaml.constructor, _SCALARS[kind])(node)
-            except ValueError:
-                self._refuse(node, path, repr(node.value), f"a value of type {kind}")
-                return None
-        if kind not in {"str", "timestamp"}:
-            self._refuse(node, path, f"the tag {node.tag}", "a value without a tag")
-        return node.value
 
     def _refuse(self, node: Node, path: Path, found: str, expected: str, hint: str = "") -> None:
         self.problems.append(Problem(self._where(node), _dotted(path), found, expected, hint))

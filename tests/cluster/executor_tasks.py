@@ -1,0 +1,85 @@
+"""Functions that executor tests run as tasks; in a module of their own so that workers can be sent them."""
+
+import hashlib
+import os
+import signal
+import time
+from pathlib import Path
+
+
+class PlainError(Exception):
+    """An error that crosses processes."""
+
+
+class StubbornError(Exception):
+    """An error that cannot be rebuilt from its arguments, as many in the wild."""
+
+    def __init__(self, first: int, second: int):
+        super().__init__(f"{first} and {second}")
+
+
+def square(task: int) -> int:
+    return task * task
+
+
+def fail_on_odd(task: int) -> int:
+    if task % 2:
+        raise PlainError(f"task {task} is odd")
+    return task
+
+
+def fail_stubbornly(task: int) -> int:
+    raise StubbornError(task, task)
+
+
+def return_lambda(task: int) -> object:
+    import threading
+
+    return threading.Lock()
+
+
+def sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def note_running(task: tuple[str, float]) -> int:
+    """Count how many of these run at once, by files; return the count seen."""
+    folder, seconds = task
+    mine = Path(folder) / f"{os.getpid()}-{time.monotonic_ns()}"
+    mine.touch()
+    count = len(list(Path(folder).iterdir()))
+    time.sleep(seconds)
+    mine.unlink()
+    return count
+
+
+def say_pid_and_wait(task: tuple[str, float]) -> int:
+    """Write this process's id to a file, wait, and return how many attempts have been made."""
+    file, seconds = task
+    with open(file, "a") as pids:
+        pids.write(f"{os.getpid()}\n")
+    if len(Path(file).read_text().split()) == 1:
+        time.sleep(seconds)
+    return len(Path(file).read_text().split())
+
+
+def die(task: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return task
+
+
+def factor(seed: int) -> str:
+    """Digest of numbers whose last bits depend on the number of threads, by numpy and by JAX."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    matrix = np.random.default_rng(seed).normal(size=(600, 600))
+    gram = matrix @ matrix.T + 600 * np.eye(600)
+    by_numpy = np.linalg.cholesky(gram)
+    by_jax = np.asarray(jnp.linalg.cholesky(jnp.asarray(gram)) @ jnp.asarray(matrix))
+    return hashlib.sha256(by_numpy.tobytes() + by_jax.tobytes()).hexdigest()
+
+
+def environment(names: tuple[str, ...]) -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in names}

@@ -1,0 +1,181 @@
+"""One contract, two executors."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import executors, threads
+from cluster.config import RunSection
+from cluster.errors import ClusterUnreachableError, MissingExtraError, TaskError, WorkerDiedError
+from cluster.executors import Executor, SerialExecutor
+
+sys.path.insert(0, str(Path(__file__).parent))
+import executor_tasks as work
+
+
+class ExecutorContract:
+    """What every executor owes; subclasses give the fixture `executor`."""
+
+    def test_every_task_has_one_outcome(self, executor: Executor):
+        outcomes = list(executor.map_unordered(work.square, range(7), max_in_flight=3))
+        assert sorted((outcome.task, outcome.value) for outcome in outcomes) == [(i, i * i) for i in range(7)]
+        assert all(outcome.error is None and outcome.attempt == 1 for outcome in outcomes)
+
+    def test_no_tasks_no_outcomes(self, executor: Executor):
+        assert list(executor.map_unordered(work.square, [], max_in_flight=1)) == []
+
+    def test_a_failed_task_yields_its_error_and_spoils_no_other(self, executor: Executor):
+        outcomes = {o.task: o for o in executor.map_unordered(work.fail_on_odd, range(4), max_in_flight=2)}
+        assert [outcomes[i].value for i in (0, 2)] == [0, 2]
+        assert all(type(outcomes[i].error) is work.PlainError and outcomes[i].value is None for i in (1, 3))
+        assert str(outcomes[3].error) == "task 3 is odd"
+        assert all(outcome.attempt == 1 for outcome in outcomes.values()), "errors of the function are not retried"
+
+    def test_an_error_that_cannot_travel_is_still_an_outcome(self, executor: Executor):
+        (outcome,) = executor.map_unordered(work.fail_stubbornly, [5], max_in_flight=1)
+        assert isinstance(outcome.error, work.StubbornError | TaskError)
+        assert "5 and 5" in str(outcome.error)
+
+    def test_seconds_are_those_of_the_function(self, executor: Executor):
+        outcomes = list(executor.map_unordered(work.sleep, [0.2, 0.0], max_in_flight=2))
+        seconds = {outcome.task: outcome.seconds for outcome in outcomes}
+        assert 0.2 <= seconds[0.2] < 2
+        assert seconds[0.0] < 0.2
+
+    def test_tasks_are_read_lazily(self, executor: Executor):
+        taken = []
+
+        def tasks() -> Iterator[int]:
+            for i in range(20):
+                taken.append(i)
+                yield i
+
+        outcomes = executor.map_unordered(work.square, tasks(), max_in_flight=2)
+        next(iter(outcomes))
+        assert len(taken) <= 3
+        assert len(list(outcomes)) == 19
+
+    def test_the_consumer_may_stop_early(self, executor: Executor):
+        outcomes = executor.map_unordered(work.square, range(10), max_in_flight=4)
+        next(outcomes)
+        outcomes.close()  # type: ignore[attr-defined]
+        assert len(list(executor.map_unordered(work.square, range(3), max_in_flight=2))) == 3
+
+    def test_the_same_bytes_as_a_single_threaded_process(self, executor: Executor, reference_digest: str):
+        outcomes = executor.map_unordered(work.factor, [1, 1], max_in_flight=2)
+        assert {outcome.value for outcome in outcomes} == {reference_digest}
+
+
+@pytest.fixture(scope="module")
+def reference_digest() -> str:
+    """Digest from a fresh process on one thread."""
+    code = "import executor_tasks; print(executor_tasks.factor(1))"
+    env = {**os.environ, **threads.ENVIRONMENT, "PYTHONPATH": str(Path(__file__).parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+class TestSerialExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self) -> Iterator[Executor]:
+        executor = SerialExecutor()
+        yield executor
+        executor.close()
+        executor.close()
+
+    def test_interrupts_are_not_outcomes(self, executor: Executor):
+        def interrupt(task: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            list(executor.map_unordered(interrupt, [1], max_in_flight=1))
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[Executor]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # workers import the tasks by name, as they do real ones
+        executor = executors.make(RunSection(directory="unused", executor="ray", workers=2))
+    yield executor
+    executor.close()
+    executor.close()
+
+
+@pytest.mark.ray
+class TestRayExecutor(ExecutorContract):
+    @pytest.fixture
+    def executor(self, local_ray: Executor) -> Executor:
+        return local_ray
+
+    def test_no_more_in_flight_than_asked(self, executor: Executor, tmp_path: Path):
+        alone, together = [(str(tmp_path), 0.05)] * 6, [(str(tmp_path), 0.3)] * 6
+        assert [o.value for o in executor.map_unordered(work.note_running, alone, max_in_flight=1)] == [1] * 6
+        assert max(o.value for o in executor.map_unordered(work.note_running, together, max_in_flight=2)) == 2
+
+    def test_results_come_in_the_order_they_finish(self, executor: Executor):
+        list(executor.map_unordered(work.sleep, [0.0, 0.0], max_in_flight=2))
+        assert [o.task for o in executor.map_unordered(work.sleep, [1.5, 0.0], max_in_flight=2)] == [0.0, 1.5]
+
+    def test_a_killed_worker_costs_an_attempt_only(self, executor: Executor, tmp_path: Path):
+        file = tmp_path / "pids"
+        outcomes: list[executors.Outcome] = []
+        tasks = [(str(file), 60.0)]
+        thread = threading.Thread(
+            target=lambda: outcomes.extend(executor.map_unordered(work.say_pid_and_wait, tasks, max_in_flight=1))
+        )
+        thread.start()
+        while not (file.exists() and file.read_text().endswith("\n")):
+            time.sleep(0.05)
+        os.kill(int(file.read_text()), signal.SIGKILL)
+        thread.join(timeout=30)
+        assert [(o.error, o.value, o.attempt) for o in outcomes] == [(None, 2, 2)]
+
+    def test_a_task_that_always_kills_its_worker_is_given_up(self, executor: Executor):
+        outcomes = {o.task: o for o in executor.map_unordered(work.die, [1], max_in_flight=2)}
+        assert isinstance(outcomes[1].error, WorkerDiedError)
+        assert outcomes[1].attempt == 4
+        assert outcomes[1].error.exit_code == 4
+
+    def test_a_value_that_cannot_travel_is_an_error(self, executor: Executor):
+        (outcome,) = executor.map_unordered(work.return_lambda, [1], max_in_flight=1)
+        assert isinstance(outcome.error, TaskError)
+
+    def test_a_task_that_cannot_travel_is_an_error(self, executor: Executor):
+        outcomes = list(executor.map_unordered(work.square, [threading.Lock(), 2], max_in_flight=1))
+        assert isinstance(outcomes[0].error, TaskError)
+        assert outcomes[1].value == 4
+
+    def test_the_trace_of_the_worker_is_kept(self, executor: Executor):
+        (outcome,) = executor.map_unordered(work.fail_on_odd, [1], max_in_flight=1)
+        assert outcome.error is not None
+        assert "in fail_on_odd" in "".join(outcome.error.__notes__)
+
+    def test_workers_run_on_one_thread(self, executor: Executor):
+        (outcome,) = executor.map_unordered(work.environment, [tuple(threads.ENVIRONMENT)], max_in_flight=1)
+        assert outcome.value == threads.ENVIRONMENT
+
+
+def test_ray_missing_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(executors, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'caucus\[ray\]'"):
+        executors.make(RunSection(directory="unused", executor="ray"))
+
+
+def test_auto_is_serial_where_there_is_little_to_do():
+    small = executors.make(RunSection(directory="unused", executor="auto", workers=8), num_cells=5_000)
+    alone = executors.make(RunSection(directory="unused", executor="auto", workers=1), num_cells=10**9)
+    assert isinstance(small, SerialExecutor)
+    assert isinstance(alone, SerialExecutor)
+
+
+@pytest.mark.ray
+def test_ray_that_does_not_answer_is_said(local_ray: Executor):
+    with pytest.raises(ClusterUnreachableError, match=r"127\.0\.0\.1:1.*caucus doctor"):
+        executors.make(RunSection(directory="unused", executor="127.0.0.1:1"))
