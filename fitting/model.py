@@ -49,6 +49,14 @@ class GroupBlock(NamedTuple):
     entries: np.ndarray
 
 
+class NewLevels(NamedTuple):
+    """Levels of group term number ``group`` that no data informed: their first place after the model's own, and how many."""
+
+    group: int
+    start: int
+    count: int
+
+
 class CellDesign(NamedTuple):
     """What a shard's cells say to the model: K nonzeros of the linear predictor a cell, deepest level first.
 
@@ -107,28 +115,39 @@ class Model:
                 names[group.coefficients[:, j]] = f"{coefficient}|{group.name}"
         return names
 
-    def design(self, columns: Columns, statistics: Mapping[str, np.ndarray]) -> CellDesign:
+    def design(
+        self, columns: Columns, statistics: Mapping[str, np.ndarray], new_levels: list[NewLevels] | None = None
+    ) -> CellDesign:
         """Arrays of some cells from factor codes (int) and raw numerics (float), each of shape (n,).
 
-        A combination of levels never observed at ingest is an error here; ``fitting.predict`` draws new levels instead.
+        A combination of levels never observed at ingest is an error, unless ``new_levels`` is given: then it gets places
+        after the model's own and is noted there, for ``fitting.predict`` to draw from the group's distribution.
         """
         parts: list[tuple[int, np.ndarray, np.ndarray | None]] = []
-        for group in self.groups:
+        next_place = self.tree.num_coefficients
+        for g, group in enumerate(self.groups):
             located = self.locate(group, columns)
-            if (located < 0).any():
-                raise ModelError(
-                    f"group term of {group.name!r}",
-                    f"{int((located < 0).sum())} cells with a combination of levels that the dictionary does not have",
-                    "every combination known. Ingest the source again",
-                )
+            unknown = located < 0
+            places = group.coefficients[located]
+            if unknown.any():
+                if new_levels is None:
+                    raise ModelError(
+                        f"group term of {group.name!r}",
+                        f"{int(unknown.sum())} cells with a combination of levels that the dictionary does not have",
+                        "every combination known. Ingest the source again",
+                    )
+                codes = np.stack([columns[c][unknown] for c in group.columns], axis=1)
+                kinds, which = np.unique(codes, axis=0, return_inverse=True)
+                size = len(group.coefficient_names)
+                new_levels.append(NewLevels(g, next_place, len(kinds)))
+                places[unknown] = next_place + which.reshape(-1, 1) * size + np.arange(size)
+                next_place += len(kinds) * size
             for j, part in enumerate(_expand(self.coding, group.parts)):
-                parts.append(
-                    (group.level, group.coefficients[located, j].astype(np.int32), _values(self.coding, part, columns))
-                )
+                parts.append((group.level, places[:, j].astype(np.int32), _values(self.coding, part, columns)))
         num_cells = len(next(iter(columns.values())))
         for block in self.fixed:
-            index, value = _fixed_nonzero(self.coding, block, columns, num_cells)
-            parts.append((0, index, value))
+            place, value = _fixed_nonzero(self.coding, block, columns, num_cells)
+            parts.append((0, place, value))
         parts.sort(key=lambda part: -part[0])
         return CellDesign(tuple(p[1] for p in parts), tuple(p[2] for p in parts), statistics)
 

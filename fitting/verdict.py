@@ -1,0 +1,261 @@
+"""From the audit's numbers to a verdict: gates, tables by shard and by block, and what to do about each warning."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fitting.audit import Heterogeneity, Importance, Score, holm
+from fitting.config import AuditConfig
+from fitting.hierarchy import Hierarchy
+
+HETEROGENEITY_LEVEL = 0.001
+READABLE_SPREAD = 0.5  # below this sd of the log ratio Pareto k is noise (design notes: 0.1 to 0.55 at an sd of 0.03)
+NUM_WORST = 20
+SEPARATED_TRIALS = 20
+FEW_TRIALS = 5
+
+
+class Evidence(NamedTuple):
+    """Everything the verdict rests on. ``shards`` holds id and counts of each shard, in order."""
+
+    shards: Sequence[dict[str, Any]]
+    log_ratios: np.ndarray  # (shard, draw)
+    shard_k_hats: np.ndarray
+    importance: Importance
+    score: Score
+    heterogeneity: Sequence[Heterogeneity]
+    trials: np.ndarray  # (D,) outcomes seen by each coefficient
+    successes: np.ndarray
+    rounds: Sequence[dict[str, Any]]
+    acceptance: float
+
+
+def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
+    """The content of ``audit.json`` (schema in docs/design/house.md)."""
+    names, blocks = hierarchy.model.coefficient_names(), hierarchy.model.block_names()
+    real = ~hierarchy.model.is_padding
+    importance, score = evidence.importance, evidence.score.total
+    shift = np.where(real, importance.shift, 0.0)
+    sure = np.maximum(np.abs(shift) - 3.0 * importance.shift_mcse, 0.0) * real
+    gates, messages = [], []
+
+    def gate(name: str, value: float, where: str, meaning: str, do: str, *, limits: Any = None) -> None:
+        warn = getattr(config.warn_above, name) if limits is None else limits[0]
+        fail = getattr(config.fail_above, name) if limits is None else limits[1]
+        status = "pass" if value <= warn else ("warn" if fail is None or value <= fail else "fail")
+        if not np.isfinite(value):
+            status = "fail" if np.isnan(value) or value > 0 else "pass"
+        gates.append(
+            {
+                "name": name,
+                "value": _number(value),
+                "warn_above": warn,
+                "fail_above": fail,
+                "status": status,
+                "where": where,
+                "meaning": meaning,
+                "do": do,
+            }
+        )
+        if status != "pass":
+            messages.append({"severity": status, "where": where, "what": f"{meaning}: {_plain(value)}", "do": do})
+
+    worst = int(np.argmax(np.abs(score)))
+    shard_scores = np.abs(evidence.score.shard_worst)
+    shard = int(np.argmax(shard_scores)) if len(shard_scores) else 0
+    place = f"{names[worst]}, most from shard {evidence.shards[shard]['shard_id']}"
+    gate(
+        "score",
+        float(np.abs(score[worst])),
+        place,
+        "largest error of a mean that one more round would correct, in posterior sds",
+        "run more rounds (fit.rounds); if it stays, look at the shard's data and its site",
+    )
+    limits = (config.warn_above.score, config.fail_above.score)
+    skewed = int(np.nanargmax(sure)) if np.isfinite(sure).any() else 0
+    gate(
+        "shift",
+        float(sure[skewed]) if np.isfinite(sure).any() else float("inf"),
+        str(names[skewed]),
+        "largest error of a mean that importance weights see beyond their Monte Carlo error, in posterior sds",
+        "use fit.method: nuts or exact; check the level for separation or very few answers",
+        limits=limits,
+    )
+    spreads = evidence.log_ratios.std(axis=1)
+    loudest = int(np.argmax(spreads))
+    gate(
+        "log_ratio_sd",
+        importance.log_ratio_sd,
+        f"shard {evidence.shards[loudest]['shard_id']} (sd {spreads[loudest]:.2g})",
+        "sd of the log importance ratio, all shards together (half its square is the divergence in nats)",
+        "read the shard table: one loud shard points to its site or data, many to sparse levels; fit.method: nuts corrects both",
+        limits=(config.warn_above.log_ratio_sd, config.fail_above.log_ratio_sd),
+    )
+    if importance.log_ratio_sd > READABLE_SPREAD:
+        gate(
+            "k_hat",
+            importance.k_hat,
+            "all shards together",
+            "Pareto k of the importance ratios",
+            "the weights cannot correct this posterior; use fit.method: nuts or exact",
+        )
+    adjusted = holm([h.p_value for h in evidence.heterogeneity])
+    for s in np.flatnonzero(adjusted < HETEROGENEITY_LEVEL).tolist():
+        h = evidence.heterogeneity[s]
+        messages.append(
+            {
+                "severity": "warn",
+                "where": f"shard {evidence.shards[s]['shard_id']}",
+                "what": f"tells another story than the other shards on the common effects (chi-squared {h.statistic:.0f} on {h.df} df, "
+                f"adjusted p {adjusted[s]:.2g})",
+                "do": "check how this shard codes the outcome and the predictors; if it is right, let the effect vary by shard's group. "
+                "Dropping the shard changes the population",
+            }
+        )
+    levels = _levels(hierarchy, evidence, names, blocks)
+    separated = [
+        f"{r['term']}[{r['level']}]" if r["term"] != "fixed" else r["level"]
+        for r in levels
+        if r["issue"] == "separated"
+    ]
+    if separated:
+        more = f" and {len(separated) - 5} more" if len(separated) > 5 else ""
+        messages.append(
+            {
+                "severity": "warn",
+                "where": ", ".join(separated[:5]) + more,
+                "what": "every outcome of this level is the same: its effect rests on the prior",
+                "do": "merge the level with a neighbour, or make its prior informative; read its interval as the prior's",
+            }
+        )
+    if evidence.acceptance < 0.1:
+        messages.append(
+            {
+                "severity": "warn",
+                "where": "scale parameters",
+                "what": f"only {evidence.acceptance:.0%} of proposals for the scales were accepted",
+                "do": "ask for more draws (fit.draws), or simplify group terms with few levels",
+            }
+        )
+    severities = {m["severity"] for m in messages}
+    verdict = "fail" if "fail" in severities else ("warn" if "warn" in severities else "pass")
+    order = np.argsort(-np.maximum(np.abs(score), np.nan_to_num(np.abs(shift))) * real)[:NUM_WORST]
+    return {
+        "schema_version": 1,
+        "verdict": verdict,
+        "gates": gates,
+        "total": {
+            "num_draws": int(evidence.log_ratios.shape[1]),
+            "log_ratio_sd": _number(importance.log_ratio_sd),
+            "kl_nats": _number(importance.log_ratio_sd**2 / 2),
+            "efficiency": _number(importance.efficiency),
+            "k_hat": _number(importance.k_hat),
+            "k_hat_mcse": _number(_k_hat_error(importance.k_hat, evidence.log_ratios.shape[1])),
+            "acceptance": _number(evidence.acceptance),
+        },
+        "shards": _shards(evidence, spreads, adjusted, names, config),
+        "blocks": _blocks(blocks, names, score, importance, real),
+        "coefficients": [
+            {
+                "name": str(names[j]),
+                "score": _number(score[j]),
+                "shift": _number(shift[j]),
+                "shift_mcse": _number(importance.shift_mcse[j]),
+            }
+            for j in order
+        ],
+        "rounds": list(evidence.rounds),
+        "levels": levels,
+        "prior_sensitivity": [],
+        "messages": messages,
+    }
+
+
+def _shards(
+    evidence: Evidence, spreads: np.ndarray, adjusted: np.ndarray, names: np.ndarray, config: AuditConfig
+) -> list[dict[str, Any]]:
+    rows = []
+    for s, entry in enumerate(evidence.shards):
+        h = evidence.heterogeneity[s]
+        score = float(evidence.score.shard_worst[s])
+        status = "fail" if abs(score) > config.fail_above.score else "pass"
+        if status == "pass" and (abs(score) > config.warn_above.score or adjusted[s] < HETEROGENEITY_LEVEL):
+            status = "warn"
+        rows.append(
+            {
+                **entry,
+                "log_ratio_sd": _number(spreads[s]),
+                "k_hat": _number(evidence.shard_k_hats[s]),
+                "score": _number(score),
+                "score_where": str(names[evidence.score.shard_where[s]]),
+                "status": status,
+                "heterogeneity": {"statistic": _number(h.statistic), "df": h.df, "p_adjusted": _number(adjusted[s])},
+            }
+        )
+    return rows
+
+
+def _blocks(
+    blocks: np.ndarray, names: np.ndarray, score: np.ndarray, importance: Importance, real: np.ndarray
+) -> list[dict[str, Any]]:
+    rows = []
+    for block in dict.fromkeys(blocks[real]):
+        members = np.flatnonzero(blocks == block)
+        worst = members[np.argmax(np.abs(score[members]))]
+        moved = members[np.argmax(np.nan_to_num(np.abs(importance.shift[members])))]
+        rows.append(
+            {
+                "block": str(block),
+                "num_coefficients": len(members),
+                "score": _number(score[worst]),
+                "score_where": str(names[worst]),
+                "shift": _number(importance.shift[moved]),
+                "shift_mcse": _number(importance.shift_mcse[moved]),
+                "shift_where": str(names[moved]),
+                "sd_ratio_min": _number(importance.sd_ratio[members].min()),
+                "sd_ratio_max": _number(importance.sd_ratio[members].max()),
+            }
+        )
+    return rows
+
+
+def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks: np.ndarray) -> list[dict[str, Any]]:
+    """Levels whose outcomes are all the same, or that hardly have any. Never their counts: those are people."""
+    rows: list[dict[str, Any]] = []
+    trials, successes = evidence.trials, evidence.successes
+    if not hierarchy.family.has_residual_scale:
+        same = (trials > 0) & ((successes == 0) | (successes == trials)) & ~hierarchy.model.is_padding
+        for place in np.flatnonzero(same & ((trials >= SEPARATED_TRIALS) | (blocks == "fixed"))):
+            rows.append({"term": str(blocks[place]), "level": _level(str(names[place])), "issue": "separated"})
+    for group in hierarchy.model.groups:
+        few = group.coefficients[trials[group.coefficients[:, 0]] < FEW_TRIALS, 0]
+        rows += [
+            {
+                "term": str(blocks[p]),
+                "level": _level(str(names[p])),
+                "issue": "few_trials" if trials[p] else "no_trials",
+            }
+            for p in few
+        ]
+    return rows
+
+
+def _level(name: str) -> str:
+    return name.split("[", 1)[1][:-1] if "|" in name and "[" in name else name
+
+
+def _k_hat_error(k_hat: float, num_draws: int) -> float:
+    """Standard error of a generalised Pareto fit to the tail of ``min(M/5, 3 sqrt M)`` draws (asymptotic, 1 + k over root n)."""
+    tail = min(num_draws / 5, 3 * np.sqrt(num_draws))
+    return (1 + max(k_hat, 0.0)) / np.sqrt(tail) if np.isfinite(k_hat) else float("nan")
+
+
+def _number(value: float) -> float | None:
+    return round(float(value), 6) if np.isfinite(value) else None
+
+
+def _plain(value: float) -> str:
+    return f"{value:.3g}" if np.isfinite(value) else "beyond measure"
