@@ -54,7 +54,7 @@ class NewLevels(NamedTuple):
 
     group: int
     start: int
-    count: int
+    num_levels: int
 
 
 class CellDesign(NamedTuple):

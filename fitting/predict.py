@@ -101,10 +101,10 @@ def draw_new_levels(
     for new in new_levels:
         group, part = hierarchy.model.groups[new.group], hierarchy.slices[new.group]
         size = len(group.coefficient_names)
-        effects = np.empty((new.count, size, theta.shape[1]))
+        effects = np.empty((new.num_levels, size, theta.shape[1]))
         for m in range(theta.shape[1]):
             precision, _ = hierarchy.group_precision(new.group, psi[m, part])
             lower = np.linalg.cholesky(np.linalg.inv(precision))
-            effects[:, :, m] = rng.standard_normal((new.count, size)) @ lower.T
-        parts.append(effects.reshape(new.count * size, -1))
+            effects[:, :, m] = rng.standard_normal((new.num_levels, size)) @ lower.T
+        parts.append(effects.reshape(new.num_levels * size, -1))
     return np.concatenate(parts)
