@@ -29,6 +29,7 @@ from fitting.sites import Site
 from fitting.tree import Restriction, Tree
 
 DRAW_CHUNK = 100
+EXACT = 1e-9
 HOPELESS = 100.0  # an sd of log weights at which importance sampling means nothing
 INFORMATIVE = 1e-3  # a direction in which a shard knows less than this share of what the others know says nothing
 
@@ -98,7 +99,7 @@ def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
     from arviz_stats.base import array_stats  # slow to import
 
     spread = float(log_ratio.std())
-    if spread < 1e-9:  # exact: nothing to smooth
+    if spread < EXACT:  # exact: nothing to smooth
         zero = np.zeros(theta.shape[1])
         return Importance(spread, 1.0, -np.inf, zero, zero, np.ones(theta.shape[1]))
     if not spread < HOPELESS:  # one draw has all the weight: there is nothing to correct with
@@ -114,6 +115,16 @@ def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
     mcse = np.sqrt(np.einsum("m,md->d", relative**2, np.square(z - shift))) / len(weights)
     corrected = np.sqrt(np.maximum(weights @ z**2 - shift**2, 0.0))
     return Importance(spread, float(1.0 / (len(weights) * np.sum(weights**2))), float(k_hat), shift, mcse, corrected)
+
+
+def k_hat(log_ratio: np.ndarray) -> float:
+    """Pareto k of one shard's log ratios, shape (M,); minus infinity where the site is exact."""
+    from arviz_stats.base import array_stats  # slow to import
+
+    spread = float(log_ratio.std())
+    if spread < EXACT:
+        return -np.inf
+    return float(array_stats.psislw(log_ratio - log_ratio.max())[1]) if spread < HOPELESS else np.inf
 
 
 def score(

@@ -56,6 +56,11 @@ def init(hierarchy: Hierarchy) -> RoundsState:
     return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome_sd), (), np.inf)
 
 
+def part_of(moments: Moments, restriction: Restriction) -> Moments:
+    """Moments on the coefficients of one shard: what its worker is given."""
+    return Moments(moments.mean[restriction.coefficients], moments.covariance[restriction.entries])
+
+
 def merge(
     hierarchy: Hierarchy, restrictions: Sequence[Restriction], sites: Sequence[Site], psi: np.ndarray, threads: int = 1
 ) -> tuple[Natural, Proposal, Moments]:

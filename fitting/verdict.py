@@ -7,9 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fitting.audit import Heterogeneity, Importance, Score, holm
+from fitting.audit import Heterogeneity, Importance, Score, ShardAudit, heterogeneity, holm, importance, k_hat, score
+from fitting.combiner import Moments, Natural, Proposal
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
+from fitting.sites import Site
+from fitting.tree import Restriction
 
 HETEROGENEITY_LEVEL = 0.001
 READABLE_SPREAD = 0.5  # below this sd of the log ratio Pareto k is noise (design notes: 0.1 to 0.55 at an sd of 0.03)
@@ -33,13 +36,47 @@ class Evidence(NamedTuple):
     acceptance: float
 
 
+def gather(
+    hierarchy: Hierarchy,
+    restrictions: Sequence[Restriction],
+    used: Sequence[Site],
+    reports: Sequence[ShardAudit],
+    shards: Sequence[dict[str, Any]],
+    theta: np.ndarray,
+    moments: Moments,
+    natural: Natural,
+    proposal: Proposal,
+    history: Sequence[dict[str, Any]],
+    acceptance: float,
+    threads: int = 1,
+) -> Evidence:
+    """Put the shards' reports together; ``theta`` holds the draws they were made for, shape (M, D)."""
+    ratios = np.stack([r.log_ratio for r in reports])
+    trials, successes = np.zeros(theta.shape[1]), np.zeros(theta.shape[1])
+    for restriction, report in zip(restrictions, reports, strict=True):
+        trials[restriction.coefficients] += report.trials
+        successes[restriction.coefficients] += report.successes
+    return Evidence(
+        shards,
+        ratios,
+        np.array([k_hat(r) for r in ratios]),
+        importance(ratios.sum(axis=0), theta),
+        score(hierarchy, restrictions, used, [r.fresh for r in reports], moments, proposal, threads),
+        heterogeneity(hierarchy, natural, restrictions, used, proposal.mode),
+        trials,
+        successes,
+        history,
+        acceptance,
+    )
+
+
 def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
     """The content of ``audit.json`` (schema in docs/design/house.md)."""
     names, blocks = hierarchy.model.coefficient_names(), hierarchy.model.block_names()
     real = ~hierarchy.model.is_padding
-    importance, score = evidence.importance, evidence.score.total
-    shift = np.where(real, importance.shift, 0.0)
-    sure = np.maximum(np.abs(shift) - 3.0 * importance.shift_mcse, 0.0) * real
+    weights, errors = evidence.importance, evidence.score.total
+    shift = np.where(real, weights.shift, 0.0)
+    sure = np.maximum(np.abs(shift) - 3.0 * weights.shift_mcse, 0.0) * real
     gates, messages = [], []
 
     def gate(name: str, value: float, where: str, meaning: str, do: str, *, limits: Any = None) -> None:
@@ -63,13 +100,13 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
         if status != "pass":
             messages.append({"severity": status, "where": where, "what": f"{meaning}: {_plain(value)}", "do": do})
 
-    worst = int(np.argmax(np.abs(score)))
+    worst = int(np.argmax(np.abs(errors)))
     shard_scores = np.abs(evidence.score.shard_worst)
     shard = int(np.argmax(shard_scores)) if len(shard_scores) else 0
     place = f"{names[worst]}, most from shard {evidence.shards[shard]['shard_id']}"
     gate(
         "score",
-        float(np.abs(score[worst])),
+        float(np.abs(errors[worst])),
         place,
         "largest error of a mean that one more round would correct, in posterior sds",
         "run more rounds (fit.rounds); if it stays, look at the shard's data and its site",
@@ -88,16 +125,16 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
     loudest = int(np.argmax(spreads))
     gate(
         "log_ratio_sd",
-        importance.log_ratio_sd,
+        weights.log_ratio_sd,
         f"shard {evidence.shards[loudest]['shard_id']} (sd {spreads[loudest]:.2g})",
         "sd of the log importance ratio, all shards together (half its square is the divergence in nats)",
         "read the shard table: one loud shard points to its site or data, many to sparse levels; fit.method: nuts corrects both",
         limits=(config.warn_above.log_ratio_sd, config.fail_above.log_ratio_sd),
     )
-    if importance.log_ratio_sd > READABLE_SPREAD:
+    if weights.log_ratio_sd > READABLE_SPREAD:
         gate(
             "k_hat",
-            importance.k_hat,
+            weights.k_hat,
             "all shards together",
             "Pareto k of the importance ratios",
             "the weights cannot correct this posterior; use fit.method: nuts or exact",
@@ -142,28 +179,28 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
         )
     severities = {m["severity"] for m in messages}
     verdict = "fail" if "fail" in severities else ("warn" if "warn" in severities else "pass")
-    order = np.argsort(-np.maximum(np.abs(score), np.nan_to_num(np.abs(shift))) * real)[:NUM_WORST]
+    order = np.argsort(-np.maximum(np.abs(errors), np.nan_to_num(np.abs(shift))) * real)[:NUM_WORST]
     return {
         "schema_version": 1,
         "verdict": verdict,
         "gates": gates,
         "total": {
             "num_draws": int(evidence.log_ratios.shape[1]),
-            "log_ratio_sd": _number(importance.log_ratio_sd),
-            "kl_nats": _number(importance.log_ratio_sd**2 / 2),
-            "efficiency": _number(importance.efficiency),
-            "k_hat": _number(importance.k_hat),
-            "k_hat_mcse": _number(_k_hat_error(importance.k_hat, evidence.log_ratios.shape[1])),
+            "log_ratio_sd": _number(weights.log_ratio_sd),
+            "kl_nats": _number(weights.log_ratio_sd**2 / 2),
+            "efficiency": _number(weights.efficiency),
+            "k_hat": _number(weights.k_hat),
+            "k_hat_mcse": _number(_k_hat_error(weights.k_hat, evidence.log_ratios.shape[1])),
             "acceptance": _number(evidence.acceptance),
         },
         "shards": _shards(evidence, spreads, adjusted, names, config),
-        "blocks": _blocks(blocks, names, score, importance, real),
+        "blocks": _blocks(blocks, names, errors, weights, real),
         "coefficients": [
             {
                 "name": str(names[j]),
-                "score": _number(score[j]),
+                "score": _number(errors[j]),
                 "shift": _number(shift[j]),
-                "shift_mcse": _number(importance.shift_mcse[j]),
+                "shift_mcse": _number(weights.shift_mcse[j]),
             }
             for j in order
         ],
@@ -199,24 +236,24 @@ def _shards(
 
 
 def _blocks(
-    blocks: np.ndarray, names: np.ndarray, score: np.ndarray, importance: Importance, real: np.ndarray
+    blocks: np.ndarray, names: np.ndarray, errors: np.ndarray, weights: Importance, real: np.ndarray
 ) -> list[dict[str, Any]]:
     rows = []
     for block in dict.fromkeys(blocks[real]):
         members = np.flatnonzero(blocks == block)
-        worst = members[np.argmax(np.abs(score[members]))]
-        moved = members[np.argmax(np.nan_to_num(np.abs(importance.shift[members])))]
+        worst = members[np.argmax(np.abs(errors[members]))]
+        moved = members[np.argmax(np.nan_to_num(np.abs(weights.shift[members])))]
         rows.append(
             {
                 "block": str(block),
                 "num_coefficients": len(members),
-                "score": _number(score[worst]),
+                "score": _number(errors[worst]),
                 "score_where": str(names[worst]),
-                "shift": _number(importance.shift[moved]),
-                "shift_mcse": _number(importance.shift_mcse[moved]),
+                "shift": _number(weights.shift[moved]),
+                "shift_mcse": _number(weights.shift_mcse[moved]),
                 "shift_where": str(names[moved]),
-                "sd_ratio_min": _number(importance.sd_ratio[members].min()),
-                "sd_ratio_max": _number(importance.sd_ratio[members].max()),
+                "sd_ratio_min": _number(weights.sd_ratio[members].min()),
+                "sd_ratio_max": _number(weights.sd_ratio[members].max()),
             }
         )
     return rows

@@ -1,0 +1,202 @@
+"""The whole loop on arrays in one process: cells in, audited posterior out. For notebooks, tests and benchmarks.
+
+>>> run = in_memory.fit(cells, "voted ~ 1 + female + (1 | state/county)", family="binomial", shards=cells["state"])
+>>> run.draws.theta.shape, in_memory.audit(run)["verdict"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fitting import audit as audits
+from fitting import combiner, formula, hierarchy, model, priors, rounds, sites, verdict
+from fitting.coding import Coding, Numeric
+from fitting.combiner import Draws, Moments, Natural, Proposal
+from fitting.config import AuditConfig, ModelConfig
+from fitting.families import FAMILIES
+from fitting.hierarchy import Hierarchy
+from fitting.model import CellDesign
+from fitting.sites import Site
+from fitting.tree import Restriction
+
+FitSite = Callable[[Restriction, CellDesign, Moments, Site | None, int, int], Site]
+
+
+class Run(NamedTuple):
+    """A fitted posterior with everything it was made from; one restriction, design and site per shard."""
+
+    hierarchy: Hierarchy
+    restrictions: tuple[Restriction, ...]
+    designs: tuple[CellDesign, ...]
+    sites: tuple[Site, ...]
+    moments: Moments
+    natural: Natural
+    proposal: Proposal
+    draws: Draws
+    moves: tuple[float, ...]
+
+
+def code(
+    columns: Mapping[str, np.ndarray], parsed: formula.Formula, statistics: Mapping[str, np.ndarray]
+) -> tuple[Coding, dict]:
+    """Code labels and numbers as the dictionary of a run would, and the coded columns.
+
+    Columns of text and all grouping columns are factors with levels in sorted order, the first one the reference. A numeric
+    predictor with other values than 0 and 1 is centred and scaled over the people in the cells.
+    """
+    weight = statistics["num_trials"].astype(np.float64)
+    factors: dict[str, tuple[str, ...]] = {}
+    numerics: dict[str, Numeric] = {}
+    coded: dict[str, np.ndarray] = {}
+    for name in (*parsed.factor_columns, *parsed.predictor_columns):
+        values = np.asarray(columns[name])
+        if name in parsed.factor_columns or values.dtype.kind in "UO":
+            levels, codes = np.unique(values.astype(str), return_inverse=True)
+            factors[name], coded[name] = tuple(levels.tolist()), codes
+        else:
+            coded[name] = values.astype(np.float64)
+            binary = bool(np.isin(values, (0, 1)).all())
+            mean = float(np.average(coded[name], weights=weight))
+            sd = float(np.sqrt(np.average((coded[name] - mean) ** 2, weights=weight)))
+            numerics[name] = Numeric(0.0, 1.0, True) if binary else Numeric(mean, sd or 1.0, False)
+    groups = {g: np.unique(np.stack([coded[c] for c in g], axis=1), axis=0) for g in parsed.group_columns}
+    parents: dict[str, dict[str, np.ndarray]] = {}
+    for inner in parsed.factor_columns:
+        for outer in parsed.factor_columns:
+            pairs = np.unique(np.stack([coded[inner], coded[outer]], axis=1), axis=0)
+            if inner != outer and len(pairs) == len(factors[inner]):
+                parents.setdefault(inner, {})[outer] = pairs[:, 1]
+    total = statistics["num_trials"].sum()
+    if "num_successes" in statistics:
+        mean = float(statistics["num_successes"].sum() / total)
+        sd = float(np.sqrt(mean * (1 - mean)))
+    else:
+        mean = float(statistics["sum_y"].sum() / total)
+        sd = float(np.sqrt(max(statistics["sum_y_squared"].sum() / total - mean**2, 0.0)))
+    coding = Coding(factors, dict.fromkeys(factors, 0), numerics, groups, parents, mean, sd)
+    return coding, coded
+
+
+def fit(
+    columns: Mapping[str, np.ndarray],
+    formula_text: str,
+    *,
+    family: str = "binomial",
+    shards: Sequence[Any] | np.ndarray | None = None,
+    chosen_priors: Mapping[str, str] | None = None,
+    method: str = "vi",
+    num_rounds: int = 20,
+    tolerance: float = 0.01,
+    num_nodes: int = 11,
+    num_draws: int = 250,
+    num_chains: int = 4,
+    seed: int = 0,
+    threads: int = 1,
+    fit_site: FitSite | None = None,
+) -> Run:
+    """Fit a model to cells held in memory.
+
+    Parameters
+    ----------
+    columns
+        Labels and numbers of each cell, and the family's statistics (``num_trials`` and ``num_successes``, or
+        ``num_trials``, ``sum_y``, ``sum_y_squared``), each of shape (n,).
+    shards
+        The shard of each cell, shape (n,); one shard if not given.
+    method
+        ``vi`` or ``laplace``; with ``fit_site`` any other, given restriction, design, moments of q on that part, the
+        shard's site so far, the shard's number and the round.
+    """
+    config = ModelConfig(formula=formula_text, family=family, priors=dict(chosen_priors or {}))  # type: ignore[arg-type]
+    kind = FAMILIES[family]
+    statistics = {name: np.asarray(columns[name], dtype=np.float64) for name in kind.statistics}
+    parsed = config.parsed_formula()
+    coding, coded = code(columns, parsed, statistics)
+    built = model.build(parsed, coding, family)
+    prior = hierarchy.build(
+        built, priors.default_priors(family, coding.outcome_sd, coding.outcome_mean) | config.parsed_priors()
+    )
+    labels = np.zeros(len(statistics["num_trials"]), dtype=int) if shards is None else np.asarray(shards)
+    restrictions, designs = [], []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        part = {name: values[rows] for name, values in coded.items()}
+        restriction = built.restriction(part)
+        restrictions.append(restriction)
+        whole = built.design(part, {name: values[rows] for name, values in statistics.items()})
+        designs.append(model.localise(whole, restriction))
+
+    def site(s: int, state: rounds.RoundsState, number: int) -> Site:
+        restriction, design = restrictions[s], designs[s]
+        part = rounds.part_of(state.moments, restriction)
+        if fit_site is not None:
+            return fit_site(restriction, design, part, state.sites[s] if state.sites else None, s, number)
+        covariance = np.zeros_like(part.covariance) if method == "laplace" else part.covariance
+        return sites.fit(restriction.tree, design, kind, part.mean, covariance, num_nodes=num_nodes)
+
+    state, damping, moves = rounds.init(prior), 1.0, []
+    for number in range(num_rounds):
+        new = [site(s, state, number) for s in range(len(designs))]
+        previous = state.move
+        state, info = rounds.step(prior, state, restrictions, new, damping=damping, threads=threads)
+        moves.append(info.move)
+        damping = rounds.next_damping(damping, previous, info.move)
+        if info.move < tolerance or kind.has_residual_scale:
+            break
+    natural = combiner.product(built.tree, list(zip(restrictions, state.sites, strict=True)))
+    proposal = combiner.propose(prior, natural, state.psi)
+    draws = combiner.draw(
+        prior, natural, proposal, num_draws=num_draws, num_chains=num_chains, seed=seed, threads=threads
+    )
+    return Run(
+        prior, tuple(restrictions), tuple(designs), state.sites, state.moments, natural, proposal, draws, tuple(moves)
+    )
+
+
+def audit(run: Run, config: AuditConfig | None = None, *, num_nodes: int = 11, threads: int = 1) -> dict[str, Any]:
+    """Audit a run on all of its data: the content of ``audit.json``."""
+    config = config or AuditConfig()
+    flat = run.draws.theta.reshape(-1, run.draws.theta.shape[-1])
+    psi = run.draws.psi.reshape(len(flat), -1)
+    kept = np.linspace(0, len(flat) - 1, min(config.draws, len(flat))).astype(int)
+    theta, residual = flat[kept], run.hierarchy.residual_sd(psi[kept])
+    reports = [
+        audits.shard(
+            r.tree,
+            d,
+            run.hierarchy.family,
+            s,
+            theta[:, r.coefficients].T,
+            residual,
+            rounds.part_of(run.moments, r),
+            num_nodes=num_nodes,
+        )
+        for r, d, s in zip(run.restrictions, run.designs, run.sites, strict=True)
+    ]
+    entries = [
+        {
+            "shard_id": f"{s:02d}",
+            "num_cells": d.num_cells,
+            "num_rows": int(d.statistics["num_trials"].sum()),
+            "num_trials": int(d.statistics["num_trials"].sum()),
+        }
+        for s, d in enumerate(run.designs)
+    ]
+    evidence = verdict.gather(
+        run.hierarchy,
+        run.restrictions,
+        run.sites,
+        reports,
+        entries,
+        theta,
+        run.moments,
+        run.natural,
+        run.proposal,
+        [{"round": i, "move": m, "damping": 1.0, "seconds": 0.0} for i, m in enumerate(run.moves)],
+        float(run.draws.acceptance.mean()),
+        threads,
+    )
+    return verdict.judge(run.hierarchy, config, evidence)
