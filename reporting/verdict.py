@@ -1,0 +1,117 @@
+"""The verdict in plain words, and the list of what to do about it.
+
+``audit.json`` decides what passes; here its gates, shards, levels and messages become one list of actions, worst
+first: where, which level, how many posterior sds, what to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from reporting.svg import plain
+
+RANK = {"fail": 0, "warn": 1, "info": 2, "pass": 3}
+HEADLINE = {"pass": "Ready to use", "warn": "Usable with care", "fail": "Do not use these numbers yet"}
+HETEROGENEITY_ALPHA = 0.01
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that wants attention. ``size`` says how far off, in words with its unit; empty where not a distance."""
+
+    severity: str
+    what: str
+    where: str
+    level: str
+    size: str
+    do: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``status`` is pass, warn or fail; ``sentence`` is what a person should know first."""
+
+    status: str
+    headline: str
+    sentence: str
+    actions: list[Action]
+
+
+def judge(audit: dict[str, Any], num_trials: int | None) -> Verdict:
+    """Return the verdict of an ``audit.json``; ``num_trials`` is the number of known outcomes."""
+    status = str(audit.get("verdict", "fail"))
+    status = status if status in HEADLINE else "fail"
+    actions = sorted(_actions(audit), key=lambda action: RANK.get(action.severity, 2))
+    return Verdict(status, HEADLINE[status], _sentence(status, audit, actions, num_trials), actions)
+
+
+def worst_score(audit: dict[str, Any]) -> tuple[float, str] | None:
+    """Return the largest score in posterior sds and where it is, over the gate, blocks and shards that are there."""
+    rows = [(block.get("score"), str(block.get("score_where") or block.get("block") or ""))
+            for block in audit.get("blocks", [])]
+    rows = rows or [(gate.get("value"), str(gate.get("where") or ""))
+                    for gate in audit.get("gates", []) if gate.get("name") == "score"]
+    known = [(abs(float(score)), where) for score, where in rows if score is not None]
+    return max(known) if known else None
+
+
+def _sentence(status: str, audit: dict[str, Any], actions: list[Action], num_trials: int | None) -> str:
+    data = f"all {num_trials:,} known outcomes" if num_trials else "all of the data"
+    score = worst_score(audit)
+    distance = f"the furthest coefficient is {plain(score[0], 2)} posterior sds off" if score else ""
+    gates = {name: [g for g in audit.get("gates", []) if g.get("status") == name] for name in ("warn", "fail")}
+    named = ", ".join(str(gate.get("name")) for gate in gates[status]) if status in gates else ""
+    if status == "pass":
+        found = f": {distance}, too little to matter" if distance else ""
+        return f"The merged posterior was checked against {data} and agrees with it{found}."
+    passed = f" ({distance})" if distance else ""
+    where = f" by {named}" if named else ""
+    if status == "warn":
+        return (f"The merged posterior was checked against {data}{passed}. Nothing failed, but the audit warns{where}: "
+                "read the list below before using what it names.")
+    return (f"The merged posterior was checked against {data}{passed}, and the audit fails{where}. "
+            "The numbers below are marked and kept for finding the cause, not for use.")
+
+
+def _actions(audit: dict[str, Any]) -> list[Action]:
+    actions = [_gate(gate) for gate in audit.get("gates", []) if gate.get("status") in ("warn", "fail")]
+    for shard in audit.get("shards", []):
+        actions += _shard(shard)
+    for row in audit.get("levels", []):
+        actions.append(Action("info", str(row.get("issue", "")), str(row.get("term", "")), str(row.get("level", "")), "",
+                              "Its estimate leans on the prior and on its neighbours; do not report it on its own."))
+    for row in audit.get("prior_sensitivity", []):
+        if row.get("flag") not in (None, "", "ok", "-"):
+            size = f"prior {plain(row.get('prior'), 2)}, likelihood {plain(row.get('likelihood'), 2)}"
+            actions.append(Action("info", f"prior sensitivity: {row['flag']}", str(row.get("parameter", "")), "", size,
+                                  "Compare with another prior: `--set model.priors...` redoes only the merge."))
+    for row in audit.get("messages", []):
+        severity = {"error": "fail", "warning": "warn"}.get(str(row.get("severity")), str(row.get("severity", "info")))
+        actions.append(Action(severity, str(row.get("what", "")), str(row.get("where", "")), "", "",
+                              str(row.get("do", ""))))
+    return actions
+
+
+def _gate(gate: dict[str, Any]) -> Action:
+    status, name = str(gate["status"]), str(gate.get("name", ""))
+    limit = gate.get("fail_above" if status == "fail" else "warn_above")
+    unit = " sds" if name == "score" else ""
+    size = f"{plain(gate.get('value'), 2)}{unit}, limit {plain(limit, 2)}"
+    return Action(status, f"{name}: {gate.get('meaning', '')}".removesuffix(": "), str(gate.get("where") or "all"), "",
+                  size, str(gate.get("do") or "Run more rounds (`fit.rounds`), then audit again."))
+
+
+def _shard(shard: dict[str, Any]) -> list[Action]:
+    name, out = f"shard {shard.get('shard_id', '')}", []
+    if shard.get("status") in ("warn", "fail"):
+        sds = f"{plain(shard.get('score'), 2)} sds; " if shard.get("score") is not None else ""
+        out.append(Action(str(shard["status"]), "the merge does not fit this shard", name,
+                          str(shard.get("score_where") or ""),
+                          f"{sds}log-ratio sd {plain(shard.get('log_ratio_sd'), 2)}",
+                          "Run more rounds, or fit it with `fit.method: nuts`; if it stays, look at how its data are coded."))
+    p_value = (shard.get("heterogeneity") or {}).get("p_adjusted")
+    if p_value is not None and p_value < HETEROGENEITY_ALPHA:
+        out.append(Action("warn", "this shard disagrees with all others", name, "", f"adjusted p {plain(p_value, 2)}",
+                          "See whether its data are coded as elsewhere; if the difference is real, let an effect vary."))
+    return out
