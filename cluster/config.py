@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
-from sharding.config import DataConfig, ShardsConfig
 
 from cluster import yaml_source
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig, FitConfig, ModelConfig, VIConfig
+from sharding.config import DataConfig, ShardsConfig
 
 RESOLVED_HEADER = "# Written by caucus: the config as it was used, defaults filled in. {origin}\n"
 

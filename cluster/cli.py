@@ -1,0 +1,198 @@
+"""The command line: each command is a few lines over a library function. Results go to stdout, the rest to stderr.
+
+Nothing heavy is imported before a command needs it, so that `caucus --help` answers at once.
+"""
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cluster import failures, logs, threads
+from cluster.errors import AuditFailedError
+
+if TYPE_CHECKING:
+    from cluster.config import Loaded
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Bayesian multilevel models on national voter files: sharded, merged, and audited against all of the data.",
+    epilog="Exit codes: 0 good, 2 mend the config or the data, 3 the audit failed, 4 safe to run again, 130 interrupted.",
+)
+
+RunFile = Annotated[str, typer.Argument(metavar="RUN.yaml", help="The config, or a run directory.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b.c=value", help="Override a key of the config; repeatable.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and every event.")]
+
+
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Register ``function``; what it raises becomes one message and an exit code. Its last argument is ``debug``."""
+
+    @functools.wraps(function)
+    def guarded(*arguments: Any, debug: bool = False, **options: Any) -> None:
+        logs.configure(verbose=debug)
+        try:
+            function(*arguments, debug=debug, **options)
+        except typer.Exit:
+            raise
+        except (Exception, KeyboardInterrupt) as error:
+            raise typer.Exit(failures.tell(error, debug=debug)) from None
+
+    return app.command(function.__name__.rstrip("_"))(guarded)
+
+
+@command
+def init(
+    name: Annotated[str, typer.Argument(help="Folder to make; also the name of the run.")],
+    rows: Annotated[int, typer.Option(help="Voters in the simulated file.", min=1_000)] = 100_000,
+    debug: Debug = False,
+) -> None:
+    """Start a project: a config to edit, and a simulated nation to try it on."""
+    from cluster import projects
+
+    for line in projects.init(name, num_rows=rows):
+        typer.echo(line)
+
+
+@command
+def simulate(
+    directory: Annotated[str, typer.Argument(help="Where to write voters/ and truth/.")],
+    rows: Annotated[int, typer.Option(min=1, help="Voters.")] = 2_000_000,
+    seed: Annotated[int, typer.Option(min=0)] = 1,
+    answers: Annotated[int, typer.Option(min=0, help="Voters whose `support` is known.")] = 50_000,
+    debug: Debug = False,
+) -> None:
+    """Write a simulated nation, with the truth beside it."""
+    from sharding import simulate as simulation
+
+    made = simulation.simulate(directory, num_rows=rows, seed=seed, num_answers=answers)
+    typer.echo(f"{made.num_rows:,} voters, {made.num_answers:,} answers in {made.directory}/voters")
+
+
+@command
+def validate(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+    """Check a config: every error, with its line. Reads no data but the names of its files."""
+    from cluster import stages
+
+    loaded = _load(run, set_)
+    stages.all_inputs(loaded.config)
+    typer.echo(f"{run}: good")
+
+
+@command
+def plan(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+    """Show shards, bytes, memory and time, and what would run; runs nothing."""
+    from cluster import plan as plans
+    from cluster import views
+
+    loaded = _load(run, set_)
+    directory = loaded.config.run.directory
+    for line in views.plan(plans.make(loaded.config, directory)) + views.status(loaded):
+        typer.echo(line)
+    plans.check(loaded.config, directory)
+
+
+@command
+def run(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+    """Run every stage that is not done; a second call redoes nothing."""
+    _run(run, set_, only=None)
+
+
+def _stage_command(name: str, stage: str, text: str) -> None:
+    def one_stage(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+        _run(run, set_, only=stage)
+
+    one_stage.__name__, one_stage.__doc__ = name, text
+    command(one_stage)
+
+
+_stage_command("shard", "ingest", "Only: read the sources, code them, and cut them into shards of cells.")
+_stage_command("fit", "fit", "Only: fit every shard.")
+_stage_command("merge", "merge", "Only: merge the shards with the prior into one posterior.")
+_stage_command("audit", "audit", "Only: audit the posterior against all of the data.")
+_stage_command("poststratify", "poststratify", "Only: estimates by the margins of `poststratify`.")
+_stage_command("report", "report", "Only: write report.html.")
+
+
+@command
+def status(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+    """Show which stages are done, and why the others would run."""
+    from cluster import views
+
+    for line in views.status(_load(run, set_)):
+        typer.echo(line)
+
+
+@command
+def doctor(debug: Debug = False) -> None:
+    """Look for what is wrong with this machine."""
+    from cluster import doctor as doctors
+
+    findings = doctors.examine()
+    for finding in findings:
+        typer.echo(str(finding))
+    if any(finding.is_bad for finding in findings):
+        raise typer.Exit(2)
+
+
+@command
+def schema(debug: Debug = False) -> None:
+    """Print the JSON schema of the config, for editors."""
+    from cluster.config import RunConfig
+
+    typer.echo(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+@command
+def demo(
+    directory: Annotated[str, typer.Argument(help="Folder of the demo.")] = "demo",
+    rows: Annotated[int, typer.Option(min=10_000, help="Voters.")] = 2_000_000,
+    answers: Annotated[int, typer.Option(min=1_000, help="Voters whose `support` is known.")] = 50_000,
+    executor: Annotated[str, typer.Option(help="ray or serial.")] = "ray",
+    debug: Debug = False,
+) -> None:
+    """From nothing to a report: simulate a nation, fit turnout and support, compare with the truth."""
+    from cluster import demo as demos
+    from cluster import progress
+
+    with closing(progress.make()) as shown:
+        for line in demos.run(directory, num_rows=rows, num_answers=answers, executor=executor, progress=shown):
+            typer.echo(line)
+
+
+def _load(run: str, settings: list[str] | None) -> "Loaded":
+    from cluster import config
+
+    return config.load(run, settings or ())
+
+
+def _run(run: str, settings: list[str] | None, *, only: str | None) -> None:
+    from cluster import progress, stages
+
+    loaded = _load(run, settings)
+    with closing(progress.make()) as shown, closing(stages.SharedExecutor()) as shared:
+        finished = stages.run(loaded, shown, shared, only=only)
+    if not finished.redone:
+        typer.echo("everything is done already; nothing was redone")
+    report = os.path.join(finished.directory, "report.html")
+    if finished.verdict:
+        typer.echo(f"verdict: {finished.verdict}")
+    if os.path.exists(report):
+        typer.echo(f"report: {report}")
+    if finished.verdict == "fail" and only in (None, "audit"):
+        raise AuditFailedError(report if os.path.exists(report) else os.path.join(finished.directory, "audit.json"))
+
+
+def main() -> None:
+    """Run the command in ``sys.argv``."""
+    threads.set_environment()
+    app(prog_name="caucus", args=sys.argv[1:])

@@ -1,0 +1,52 @@
+"""Every exception -> one clear message and the exit code that says what to do next."""
+
+import os
+import sys
+import traceback
+
+from cluster.errors import (
+    EXIT_FAULT,
+    EXIT_INTERRUPTED,
+    EXIT_MEND,
+    EXIT_RUN_AGAIN,
+    ClusterError,
+)
+
+_MEND = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_LAYERS = {"sharding": "ShardingError", "fitting": "FittingError", "reporting": "ReportingError"}
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """Return the message for a person, and the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; `caucus run` goes on where this stopped", EXIT_INTERRUPTED
+    if isinstance(error, ClusterError):
+        return str(error), error.exit_code
+    if _is_of_a_layer(error):
+        return str(error), EXIT_MEND
+    if isinstance(error, _MEND):
+        return f"{error.filename}: {error.strerror}. Correct the path, or its permissions.", EXIT_MEND
+    if isinstance(error, MemoryError):
+        return "out of memory. Lower `run.workers` or `shards.target_cells`, then run again.", EXIT_RUN_AGAIN
+    if isinstance(error, OSError):
+        return f"{error}. Nothing half-written is left; it is safe to run again.", EXIT_RUN_AGAIN
+    return (
+        f"a fault of Caucus: {type(error).__name__}: {str(error).partition(os.linesep)[0]}. "
+        "Run it again with --debug and report what that prints.",
+        EXIT_FAULT,
+    )
+
+
+def tell(error: BaseException, *, debug: bool) -> int:
+    """Print the message to stderr, with ``debug`` the traceback before it, and return the exit code."""
+    message, code = explain(error)
+    if debug:
+        traceback.print_exception(error)
+    print(f"caucus: {message}", file=sys.stderr)
+    return code
+
+
+def _is_of_a_layer(error: BaseException) -> bool:
+    """Whether a base error of the packages below is among the error's classes; told by name, to import nothing."""
+    names = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
+    return any((f"{package}.errors", name) in names for package, name in _LAYERS.items())

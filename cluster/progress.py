@@ -1,0 +1,206 @@
+"""What a person sees while a run works: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol, TextIO
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a stage stands. ``None`` is not known, or does not apply."""
+
+    stage: str
+    done: int | None = None
+    total: int | None = None
+    round: int | None = None
+    rounds: int | None = None
+    move: float | None = None
+    score: float | None = None
+    started: float = 0.0
+
+    def words(self, now: float) -> str:
+        """Say it in one line; ``now`` and ``started`` are seconds of one clock."""
+        parts = []
+        if self.round is not None:
+            parts.append(f"round {self.round}" + (f" of at most {self.rounds}" if self.rounds else ""))
+        if self.done is not None and self.total:
+            parts.append(f"shards {self.done}/{self.total}")
+        if self.move is not None:
+            parts.append(f"largest move {self.move:.3g} sd")
+        if self.score is not None:
+            parts.append(f"worst score {self.score:.3g} sd")
+        if self.done and self.total and self.done < self.total:
+            parts.append(f"{_time((now - self.started) * (self.total - self.done) / self.done)} left")
+        return ", ".join(parts)
+
+
+class Progress(Protocol):
+    """Told by the stages how far they are; how that is shown is its own business."""
+
+    def begin(self, stage: str, reason: str) -> None:
+        """A stage starts, and why."""
+
+    def update(
+        self,
+        *,
+        done: int | None = None,
+        total: int | None = None,
+        round: int | None = None,
+        rounds: int | None = None,
+        move: float | None = None,
+        score: float | None = None,
+    ) -> None:
+        """Some of what is known of the stage changed; the rest stays.
+
+        ``done`` and ``total`` count shards (of the round, where there are rounds); ``move`` is the largest change of a
+        mean in the last round and ``score`` the worst score so far, both in posterior sds.
+        """
+
+    def end(self, seconds: float) -> None:
+        """The stage is finished."""
+
+    def skip(self, stage: str) -> None:
+        """A stage is done already."""
+
+    def say(self, text: str) -> None:
+        """Show a line that belongs to no stage."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was. May be called twice."""
+
+
+class PlainProgress:
+    """Lines: one when a stage starts and ends, one per round, and one every ten seconds between."""
+
+    def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+        self._stream = sys.stderr if stream is None else stream
+        self._clock = clock
+        self._status = Status("")
+        self._last_line = 0.0
+
+    def begin(self, stage: str, reason: str) -> None:
+        """See `Progress.begin`."""
+        self._status = Status(stage, started=self._clock())
+        self._line(f"{stage}: starts ({reason})")
+
+    def update(
+        self,
+        *,
+        done: int | None = None,
+        total: int | None = None,
+        round: int | None = None,
+        rounds: int | None = None,
+        move: float | None = None,
+        score: float | None = None,
+    ) -> None:
+        """See `Progress.update`."""
+        is_new_round = round is not None and round != self._status.round
+        self._status = _updated(self._status, self._clock(), done, total, round, rounds, move, score)
+        if is_new_round or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._line(f"{self._status.stage}: {self._status.words(self._clock())}")
+
+    def end(self, seconds: float) -> None:
+        """See `Progress.end`."""
+        last = replace(self._status, done=None).words(self._clock())
+        self._line(f"{self._status.stage}: done in {_time(seconds)}" + (f" ({last})" if last else ""))
+
+    def skip(self, stage: str) -> None:
+        """See `Progress.skip`."""
+        self._line(f"{stage}: done already")
+
+    def say(self, text: str) -> None:
+        """See `Progress.say`."""
+        self._line(text)
+
+    def close(self) -> None:
+        """Nothing to leave."""
+
+    def _line(self, text: str) -> None:
+        self._last_line = self._clock()
+        print(text, file=self._stream, flush=True)
+
+
+class LiveProgress:
+    """One moving line per stage on a terminal, by rich."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.status import Status as Spinner
+
+        self._console = Console(stderr=True, highlight=False)
+        self._spinner: Spinner | None = None
+        self._status = Status("")
+
+    def begin(self, stage: str, reason: str) -> None:
+        """See `Progress.begin`."""
+        self.close()
+        self._status = Status(stage, started=time.monotonic())
+        self._spinner = self._console.status(f"[bold]{stage}[/] [dim]{reason}[/]")
+        self._spinner.start()
+
+    def update(
+        self,
+        *,
+        done: int | None = None,
+        total: int | None = None,
+        round: int | None = None,
+        rounds: int | None = None,
+        move: float | None = None,
+        score: float | None = None,
+    ) -> None:
+        """See `Progress.update`."""
+        self._status = _updated(self._status, time.monotonic(), done, total, round, rounds, move, score)
+        if self._spinner is not None:
+            self._spinner.update(f"[bold]{self._status.stage}[/] {self._status.words(time.monotonic())}")
+
+    def end(self, seconds: float) -> None:
+        """See `Progress.end`."""
+        self.close()
+        last = replace(self._status, done=None).words(time.monotonic())
+        self._console.print(f"[green]✓[/] [bold]{self._status.stage}[/] {_time(seconds)} [dim]{last}[/]")
+
+    def skip(self, stage: str) -> None:
+        """See `Progress.skip`."""
+        self._console.print(f"[green]✓[/] [bold]{stage}[/] [dim]done already[/]")
+
+    def say(self, text: str) -> None:
+        """See `Progress.say`."""
+        self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """See `Progress.close`."""
+        if self._spinner is not None:
+            self._spinner.stop()
+            self._spinner = None
+
+
+def make() -> Progress:
+    """Return what suits stderr: a live line on a terminal, plain lines elsewhere."""
+    return LiveProgress() if sys.stderr.isatty() else PlainProgress()
+
+
+def _updated(
+    status: Status,
+    now: float,
+    done: int | None,
+    total: int | None,
+    round: int | None,
+    rounds: int | None,
+    move: float | None,
+    score: float | None,
+) -> Status:
+    news = {"done": done, "total": total, "round": round, "rounds": rounds, "move": move, "score": score}
+    known = {name: value for name, value in news.items() if value is not None}
+    started = now if round is not None and round != status.round else status.started
+    return replace(status, started=started, **known)  # type: ignore[arg-type]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

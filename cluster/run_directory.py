@@ -1,0 +1,282 @@
+"""The run directory: what is in it, what has been done in it, and who is at work in it.
+
+`manifest.json` holds, for every finished stage, its key, what the key was made from, and the sha256 of every file that
+the stage wrote. A stage counts as done only if its key is the wanted one and every file is there with its bytes.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import RunDirectoryError, RunDirectoryLockedError, StageError
+from sharding import storage
+
+SCHEMA_VERSION = 1
+STAGES = ("ingest", "fit", "merge", "audit", "poststratify", "report")
+FILES = {
+    "ingest": ("dictionary.json", "shards", "quarantine"),
+    "fit": ("sites",),
+    "merge": ("posterior.nc", "summary.parquet"),
+    "audit": ("audit.json",),
+    "poststratify": ("estimates",),
+    "report": ("report.html",),
+}
+"""What each stage writes, files and folders. No file belongs to two stages."""
+
+_KEPT_WHEN_STALE = ("ingest", "fit")  # these look after their own files: shards and sites are reused one by one
+_AMENDED_BY = {"audit": ("fit", "merge")}  # an audit that fails runs more rounds, which write these anew
+_FACTS = ("config_sha256", "overrides", "seed", "executor", "truth")
+_VERSIONS = ("caucus", "jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
+
+
+@dataclass
+class StageRecord:
+    """One finished stage.
+
+    ``inputs`` is what ``key`` is the hash of; ``files`` are sha256 by relative path; ``peak_memory_bytes`` is the most
+    that the driver had held by the end of the stage, without its workers.
+    """
+
+    key: str
+    inputs: dict[str, Any]
+    seconds: float
+    finished: str
+    files: dict[str, str]
+    peak_memory_bytes: int
+
+
+@dataclass
+class RunDirectory:
+    """A run directory that is open; see `open_directory`.
+
+    ``facts`` are told to readers of the manifest and decide nothing: hash of the config, ``--set`` overrides, seed,
+    executor, and the folder with the truth where the data are simulated.
+    """
+
+    path: str
+    identity: dict[str, Any]
+    records: dict[str, StageRecord] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def why_not_done(self, stage: str, key: str, inputs: dict[str, Any]) -> str:
+        """Return why ``stage`` has to run, in words; empty if it is done and its files are what it wrote."""
+        record = self.records.get(stage)
+        if record is None:
+            return "not run yet"
+        if record.key != key:
+            return describe_changes(record.inputs, inputs)
+        for name, sha256 in record.files.items():
+            try:
+                if _sha256(self.path, name) != sha256:
+                    return f"{name} is not the file that was written"
+            except FileNotFoundError:
+                return f"{name} is missing"
+        return ""
+
+    def stage_is_done(self, stage: str, key: str) -> bool:
+        """Whether ``stage`` finished with this key and all its files are there, unchanged."""
+        return not self.why_not_done(stage, key, {})
+
+    def begin(self, stage: str) -> None:
+        """Forget ``stage`` and every later one, and remove what they wrote, so that nothing stale can be read."""
+        stale = STAGES[STAGES.index(stage) :]
+        self.records = {name: record for name, record in self.records.items() if name not in stale}
+        self.save()
+        for name in (name for name in stale if name not in _KEPT_WHEN_STALE):
+            for owned in FILES[name]:
+                storage.remove(storage.join(self.path, owned))
+
+    def finish(self, stage: str, key: str, inputs: dict[str, Any], seconds: float) -> None:
+        """Record ``stage`` as done, with the files it wrote.
+
+        Raises
+        ------
+        StageError
+            One of the things that the stage owes is not there.
+        """
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.records[stage] = StageRecord(
+            key, inputs, round(seconds, 3), finished, self._files(stage), _peak_memory_bytes()
+        )
+        for amended in _AMENDED_BY.get(stage, ()):
+            if amended in self.records:
+                self.records[amended].files = self._files(amended)
+        self.save()
+
+    def save(self) -> None:
+        """Publish the manifest."""
+        storage.publish_json(
+            storage.join(self.path, "manifest.json"),
+            {
+                "schema_version": SCHEMA_VERSION,
+                "identity": self.identity,
+                **{name: self.facts.get(name) for name in _FACTS},
+                "versions": versions(),
+                "stages": {name: vars(record) for name, record in self.records.items()},
+            },
+        )
+
+    def _files(self, stage: str) -> dict[str, str]:
+        names: list[str] = []
+        for owned in FILES[stage]:
+            found = _names_below(self.path, owned)
+            if not found and owned != "quarantine":
+                raise StageError(stage, f"wrote no {owned}", "This is a fault of Caucus; please report it.")
+            names += found
+        return {name: _sha256(self.path, name) for name in names}
+
+
+def open_directory(path: str, identity: dict[str, Any]) -> RunDirectory:
+    """Open the run directory of a run, or start one.
+
+    Parameters
+    ----------
+    identity
+        What makes two runs different things, not two versions of one: name, sources, outcome.
+
+    Raises
+    ------
+    RunDirectoryError
+        The directory holds another run, or things that are no run, or a manifest that cannot be read.
+    """
+    found = (
+        sorted(name for name in os.listdir(path) if name not in (".lock", "run.yaml")) if os.path.isdir(path) else []
+    )
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise RunDirectoryError(path, "a file, expected a folder", "Set another `run.directory`.")
+    if not found:
+        storage.make_directory(path)
+        return RunDirectory(path, identity)
+    directory = read_directory(path)
+    wanted = json.loads(storage.canonical_json(identity))
+    if directory.identity != wanted:
+        changes = describe_changes(directory.identity, wanted)
+        raise RunDirectoryError(
+            path,
+            f"holds another run ({changes})",
+            "Set another `run.directory`, or remove this one if it is not needed.",
+        )
+    return directory
+
+
+def read_directory(path: str) -> RunDirectory:
+    """Read the manifest of a run directory.
+
+    Raises
+    ------
+    RunDirectoryError
+        There is none, or it is not one that this version can read.
+    """
+    manifest = Path(path) / "manifest.json"
+    if not manifest.is_file():
+        do = "Set `run.directory` to a new folder, or to that of a run."
+        raise RunDirectoryError(path, "has no manifest.json, so it is not a run directory", do)
+    try:
+        stored = json.loads(manifest.read_bytes())
+        if stored["schema_version"] != SCHEMA_VERSION:
+            found = f"has a manifest of version {stored['schema_version']}, expected {SCHEMA_VERSION}"
+            raise RunDirectoryError(path, found, "Use the version of Caucus that wrote it, or a new folder.")
+        records = {name: StageRecord(**record) for name, record in stored["stages"].items()}
+        return RunDirectory(path, stored["identity"], records, {name: stored[name] for name in _FACTS})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        do = "Remove manifest.json to have every stage checked and run again."
+        raise RunDirectoryError(path, "has a manifest.json that is damaged", do) from None
+
+
+@contextmanager
+def locked(path: str) -> Iterator[None]:
+    """Hold the run directory for this process; the lock ends with the process, however that ends.
+
+    Raises
+    ------
+    RunDirectoryLockedError
+        Another process holds it.
+    """
+    storage.make_directory(path)
+    with open(os.open(os.path.join(path, ".lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = lock.read().strip() or "another process"
+            do = "Wait until it has finished, or stop it; then run again."
+            raise RunDirectoryLockedError(path, f"{holder} is at work in it", do) from None
+        lock.seek(0)
+        lock.truncate()
+        lock.write(f"process {os.getpid()} on {platform.node()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        lock.flush()
+        yield
+
+
+def describe_changes(old: dict[str, Any], new: dict[str, Any], *, limit: int = 3) -> str:
+    """Say in one line what differs: ``model.priors.sd: half_normal(1) -> half_normal(2)``."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    own = [_change(name, before.get(name), after.get(name)) for name in names if not name.startswith("after.")]
+    shown = own + [f"{name.removeprefix('after.')} is new" for name in names if name.startswith("after.")]
+    more = [f"and {len(shown) - limit} more"] if len(shown) > limit else []
+    return ", ".join(shown[:limit] + more) or "its key changed"
+
+
+def stage_key(inputs: dict[str, Any]) -> str:
+    """Return the key of a stage: the sha256 of the canonical JSON of what it depends on."""
+    return storage.sha256_bytes(storage.canonical_json(inputs))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes, by package; absent ones left out."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONS:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _change(name: str, before: Any, after: Any) -> str:
+    if name.startswith("sources."):
+        what = "is new" if before is None else "is gone" if after is None else "changed"
+        return f"{name.removeprefix('sources.')} {what}"
+    return f"{name}: {_short(before)} -> {_short(after)}"
+
+
+def _short(value: Any) -> str:
+    text = "(not set)" if value is None else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
+def _names_below(directory: str, owned: str) -> list[str]:
+    top = Path(directory) / owned
+    files = [top] if top.is_file() else sorted(top.rglob("*"))
+    kept = [file.relative_to(directory) for file in files if file.is_file()]
+    return [name.as_posix() for name in kept if not any(part.startswith(".") for part in name.parts)]
+
+
+def _peak_memory_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _sha256(directory: str, name: str) -> str:
+
+    with open(storage.join(directory, name), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,287 @@
+"""The stages of a run, in order, and what each of them depends on.
+
+    ingest -> fit -> merge -> audit -> poststratify -> report
+
+A stage runs if its key differs from the one it last finished with, or if its files are not what it wrote. Its key is the
+hash of exactly what its result depends on: the priors are in the key of the merge and not in that of the fit, so another
+prior needs no shard fitted again.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import config as configs
+from cluster import executors, plan, run_directory
+from cluster.config import Loaded, RunConfig, RunSection
+from cluster.errors import StageError
+from cluster.executors import Executor
+from cluster.progress import Progress
+from cluster.run_directory import STAGES, RunDirectory, stage_key
+from sharding import storage
+from sharding.errors import SourceError
+
+log = logging.getLogger(__name__)
+
+_NOT_IN_RESULT = {"terms_of_use", "memory_limit", "threads"}  # of `data`: these change how or why, not what
+_OF_MERGE = {"draws", "chains", "warmup"}  # of `fit`: these concern the draws from the merged posterior
+_ON_WORKERS = ("fit", "merge", "audit", "poststratify")
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage is given. ``key`` names what it is about to make: equal keys, equal files."""
+
+    config: RunConfig
+    directory: str
+    executor: Executor
+    progress: Progress
+    key: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of a run: ``reason`` says why it has to run, and is empty if it is done."""
+
+    stage: str
+    key: str
+    inputs: dict[str, Any]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What `run` did: the stages that ran, and the verdict of the audit (empty if it was not reached)."""
+
+    directory: str
+    redone: tuple[str, ...]
+    verdict: str
+
+
+class SharedExecutor:
+    """One executor, made when it is first needed and kept for every run of this process."""
+
+    def __init__(self) -> None:
+        self._executor: Executor | None = None
+
+    def get(self, run: RunSection, num_cells: int | None) -> Executor:
+        """Return the executor, made as `executors.make` does if there is none yet."""
+        if self._executor is None:
+            self._executor = executors.make(run, num_cells=num_cells)
+        return self._executor
+
+    def close(self) -> None:
+        """Close it, if it was made."""
+        if self._executor is not None:
+            self._executor.close()
+
+
+def run(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str | None = None) -> Finished:
+    """Run the stages that are not done, in order; with ``only``, that one, if the ones before it are done.
+
+    Raises
+    ------
+    RunDirectoryError
+        The run directory holds another run, or another process is at work in it.
+    StageError
+        ``only`` needs a stage that is not done.
+    ShardingError, FittingError, ReportingError
+        What the stages raise.
+    """
+    config = loaded.config
+    directory_path = config.run.directory
+    with _open_locked(loaded) as directory:
+        redone = []
+        inputs = all_inputs(config)
+        for stage in STAGES if only is None else STAGES[: STAGES.index(only) + 1]:
+            step = _step(stage, inputs[stage], directory)
+            if not step.reason:
+                if only in (None, stage):
+                    progress.skip(stage)
+            elif only not in (None, stage):
+                do = f"Run `caucus {'shard' if stage == 'ingest' else stage}` first, or `caucus run` for all."
+                raise StageError(str(only), f"needs the stage {stage!r}: {step.reason}", do)
+            else:
+                _run_stage(step, config, directory, progress, shared)
+                redone.append(stage)
+        return Finished(directory_path, tuple(redone), verdict(directory_path))
+
+
+def steps(loaded: Loaded, directory: RunDirectory) -> list[Step]:
+    """Return every stage with the reason why it would run now; runs nothing."""
+    inputs = all_inputs(loaded.config)
+    return [_step(stage, inputs[stage], directory) for stage in STAGES]
+
+
+def verdict(directory: str) -> str:
+    """Return the verdict in `audit.json`: pass, warn, fail, or nothing if there is none."""
+    file = storage.join(directory, "audit.json")
+    return str(storage.read_json(file)["verdict"]) if storage.exists(file) else ""
+
+
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return what a run directory must agree on to be continued."""
+    data = config.data.model_dump(mode="json")
+    return {"name": config.name, "data": {"source": data["source"], "outcome": data["outcome"]}}
+
+
+def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """Return what every stage depends on; ``sources`` (url to fingerprint) are looked at now.
+
+    Raises
+    ------
+    SourceError
+        A source matches no file.
+    """
+    data = config.data.model_dump(mode="json", exclude=_NOT_IN_RESULT)
+    shards = config.shards.model_dump(mode="json")
+    model = config.model.model_dump(mode="json")
+    fit = config.fit.model_dump(mode="json")
+    seed = {"run": {"seed": config.run.seed}}
+    inputs: dict[str, dict[str, Any]] = {}
+
+    def add(stage: str, **depends_on: Any) -> str:
+        inputs[stage] = depends_on
+        return stage_key(depends_on)
+
+    ingest = add(
+        "ingest",
+        data=data,
+        shards=shards,
+        columns=_columns(config),
+        sources=_fingerprints(config.data.source),
+        **(seed if config.shards.method != "columns" else {}),
+    )
+    fitted = add(
+        "fit",
+        after={"ingest": ingest},
+        model={name: model[name] for name in model if name != "priors"},
+        fit={name: value for name, value in fit.items() if name not in _OF_MERGE},
+        **(seed if config.fit.method == "nuts" else {}),
+    )
+    merged = add(
+        "merge",
+        after={"fit": fitted},
+        model={"priors": model["priors"]},
+        fit={name: value for name, value in fit.items() if name in _OF_MERGE},
+        **seed,
+    )
+    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **seed)
+    margins = config.poststratify
+    frame = {} if margins.frame == "file" else {"sources": _fingerprints([margins.frame])}
+    estimated = add("poststratify", after={"merge": merged}, poststratify=margins.model_dump(mode="json"), **frame)
+    add(
+        "report",
+        after={"audit": audited, "poststratify": estimated},
+        data={"terms_of_use": config.data.terms_of_use},
+    )
+    return inputs
+
+
+def _columns(config: RunConfig) -> dict[str, Any]:
+    """What ingest has to code: the model's columns, and those of the margins of estimates."""
+    formula = config.model.parsed_formula()
+    margins = config.poststratify.by if config.poststratify.frame == "file" else ()
+    extra = [column for margin in margins if margin != "all" for column in margin.split(":")]
+    factors = dict.fromkeys([*formula.factor_columns, *(c for c in extra if c not in formula.predictor_columns)])
+    return {
+        "outcome_kind": "gaussian" if config.model.family == "gaussian" else "binomial",
+        "factor_columns": list(factors),
+        "predictor_columns": list(formula.predictor_columns),
+        "group_columns": [list(columns) for columns in formula.group_columns],
+    }
+
+
+def _fingerprints(sources: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for source in sources:
+        files = storage.list_files(source)
+        if not files:
+            raise SourceError(repr(source), "no file", "at least one", "Correct `data.source` in the config.")
+        found |= {file: storage.fingerprint(file)["fingerprint"] for file in files}
+    return found
+
+
+def _step(stage: str, inputs: dict[str, Any], directory: RunDirectory) -> Step:
+    key = stage_key(inputs)
+    return Step(stage, key, inputs, directory.why_not_done(stage, key, inputs))
+
+
+def _run_stage(
+    step: Step, config: RunConfig, directory: RunDirectory, progress: Progress, shared: SharedExecutor
+) -> None:
+    started = time.perf_counter()
+    directory.begin(step.stage)
+    progress.begin(step.stage, step.reason)
+    if step.stage == "ingest":
+        _ingest(step, config, directory.path)
+    elif step.stage in _ON_WORKERS:
+        plan.check(config, directory.path)
+        executor = shared.get(config.run, plan.num_cells(directory.path))  # before JAX is imported
+        context = StageContext(config, directory.path, executor, progress, step.key)
+        _function(step.stage)(context)
+    else:
+        from reporting import report
+
+        report.build(directory.path)
+    seconds = time.perf_counter() - started
+    directory.finish(step.stage, step.key, step.inputs, seconds)
+    log.info("stage finished", extra={"stage": step.stage, "seconds": round(seconds, 3), "key": step.key[:12]})
+    progress.end(seconds)
+
+
+def _function(stage: str) -> Callable[[StageContext], Any]:
+    from cluster import inference
+
+    return getattr(inference, stage)
+
+
+def _ingest(step: Step, config: RunConfig, directory: str) -> None:
+    from sharding.ingest import ingest
+
+    columns = step.inputs["columns"]
+    ingest(
+        config.data,
+        config.shards,
+        outcome_kind=columns["outcome_kind"],
+        factor_columns=tuple(columns["factor_columns"]),
+        predictor_columns=tuple(columns["predictor_columns"]),
+        group_columns=tuple(tuple(group) for group in columns["group_columns"]),
+        directory=directory,
+        seed=config.run.seed,
+    )
+
+
+@contextmanager
+def _open_locked(loaded: Loaded) -> Iterator[RunDirectory]:
+    config = loaded.config
+    path = config.run.directory
+    if os.path.exists(path):  # a directory of something else is refused before a lock is left in it
+        run_directory.open_directory(path, identity(config))
+    with run_directory.locked(path):
+        directory = run_directory.open_directory(path, identity(config))
+        resolved = configs.dump(loaded)
+        directory.facts = {
+            "config_sha256": storage.sha256_bytes(resolved.encode()),
+            "overrides": list(loaded.overrides),
+            "seed": config.run.seed,
+            "executor": config.run.executor,
+            "truth": _truth(config),
+        }
+        directory.save()
+        storage.publish_bytes(storage.join(path, "run.yaml"), resolved.encode())
+        yield directory
+
+
+def _truth(config: RunConfig) -> str | None:
+    """Return the folder with the truth, where the source is a simulated nation: it lies beside its voters."""
+    source = config.data.source[0]
+    if "://" in source:
+        return None
+    folders = (parent / "truth" for parent in list(Path(source).parents)[:2])
+    return next((str(folder) for folder in folders if (folder / "simulation.json").is_file()), None)
