@@ -78,9 +78,10 @@ def shard(
     """One shard's part of the audit, for draws of its coefficients of shape (D_s, M) and q's moments on its part of the tree."""
     ratio = np.empty(theta.shape[1])
     residual = np.broadcast_to(residual_sd, (theta.shape[1],))
+    linear = sites.matrix(design, len(theta))
     for begin in range(0, theta.shape[1], DRAW_CHUNK):
         part = slice(begin, begin + DRAW_CHUNK)
-        eta = sites.predictor_mean(design, theta[:, part])
+        eta = linear @ theta[:, part]
         ratio[part] = log_likelihood(family, design.statistics, eta, residual[part]).sum(axis=0)
         ratio[part] -= sites.log_density(tree, site, theta[:, part], residual[part])
     fresh = sites.fit(tree, design, family, moments.mean, moments.covariance, num_nodes=num_nodes)

@@ -11,7 +11,7 @@ from scipy import sparse
 from fitting.families import Family, inverse_link
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign, NewLevels
-from fitting.sites import predictor_mean
+from fitting.sites import matrix
 
 DRAW_CHUNK = 50
 CALIBRATION_BINS = 200
@@ -54,11 +54,11 @@ def group_sums(
         sparse.csr_array((weight.astype(np.float64), (groups[m], cells)), shape=(sizes[m], len(cells))) for m in groups
     ]
     selector = sparse.vstack(selectors, format="csr") if selectors else sparse.csr_array((0, len(cells)))
-    num_draws = theta.shape[1]
+    linear, num_draws = matrix(design, len(theta)), theta.shape[1]
     sums, means = np.empty((selector.shape[0], num_draws)), np.zeros(len(cells))
     for begin in range(0, num_draws, DRAW_CHUNK):
         part = slice(begin, begin + DRAW_CHUNK)
-        expected = inverse_link(family, predictor_mean(design, theta[:, part]))
+        expected = inverse_link(family, linear @ theta[:, part])
         sums[:, part] = selector @ expected
         means += expected.sum(axis=1)
     bounds = np.cumsum([0, *(sizes[m] for m in groups)])

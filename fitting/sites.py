@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from fitting import tree as tr
 from fitting.families import Family, expected_derivatives
@@ -42,14 +43,22 @@ def pairs(tree: Tree, design: CellDesign) -> Iterator[tuple[int, int, np.ndarray
 
 
 def predictor_mean(design: CellDesign, mean: np.ndarray) -> np.ndarray:
-    """Linear predictor of each cell: (n,) for coefficients (D,), (n, M) for M draws (D, M)."""
-    total = np.zeros((design.num_cells, *mean.shape[1:]))
-    for index, value in zip(design.places, design.values, strict=True):
-        part = mean.take(index, axis=0)
-        if value is not None:
-            part = part * (value if mean.ndim == 1 else value[:, None])
-        total += part
+    """Linear predictor of each cell, shape (n,), at coefficients of shape (D,)."""
+    total = np.zeros(design.num_cells)
+    for place, value in zip(design.places, design.values, strict=True):
+        part = mean.take(place)
+        total += part if value is None else part * value
     return total
+
+
+def matrix(design: CellDesign, num_coefficients: int) -> sparse.csr_array:
+    """The design as a sparse matrix, shape (n, D): times draws (D, M) it gives their linear predictors (n, M)."""
+    ones = np.ones(design.num_cells)
+    values = np.stack([ones if v is None else v for v in design.values], axis=1)
+    places = np.stack(design.places, axis=1)
+    pointers = np.arange(design.num_cells + 1, dtype=np.int64) * places.shape[1]
+    shape = (design.num_cells, num_coefficients)
+    return sparse.csr_array((values.ravel(), places.ravel().astype(np.int64), pointers), shape=shape)
 
 
 def predictor_variance(tree: Tree, design: CellDesign, covariance: np.ndarray) -> np.ndarray:

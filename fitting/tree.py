@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
+from fitting.siblings import Siblings
+
 Array = Any  # a NumPy or JAX array; shapes are given in words
-CHUNK_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,11 @@ class Tree:
         return self.row_start + self.path_position
 
     @cached_property
-    def chunks(self) -> tuple[_Chunks, ...]:
-        """Rows of each level grouped by parent in equal chunks, so that sums over siblings are batched products."""
-        return tuple(_chunk(p, k) for p, k in zip(self.parents, self.block_sizes[1:], strict=True))
+    def siblings(self) -> tuple[Siblings, ...]:
+        """Children by parent, for each level below the root."""
+        return tuple(
+            Siblings(p, k, n) for p, k, n in zip(self.parents, self.block_sizes[1:], self.num_nodes[:-1], strict=True)
+        )
 
     def restrict(self, nodes: Sequence[np.ndarray]) -> Restriction:
         """Subtree of the given nodes (sorted indices per level below the root; closed under parents)."""
@@ -134,29 +137,6 @@ class Restriction(NamedTuple):
     tree: Tree
     coefficients: np.ndarray
     entries: np.ndarray
-
-
-class _Chunks(NamedTuple):
-    rows: np.ndarray  # (num_chunks, CHUNK_ROWS) rows of the level; the number of rows where there is none
-    parent: np.ndarray  # (num_chunks,) non-decreasing
-    place: np.ndarray  # (num_rows,) place of each row among the flattened chunks
-    first: np.ndarray  # first chunk of each parent that has one
-    parents: np.ndarray  # the parents that have one
-
-
-def _chunk(parent: np.ndarray, block: int) -> _Chunks:
-    row_parent = np.repeat(parent, block)
-    counts = np.bincount(row_parent, minlength=1)
-    length = int(min(CHUNK_ROWS, max(counts.max(initial=1), 1)))
-    per_parent = -(-counts // length)
-    chunk_parent = np.repeat(np.arange(len(counts)), per_parent)
-    chunk_start = np.cumsum(per_parent) - per_parent
-    row_start = np.cumsum(counts) - counts
-    place = chunk_start[row_parent] * length + np.arange(len(row_parent)) - row_start[row_parent]
-    rows = np.full(len(chunk_parent) * length, len(row_parent))
-    rows[place] = np.arange(len(row_parent))
-    parents, first = np.unique(chunk_parent, return_index=True)
-    return _Chunks(rows.reshape(-1, length), chunk_parent, place, first, parents)
 
 
 class Factor(NamedTuple):
@@ -195,31 +175,6 @@ def _cholesky(blocks: Array, xp: Any) -> Array:
     return xp.sqrt(blocks) if blocks.shape[-1] == 1 else xp.linalg.cholesky(blocks)
 
 
-def _gather(rows: Array, chunks: _Chunks, xp: Any) -> Array:
-    """(N * k, w) to (num_chunks, rows of a chunk, w), zeros where a chunk is short."""
-    padded = xp.concatenate([rows, xp.zeros((1, rows.shape[-1]), rows.dtype)])
-    return padded[chunks.rows]
-
-
-def _sum_to_parents(per_chunk: Array, chunks: _Chunks, num_parents: int, xp: Any) -> Array:
-    sums = xp.zeros((num_parents, *per_chunk.shape[1:]), per_chunk.dtype)
-    if xp is np:
-        if len(chunks.first):
-            sums[chunks.parents] = np.add.reduceat(per_chunk, chunks.first, axis=0)
-        return sums
-    return sums.at[chunks.parent].add(per_chunk)
-
-
-def _sum_nodes(per_node: Array, parent: np.ndarray, num_parents: int, xp: Any) -> Array:
-    sums = xp.zeros((num_parents, *per_node.shape[1:]), per_node.dtype)
-    if xp is np:
-        present, first = np.unique(parent, return_index=True)
-        if len(first):
-            sums[present] = np.add.reduceat(per_node, first, axis=0)
-        return sums
-    return sums.at[parent].add(per_node)
-
-
 def cholesky(tree: Tree, precision: Array, xp: Any = np) -> Factor:
     """Factorise a precision, shape (E,). Raises ``numpy.linalg.LinAlgError`` (NumPy) if it is not positive definite."""
     inverses: list[Array] = [None] * (tree.num_levels + 1)
@@ -229,7 +184,7 @@ def cholesky(tree: Tree, precision: Array, xp: Any = np) -> Factor:
     levels = _levels(tree, precision)
     for level in range(tree.num_levels, -1, -1):
         block = levels[level]
-        w, k, n = tree.widths[level], tree.block_sizes[level], tree.num_nodes[level]
+        w, k = tree.widths[level], tree.block_sizes[level]
         if update is not None:
             block = block - update[:, w:, :]
         own = block[..., w:]
@@ -241,37 +196,25 @@ def cholesky(tree: Tree, precision: Array, xp: Any = np) -> Factor:
         coupling = inverse * block[..., :w] if k == 1 else inverse @ block[..., :w]
         inverses[level], couplings[level] = inverse, coupling
         if level:
-            chunks, num_parents = tree.chunks[level - 1], tree.num_nodes[level - 1]
-            rows = _gather(coupling.reshape(n * k, w), chunks, xp)
-            above = _sum_to_parents(xp.swapaxes(rows, -1, -2) @ rows, chunks, num_parents, xp)
-            if update is not None:
-                above = above + _sum_nodes(update[:, :w, :w], tree.parents[level - 1], num_parents, xp)
-            update = above
+            siblings = tree.siblings[level - 1]
+            above = siblings.sum_products(coupling, coupling, xp)
+            update = above if update is None else above + siblings.sum_nodes(update[:, :w, :w], xp)
     return Factor(tuple(inverses), tuple(couplings), log_determinant)
 
 
 def forward(tree: Tree, factor: Factor, shift: Array, xp: Any = np) -> Array:
     """Solve ``L y = shift`` for shift of shape (D, M)."""
-    blocks = _blocks(tree, shift)
-    solved: list[Array] = [None] * len(blocks)
+    solved: list[Array] = _blocks(tree, shift)
     update = None
     for level in range(tree.num_levels, -1, -1):
-        w, k, n = tree.widths[level], tree.block_sizes[level], tree.num_nodes[level]
-        block = blocks[level]
-        if update is not None:
-            block = block - update[:, w:]
-        y = factor.inverse_lower[level] @ block
-        solved[level] = y.reshape(n * k, -1)
+        w = tree.widths[level]
+        block = solved[level] if update is None else solved[level] - update[:, w:]
+        solved[level] = factor.inverse_lower[level] @ block
         if level:
-            chunks, num_parents = tree.chunks[level - 1], tree.num_nodes[level - 1]
-            rows = _gather(factor.coupling[level].reshape(n * k, w), chunks, xp)
-            above = _sum_to_parents(
-                xp.swapaxes(rows, -1, -2) @ _gather(solved[level], chunks, xp), chunks, num_parents, xp
-            )
-            if update is not None:
-                above = above + _sum_nodes(update[:, :w], tree.parents[level - 1], num_parents, xp)
-            update = above
-    return xp.concatenate(solved)
+            siblings = tree.siblings[level - 1]
+            above = siblings.sum_products(factor.coupling[level], solved[level], xp)
+            update = above if update is None else above + siblings.sum_nodes(update[:, :w], xp)
+    return xp.concatenate([y.reshape(-1, shift.shape[-1]) for y in solved])
 
 
 def backward(tree: Tree, factor: Factor, y: Array, xp: Any = np) -> Array:
@@ -283,19 +226,12 @@ def backward(tree: Tree, factor: Factor, y: Array, xp: Any = np) -> Array:
         _w, k, n = tree.widths[level], tree.block_sizes[level], tree.num_nodes[level]
         block = blocks[level]
         if level:
-            block = block - _times_path(tree, level, factor.coupling[level], path, xp).reshape(block.shape)
+            block = block - tree.siblings[level - 1].times_parent(factor.coupling[level], path, xp)
         theta = xp.swapaxes(factor.inverse_lower[level], -1, -2) @ block
         solved.append(theta.reshape(n * k, -1))
         if level < tree.num_levels:
             path = theta if path is None else xp.concatenate([path[tree.parents[level - 1]], theta], axis=1)
     return xp.concatenate(solved)
-
-
-def _times_path(tree: Tree, level: int, rows: Array, path: Array, xp: Any) -> Array:
-    """Rows (N, k, w) of a level times a quantity of their parents' paths (num_parents, w, M): (N * k, M)."""
-    chunks = tree.chunks[level - 1]
-    product = _gather(rows.reshape(-1, rows.shape[-1]), chunks, xp) @ path[chunks.parent]
-    return product.reshape(-1, product.shape[-1])[chunks.place]
 
 
 def solve(tree: Tree, factor: Factor, shift: Array, xp: Any = np) -> Array:
@@ -317,7 +253,7 @@ def covariance(tree: Tree, factor: Factor) -> np.ndarray:
             full = own
             continue
         slope = inverse_t @ factor.coupling[level]
-        cross = -_times_path(tree, level, slope, full, np).reshape(slope.shape)
+        cross = -tree.siblings[level - 1].times_parent(slope, full)
         own = own - cross @ np.swapaxes(slope, -1, -2)
         parts.append(np.concatenate([cross, own], axis=-1))
         if level < tree.num_levels:
@@ -350,7 +286,7 @@ def precision_from_covariance(tree: Tree, entries: np.ndarray) -> np.ndarray:
             full = own
             continue
         inverse = np.linalg.inv(full)
-        slope = -_times_path(tree, level, cross, inverse, np).reshape(cross.shape)
+        slope = -tree.siblings[level - 1].times_parent(cross, inverse)
         slopes.append(slope)
         conditional.append(np.linalg.inv(own + cross @ np.swapaxes(slope, -1, -2)))
         if level < tree.num_levels:
@@ -365,13 +301,9 @@ def precision_from_covariance(tree: Tree, entries: np.ndarray) -> np.ndarray:
             block = block + update[:, w:, :]
         out[level] = block.ravel()
         if level:
-            chunks, num_parents = tree.chunks[level - 1], tree.num_nodes[level - 1]
-            rows_a = _gather(slopes[level].reshape(-1, w), chunks, np)
-            rows_b = _gather(weighted.reshape(-1, w), chunks, np)
-            above = _sum_to_parents(np.swapaxes(rows_a, -1, -2) @ rows_b, chunks, num_parents, np)
-            if update is not None:
-                above = above + _sum_nodes(update[:, :w, :w], tree.parents[level - 1], num_parents, np)
-            update = above
+            siblings = tree.siblings[level - 1]
+            above = siblings.sum_products(slopes[level], weighted)
+            update = above if update is None else above + siblings.sum_nodes(update[:, :w, :w])
     return np.concatenate(out)
 
 
@@ -385,7 +317,7 @@ def multiply(tree: Tree, entries: np.ndarray, vector: np.ndarray) -> np.ndarray:
         result = block[..., w:] @ blocks[level]
         if level:
             assert path is not None
-            result = result + _times_path(tree, level, block[..., :w], path, np).reshape(result.shape)
+            result = result + tree.siblings[level - 1].times_parent(block[..., :w], path)
         parts.append(result)
         pending.append(block[..., :w])
         if level < tree.num_levels:
@@ -396,21 +328,13 @@ def multiply(tree: Tree, entries: np.ndarray, vector: np.ndarray) -> np.ndarray:
             )
     update: np.ndarray | None = None
     for level in range(tree.num_levels, -1, -1):  # the transposed couplings, from the leaves to the root
-        w, k, n = tree.widths[level], tree.block_sizes[level], tree.num_nodes[level]
+        w = tree.widths[level]
         if update is not None:
             parts[level] = parts[level] + update[:, w:]
         if level:
-            chunks, num_parents = tree.chunks[level - 1], tree.num_nodes[level - 1]
-            rows = _gather(pending[level].reshape(n * k, w), chunks, np)
-            above = _sum_to_parents(
-                np.swapaxes(rows, -1, -2) @ _gather(blocks[level].reshape(n * k, -1), chunks, np),
-                chunks,
-                num_parents,
-                np,
-            )
-            if update is not None:
-                above = above + _sum_nodes(update[:, :w], tree.parents[level - 1], num_parents, np)
-            update = above
+            siblings = tree.siblings[level - 1]
+            above = siblings.sum_products(pending[level], blocks[level])
+            update = above if update is None else above + siblings.sum_nodes(update[:, :w])
     return np.concatenate([p.reshape(-1, vector.shape[-1]) for p in parts])
 
 

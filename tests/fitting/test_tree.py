@@ -92,3 +92,20 @@ def test_indefinite_precision_is_refused():
     matrix[4, 4] = -1.0
     with pytest.raises(np.linalg.LinAlgError):
         tr.cholesky(tree, tr.from_dense(tree, matrix))
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_jax_agrees_with_numpy(depth):
+    import jax
+    import jax.numpy as jnp
+
+    rng = np.random.default_rng(depth)
+    tree = random_tree(rng, depth)
+    entries = tr.from_dense(tree, random_precision(rng, tree))
+    shift = rng.normal(size=(tree.num_coefficients, 2))
+    with jax.enable_x64(True):
+        factor = tr.cholesky(tree, jnp.asarray(entries), jnp)
+        solved = tr.solve(tree, factor, jnp.asarray(shift), jnp)
+    expected = tr.cholesky(tree, entries)
+    np.testing.assert_allclose(factor.log_determinant, expected.log_determinant, rtol=1e-12)
+    np.testing.assert_allclose(solved, tr.solve(tree, expected, shift), rtol=1e-9, atol=1e-12)
