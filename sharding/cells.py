@@ -1,0 +1,377 @@
+"""Rows to cells: one group-by over the source, out of core, then everything else from the much smaller table of cells.
+
+Tables of the scratch database (columns are numbered, so that no name of a user meets SQL):
+
+* ``cells``: one row per combination of raw values ``k0, k1, ...`` and reason ``flag`` of the outcome; sums ``n, t, s, q``;
+* ``map0, map1, ...``: raw value of a factor -> code;
+* ``coded``: one row per combination of codes and numbers ``x0, x1, ...`` and ``reason``; 0 is a good cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from sharding import contract
+from sharding.contract import ModelColumn, Reasons
+from sharding.dictionary import FactorCoding, NumericCoding
+from sharding.errors import ContractError
+from sharding.outcome import (
+    LARGEST,
+    aggregates_sql,
+    fixed_point_scale,
+    fixed_point_sql,
+    number_sql,
+    outcome_sql,
+)
+from sharding.rows import RowIdentity, RowSource
+from sharding.sql import Bind, quoted
+
+
+class CellTable:
+    """The cells of a run in a scratch database, from the group-by to the sorted stream that becomes shards."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, rows: RowSource, reasons: Reasons):
+        self._connection = connection
+        self._rows = rows
+        self.columns = list(rows.columns)
+        self._reasons = reasons
+        self._scales = (1.0, 1.0)
+        self._num_rows = 0
+
+    @property
+    def factors(self) -> list[ModelColumn]:
+        """The factor columns, in order."""
+        return [column for column in self.columns if column.role == "factor"]
+
+    @property
+    def numerics(self) -> list[ModelColumn]:
+        """The numeric columns, in order."""
+        return [column for column in self.columns if column.role == "numeric"]
+
+    def code(self, column: ModelColumn) -> str:
+        """Return the name of a column in the table ``coded``."""
+        return f"{'c' if column.role == 'factor' else 'x'}{self.columns.index(column)}"
+
+    def code_of(self, name: str) -> str:
+        """Return the name in the table ``coded`` of the column called ``name`` in the model."""
+        return self.code(self._named(name))
+
+    def group(self) -> int:
+        """Aggregate the files into ``cells``, and return the number of rows read."""
+        outcome = self._rows.outcome
+        if self._rows.identity is not None:
+            self._find_repeated(self._rows.identity)
+        if outcome.kind == "gaussian":
+            self._scales = self._measure_outcome()
+        bind = Bind()
+        keys = [f"k{i}" for i in range(len(self.columns))] + self._bucket + ["flag"]
+        sums = aggregates_sql(outcome, self._scales)
+        self._execute(
+            f"CREATE TABLE cells AS SELECT {', '.join(keys + sums)} FROM ({self._rows.sql(bind, store_rejects=True)}) "
+            f"GROUP BY {', '.join(keys)}",
+            bind,
+        )
+        self._num_rows = int(self._one("SELECT coalesce(sum(n), 0) FROM cells")[0])
+        return self._num_rows
+
+    def encode(self) -> dict[str, FactorCoding]:
+        """Make ``coded`` from ``cells``; return the codings of the factors, whose levels all occur in good rows.
+
+        Levels that were declared are levels whether they occur or not.
+        """
+        for i, column in enumerate(self.columns):
+            if column.role == "undecided":
+                self.columns[i] = contract.decide_role(column, self._distinct(i))
+        self._number_reasons()
+        labels = {column.name: self._distinct(self.columns.index(column)) for column in self.factors}
+        codings = self._encode_with(labels, {})
+        unused = self._unused_levels(labels, codings)
+        if any(unused.values()) and self.num_good_cells() > 0:
+            codings = self._encode_with(labels, unused)
+        self._execute("DROP TABLE cells")
+        self._execute("CREATE VIEW good AS SELECT * EXCLUDE (reason) FROM coded WHERE reason = 0")
+        return codings
+
+    def num_good_cells(self) -> int:
+        """Number of cells that keep the contract."""
+        return int(self._one("SELECT count(*) FROM coded WHERE reason = 0")[0])
+
+    def quarantined(self) -> dict[str, int]:
+        """Return the number of rows by reason."""
+        rows = self._execute("SELECT reason, sum(n) FROM coded WHERE reason <> 0 GROUP BY reason ORDER BY reason")
+        return {self._reasons.name(reason): int(count) for reason, count in rows}
+
+    def quarantined_by_file(self) -> dict[tuple[str, str], int]:
+        """Return the number of rows by (URL, reason): a second pass over the files, without aggregation into cells."""
+        bind = Bind()
+        rows = self._rows.sql(bind, with_file=True)
+        query = f"SELECT file, reason, count(*) FROM ({self._coded_sql(f'({rows})', bind, ['file'])}) "
+        found = self._execute(query + "WHERE reason <> 0 GROUP BY ALL ORDER BY ALL", bind)
+        urls = self._rows.sources.url_of_path
+        return {(urls[path], self._reasons.name(reason)): count for path, reason, count in found}
+
+    def copy_quarantined(self, path: str) -> None:
+        """Write the quarantined rows (the columns of the model, the outcome, ``file`` and ``reason``) to local Parquet."""
+        bind = Bind()
+        raw = [f"CAST(r.k{i} AS VARCHAR) AS {quoted(c.name)}" for i, c in enumerate(self.columns)]
+        rows = self._rows.sql(bind, with_file=True)
+        names = pa.table({"number": range(1, len(self._reasons.names) + 1), "name": self._reasons.names})
+        self._connection.register("reason_names", names)
+        coded = self._coded_sql(f"({rows})", bind, [f"file AS {quoted('file')}", *raw], prefix="r.")
+        query = f"SELECT coded.* EXCLUDE (reason), name AS reason FROM ({coded}) coded JOIN reason_names ON number = reason"
+        codes = ", ".join([self.code(c) for c in self.columns])
+        self._execute(f"COPY (SELECT * EXCLUDE ({codes}) FROM ({query})) TO {bind(path)} (FORMAT parquet)", bind)
+        self._connection.unregister("reason_names")
+
+    def numeric_codings(self) -> dict[str, NumericCoding]:
+        """Return centre and scale (mean and sd, divisor n, over the good rows) of the numeric columns."""
+        return {column.name: self._numeric_coding(column) for column in self.numerics}
+
+    def groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Return the combinations of codes of the factors ``names`` that occur, sorted."""
+        codes = ", ".join(self.code(self._named(name)) for name in names)
+        return tuple(self._execute(f"SELECT DISTINCT {codes} FROM good ORDER BY ALL"))
+
+    def parents(self, codings: dict[str, FactorCoding]) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Return, for each factor, the factors (of two levels or more) that it determines, and how."""
+        result: dict[str, dict[str, tuple[int, ...]]] = {}
+        for child in self.factors:
+            others = [f for f in self.factors if f is not child and len(codings[f.name].levels) > 1]
+            if not others:
+                continue
+            extremes = ", ".join(f"min({self.code(f)}), max({self.code(f)})" for f in others)
+            rows = self._execute(f"SELECT {self.code(child)}, {extremes} FROM good GROUP BY 1")
+            for j, parent in enumerate(others):
+                if all(row[1 + 2 * j] == row[2 + 2 * j] for row in rows):
+                    of_child = [-1] * len(codings[child.name].levels)
+                    for row in rows:
+                        of_child[row[0]] = row[1 + 2 * j]
+                    result.setdefault(child.name, {})[parent.name] = tuple(of_child)
+        return result
+
+    def outcome_moments(self) -> tuple[int, float, float]:
+        """Return the number of known trials (or values), their mean and their sd (divisor n), exact before rounding."""
+        if self._rows.outcome.kind == "binomial":
+            trials, successes = map(int, self._one("SELECT coalesce(sum(t), 0), coalesce(sum(s), 0) FROM good"))
+            if trials == 0:
+                raise self._no_outcome()
+            mean = successes / trials
+            return trials, mean, (mean * (1 - mean)) ** 0.5
+        count, total, squares = map(int, self._one("SELECT sum(t), sum(s), sum(q) FROM good"))
+        if count == 0:
+            raise self._no_outcome()
+        exact_mean = Fraction(total) / Fraction(self._scales[0]) / count
+        variance = Fraction(squares) / Fraction(self._scales[1]) / count - exact_mean**2
+        return count, float(exact_mean), float(max(variance, Fraction(0))) ** 0.5
+
+    def counts(self, keys: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
+        """Return the number of good cells by the columns ``keys`` of ``coded``, sorted."""
+        names = ", ".join(keys)
+        rows = self._execute(f"SELECT {names}, count(*) FROM good GROUP BY {names} ORDER BY {names}")
+        return [(tuple(row[:-1]), row[-1]) for row in rows]
+
+    def bucket_by_content(self, num_shards: int, seed: int) -> None:
+        """Give each good cell a column ``bucket``: a seeded hash of its codes and numbers."""
+        bind = Bind()
+        content = ", ".join(f"CAST({self.code(column)} AS VARCHAR)" for column in self.columns)
+        self._add_bucket(f"concat_ws('|', {bind(str(seed))}, {content})", num_shards, bind)
+
+    def bucket_by_level(self, name: str, coding: FactorCoding, num_shards: int, seed: int) -> None:
+        """Give each good cell a column ``bucket``: a seeded hash of its level of one factor."""
+        self._connection.register("level_names", _level_table(list(coding.levels), list(range(len(coding.levels)))))
+        bind = Bind()
+        label = f"(SELECT label FROM level_names WHERE code = {self.code(self._named(name))})"
+        self._add_bucket(f"concat({bind(f'{seed}|')}, {label})", num_shards, bind)
+        self._connection.unregister("level_names")
+
+    def stream(self, order: Sequence[str]) -> pa.RecordBatchReader:
+        """Return the good cells as they are in shards, sorted by the columns ``order`` of ``coded``, then by all others."""
+        outcome = self._rows.outcome
+        fields = [f"CAST({self.code(c)} AS INTEGER) AS {quoted(c.name)}" for c in self.factors]
+        fields += [f"{self.code(c)} AS {quoted(c.name)}" for c in self.numerics]
+        fields += ["CAST(n AS BIGINT) AS num_rows", "CAST(t AS BIGINT) AS num_trials"]
+        if outcome.kind == "binomial":
+            fields.append("CAST(s AS BIGINT) AS num_successes")
+        else:
+            for name, sum_, scale in zip(("sum_y", "sum_y_squared"), "sq", self._scales, strict=True):
+                fields.append(f"CAST({sum_} AS DOUBLE) / CAST({scale!r} AS DOUBLE) AS {name}")
+        keys = dict.fromkeys([*order, *(self.code(c) for c in [*self.factors, *self.numerics])])
+        ordered = f"SELECT {', '.join(fields)} FROM good ORDER BY {', '.join(keys)}"
+        return self._connection.sql(ordered).to_arrow_reader(1 << 17)
+
+    @property
+    def _bucket(self) -> list[str]:
+        return ["bucket"] if self._rows.bucket is not None else []
+
+    def _execute(self, query: str, bind: Bind | None = None) -> list[tuple[Any, ...]]:
+        return self._connection.execute(query, bind.values if bind else None).fetchall()
+
+    def _one(self, query: str, bind: Bind | None = None) -> tuple[Any, ...]:
+        return self._execute(query, bind)[0]
+
+    def _named(self, name: str) -> ModelColumn:
+        return next(column for column in self.columns if column.name == name)
+
+    def _find_repeated(self, identity: RowIdentity) -> None:
+        bind = Bind()
+        scan = self._rows.sources.scan(bind, [identity.source])
+        name = f"CAST({quoted(identity.source)} AS VARCHAR)"
+        self._execute(
+            f"CREATE TABLE repeated AS SELECT {name} AS id, count(*) AS n FROM ({scan}) WHERE {name} <> '' "
+            "GROUP BY 1 HAVING count(*) > 1",
+            bind,
+        )
+
+    def _measure_outcome(self) -> tuple[float, float]:
+        bind = Bind()
+        values, flag = outcome_sql(self._rows.outcome, bind)
+        scan = self._rows.sources.scan(bind, [source for _, source, _ in self._rows.outcome.parts])
+        largest, num_rows = self._one(
+            f"SELECT coalesce(max(abs(y)), 0), count(*) FROM (SELECT {values[0]} AS y, {flag} AS flag FROM ({scan})) "
+            f"WHERE flag = 0",
+            bind,
+        )
+        return fixed_point_scale(largest, num_rows), fixed_point_scale(largest * largest, num_rows)
+
+    def _text(self, i: int) -> str:
+        """SQL of a raw value as text; whole numbers stored as floating point lose the ``.0``, NaN is null."""
+        if self.columns[i].kind != "float":
+            return f"CAST(k{i} AS VARCHAR)"
+        whole = f"k{i} = floor(k{i}) AND abs(k{i}) < 9e15"
+        return (
+            f"CASE WHEN isnan(k{i}) THEN NULL WHEN {whole} THEN CAST(CAST(k{i} AS BIGINT) AS VARCHAR) "
+            f"ELSE CAST(k{i} AS VARCHAR) END"
+        )
+
+    def _distinct(self, i: int) -> list[str | None]:
+        query = f"SELECT DISTINCT {self._text(i)} FROM (SELECT DISTINCT k{i} FROM cells) LIMIT {contract.MAX_LEVELS + 1}"
+        values = [row[0] for row in self._execute(query)]
+        if len(values) > contract.MAX_LEVELS and self.columns[i].role == "factor":
+            raise contract.too_many_levels(self.columns[i])
+        return values
+
+    def _number_reasons(self) -> None:
+        for column in self.columns:
+            if column.role == "factor":
+                contract.factor_reasons(column, self._reasons)
+            else:
+                contract.numeric_reasons(column, self._reasons)
+
+    def _encode_with(
+        self, labels: dict[str, list[str | None]], unused: dict[str, frozenset[str | None]]
+    ) -> dict[str, FactorCoding]:
+        codings: dict[str, FactorCoding] = {}
+        is_merging = False
+        for i, column in enumerate(self.columns):
+            if column.role == "numeric":
+                is_merging |= column.kind == "text"
+                continue
+            values = labels[column.name]
+            codings[column.name], codes = contract.code_levels(column, values, unused.get(column.name, frozenset()))
+            good = [code for code in codes if code >= 0]
+            is_merging |= len(set(good)) < len(good) or column.kind == "float"
+            self._connection.register("labels", _level_table(values, codes))
+            raw = f"SELECT k{i}, {self._text(i)} AS label FROM (SELECT DISTINCT k{i} FROM cells)"
+            self._execute(
+                f"CREATE OR REPLACE TABLE map{i} AS SELECT k{i} AS raw, code FROM ({raw}) AS raw "
+                "JOIN labels ON raw.label IS NOT DISTINCT FROM labels.label"
+            )
+            self._connection.unregister("labels")
+        bind = Bind()
+        sums = ["n", "t", "s"] + (["q"] if self._rows.outcome.kind == "gaussian" else [])
+        coded = self._coded_sql("cells", bind, self._bucket + sums)
+        if is_merging:
+            keys = ", ".join([*(self.code(column) for column in self.columns), *self._bucket, "reason"])
+            added = ", ".join(f"CAST(sum({name}) AS {_sum_type(name, sums)}) AS {name}" for name in sums)
+            coded = f"SELECT {keys}, {added} FROM ({coded}) GROUP BY {keys}"
+        self._execute(f"CREATE OR REPLACE TABLE coded AS {coded}", bind)
+        return codings
+
+    def _coded_sql(self, relation: str, bind: Bind, others: list[str], prefix: str = "") -> str:
+        """SQL of the codes, numbers and reason of ``relation`` (with ``k0.., flag``), and its columns ``others``."""
+        fields, joins, cases = [], [], ["WHEN r.flag <> 0 THEN r.flag"]
+        for i, column in enumerate(self.columns):
+            if column.role == "factor":
+                fields.append(f"map{i}.code AS c{i}")
+                joins.append(f"LEFT JOIN map{i} ON r.k{i} IS NOT DISTINCT FROM map{i}.raw")
+                missing, unexpected = contract.factor_reasons(column, self._reasons)
+                cases.append(f"WHEN map{i}.code = {contract.MISSING} THEN {missing}")
+                cases.append(f"WHEN map{i}.code = {contract.UNEXPECTED} THEN {unexpected}")
+                continue
+            kind = column.kind if column.kind in ("text", "null") else "float"
+            value, given = number_sql(f"r.k{i}", kind, column.config.missing_values, bind)
+            fields.append(f"CASE WHEN {given} THEN CASE WHEN {value} = 0 THEN 0.0 ELSE {value} END END AS x{i}")
+            missing, not_number, not_finite, out_of_range = contract.numeric_reasons(column, self._reasons)
+            cases.append(f"WHEN NOT {given} THEN {missing}")
+            if kind == "text":
+                cases.append(f"WHEN {value} IS NULL THEN {not_number}")
+            cases.append(f"WHEN NOT (abs({value}) < {LARGEST}) THEN {not_finite}")
+            for sign, bound in (("<", column.config.minimum), (">", column.config.maximum)):
+                if bound is not None:
+                    cases.append(f"WHEN {value} {sign} {bind(float(bound))} THEN {out_of_range}")
+        reason = f"CAST(CASE {' '.join(cases)} ELSE 0 END AS SMALLINT) AS reason"
+        selected = ", ".join([*fields, reason, *others])
+        return f"SELECT {selected} FROM {relation} AS r {' '.join(joins)}"
+
+    def _unused_levels(
+        self, labels: dict[str, list[str | None]], codings: dict[str, FactorCoding]
+    ) -> dict[str, frozenset[str | None]]:
+        """Values that occur in quarantined rows only; not asked for if nothing is quarantined."""
+        if not self.quarantined():
+            return {}
+        unused: dict[str, frozenset[str | None]] = {}
+        for column in self.factors:
+            if column.config.levels is None:
+                rows = self._execute(f"SELECT DISTINCT {self.code(column)} FROM coded WHERE reason = 0")
+                used = {codings[column.name].levels[row[0]] for row in rows}
+                names_of = {value: _level_name(column, value) for value in labels[column.name]}
+                unused[column.name] = frozenset(value for value, name in names_of.items() if name not in used)
+        return unused
+
+    def _numeric_coding(self, column: ModelColumn) -> NumericCoding:
+        x = self.code(column)
+        low, high, binary = self._one(f"SELECT min({x}), max({x}), bool_and({x} IN (0, 1)) FROM good")
+        if low == high:
+            raise ContractError(
+                column.where, "one value in all rows", "a predictor that varies",
+                "Remove the column from the formula: it cannot be told from the intercept."
+            )  # fmt: skip
+        if binary:
+            return NumericCoding(0.0, 1.0, True)
+        mean = self._exact_mean(x, max(abs(low), abs(high)))
+        variance = self._exact_mean(f"({x} - CAST({mean!r} AS DOUBLE)) ** 2", (high - low) ** 2)
+        return NumericCoding(mean, variance**0.5, False)
+
+    def _exact_mean(self, expression: str, largest: float) -> float:
+        scale = fixed_point_scale(largest, self._num_rows)
+        total, count = self._one(f"SELECT sum(n * {fixed_point_sql(expression, scale)}), sum(n) FROM good")
+        return float(Fraction(int(total)) / Fraction(scale) / int(count))
+
+    def _add_bucket(self, text: str, num_shards: int, bind: Bind) -> None:
+        number = f"CAST(md5_number_lower({text}) % {bind(num_shards)} AS INTEGER)"
+        self._execute(f"CREATE TABLE dealt AS SELECT *, {number} AS bucket FROM coded WHERE reason = 0", bind)
+        self._execute("CREATE OR REPLACE VIEW good AS SELECT * EXCLUDE (reason) FROM dealt")
+
+    def _no_outcome(self) -> ContractError:
+        return ContractError(
+            self._rows.outcome.where, "no row with a known outcome", "at least one",
+            "Correct data.outcome, or the column's `missing_values`."
+        )  # fmt: skip
+
+
+def _level_table(labels: list[str | None] | list[str], codes: list[int]) -> pa.Table:
+    return pa.table({"label": pa.array(labels, pa.string()), "code": pa.array(codes, pa.int32())})
+
+
+def _level_name(column: ModelColumn, value: str | None) -> str:
+    is_missing = value is None or value in column.config.missing_values
+    return column.config.missing_level if is_missing else str(value)
+
+
+def _sum_type(name: str, sums: list[str]) -> str:
+    return "HUGEINT" if "q" in sums and name in "sq" else "BIGINT"

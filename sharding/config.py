@@ -1,0 +1,174 @@
+"""What a person says about the data (`data:`) and about how they are cut (`shards:`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+
+RESERVED_NAMES = ("num_rows", "num_trials", "num_successes", "sum_y", "sum_y_squared")
+"""Columns of the cells' own; a column of the model cannot have one of these names."""
+
+
+def _require_text(value: Any) -> Any:
+    if isinstance(value, bool | int | float):
+        raise ValueError(
+            f"found the {type(value).__name__} {value!r}, expected text; "
+            f"quote it in YAML (levels keep leading zeros: '01' is not 1)"
+        )
+    return value
+
+
+def _require_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_require_text)]
+Name = Annotated[Text, Field(min_length=1)]
+
+
+class Frozen(BaseModel):
+    """Base of the configurations: immutable, strict about keys, values not converted from other types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ColumnConfig(Frozen):
+    """The contract of one column. What is not said is decided from the data, once, globally."""
+
+    type: Literal["factor", "numeric"] | None = Field(
+        None, description="Default: grouping columns and text are factors, numbers and booleans numeric. In CSV a column "
+        "is numeric if every value is a number without leading zeros, a factor if none is, and otherwise an error."
+    )  # fmt: skip
+    source: Name | None = Field(None, description="Name of the column in the files, where it differs.")
+    levels: tuple[Text, ...] | None = Field(None, min_length=1, description="Allowed levels, in order.")
+    reference: Text | None = Field(None, description="Reference level; default: the first.")
+    missing: Literal["quarantine", "error", "level"] = Field(
+        "quarantine", description="Rows with a missing value: left out and counted (R's na.omit, with a report), an "
+        "error, or kept as a level of their own (factors only)."
+    )  # fmt: skip
+    missing_level: Name = Field("(missing)", description="Name of the level that `missing: level` makes.")
+    missing_values: tuple[Text, ...] = Field(("",), description="Values that mean missing, besides null and NaN.")
+    unexpected: Literal["error", "quarantine"] = Field(
+        "error", description="Rows with a value outside the contract: level not in `levels`, not a number, infinite, "
+        "outside `minimum` and `maximum`."
+    )  # fmt: skip
+    minimum: float | None = Field(None, allow_inf_nan=False)
+    maximum: float | None = Field(None, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        levels = self.levels
+        if levels is not None and len(set(levels)) < len(levels):
+            raise ValueError("`levels` names a level twice")
+        known = None if levels is None else {*levels, *([self.missing_level] if self.missing == "level" else [])}
+        if known is not None and self.reference is not None and self.reference not in known:
+            raise ValueError(f"`reference` {self.reference!r} is not one of `levels`")
+        if self.type == "numeric" and (levels is not None or self.reference is not None or self.missing == "level"):
+            raise ValueError("`levels`, `reference` and `missing: level` are for factors, not for `type: numeric`")
+        bounded = self.minimum is not None or self.maximum is not None
+        if bounded and (self.type == "factor" or levels is not None):
+            raise ValueError("`minimum` and `maximum` are for numeric columns")
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"`minimum` {self.minimum} is above `maximum` {self.maximum}")
+        return self
+
+
+class DataConfig(Frozen):
+    """Where the rows are, and the contract that they keep."""
+
+    source: Annotated[tuple[Name, ...], BeforeValidator(_require_list), Field(min_length=1)] = Field(
+        description="Path, fsspec URL, directory or glob, or a list of these."
+    )
+    format: Literal["auto", "parquet", "csv", "tsv"] = "auto"
+    delimiter: Annotated[Text, Field(min_length=1, max_length=1)] | None = Field(
+        None, description="Default: a comma in CSV, a tab in TSV."
+    )
+    encoding: Text = Field("utf-8", description="Of CSV and TSV files, by Python's names: utf-8, latin-1, cp1252.")
+    outcome: Text | dict[Name, Name] = Field(
+        description="A column, `{name in the model: column}`, or `{successes: column, trials: column}`. "
+        "Rows without an outcome take no part in the fit and stay in the frame."
+    )
+    columns: dict[Name, ColumnConfig] = Field(default_factory=dict)
+    id_column: Name | None = Field(None, description="Identifies a person; read only if `duplicates` is not `allow`.")
+    duplicates: Literal["allow", "quarantine", "error"] = Field(
+        "allow", description="Rows that repeat an id: kept, an error, or all but one of them left out and counted."
+    )
+    terms_of_use: Name = Field(description="Under which terms the data may be used; copied into every report.")
+    keep_quarantined_rows: bool = Field(False, description="Also write the rejected rows (personal data) to the run.")
+    memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")] = Field(
+        "4GB", description="Above it, aggregation spills to disk."
+    )
+    threads: PositiveInt | None = Field(None, description="Default: all cores.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.outcome, dict):
+            counts = {"successes", "trials"}
+            if set(self.outcome) & counts and set(self.outcome) != counts:
+                raise ValueError("`outcome` needs both `successes` and `trials`")
+            if not set(self.outcome) & counts and len(self.outcome) != 1:
+                raise ValueError("`outcome` is one column, or `{successes: column, trials: column}`")
+        reserved = [name for name in (*self.columns, *self.outcome_columns) if name in RESERVED_NAMES]
+        if reserved:
+            raise ValueError(f"the names {reserved} are reserved; name the columns otherwise, with `source:`")
+        if self.duplicates != "allow" and self.id_column is None:
+            raise ValueError("`duplicates` needs `id_column`")
+        try:
+            "".encode(self.encoding)
+        except LookupError as error:
+            raise ValueError(f"`encoding` {self.encoding!r} is not known to Python") from error
+        return self
+
+    @property
+    def outcome_columns(self) -> dict[str, str]:
+        """Outcome by its name in the model (or ``successes`` and ``trials``), with the column of the files."""
+        return {self.outcome: self.outcome} if isinstance(self.outcome, str) else self.outcome
+
+    def column(self, name: str) -> ColumnConfig:
+        """Return the contract of a column, the default one if nothing is said."""
+        return self.columns.get(name, ColumnConfig())
+
+    def source_name(self, name: str) -> str:
+        """Return the name in the files of the model's column ``name``."""
+        return self.column(name).source or name
+
+
+class ShardsConfig(Frozen):
+    """How the cells are cut into shards.
+
+    ``by`` a column: neighbouring levels with few cells share a shard; a level with many is cut at the next column of
+    the list (or at the factor nested in it), and last in canonical order, so that no shard exceeds ``target_cells``.
+    ``by: hash`` keeps rows with an equal value of ``column`` together. ``by: random`` deals cells, not rows: a cell
+    goes to the shard that a seeded hash of its content names.
+    """
+
+    by: Annotated[tuple[Name, ...], BeforeValidator(_require_list), Field(min_length=1)] = ("random",)
+    column: Name | None = Field(None, description="For `by: hash`.")
+    target_cells: PositiveInt = Field(200_000, description="The most cells of a shard.")
+    min_cells: PositiveInt = Field(1_000, description="Levels with fewer are merged with their neighbours.")
+    num_shards: PositiveInt | None = Field(None, description="For `by: random` and `hash`; default: by target_cells.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(set(self.by)) < len(self.by):
+            raise ValueError(f"`by` names a column twice: {list(self.by)}")
+        if len(self.by) > 1 and {"random", "hash"} & set(self.by):
+            raise ValueError("`by` is `random`, `hash` or a list of columns")
+        if (self.method == "hash") != (self.column is not None):
+            raise ValueError("`column` goes with `by: hash`, which needs it")
+        if self.num_shards is not None and self.method == "columns":
+            raise ValueError("`num_shards` is for `by: random` and `by: hash`; use `target_cells`")
+        if self.min_cells > self.target_cells:
+            raise ValueError(f"`min_cells` {self.min_cells} is above `target_cells` {self.target_cells}")
+        return self
+
+    @property
+    def method(self) -> Literal["columns", "hash", "random"]:
+        """Which of the three ways of cutting this is."""
+        return self.by[0] if self.by[0] in ("hash", "random") else "columns"  # type: ignore[return-value]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns to cut by; empty for ``hash`` and ``random``."""
+        return self.by if self.method == "columns" else ()

@@ -1,0 +1,244 @@
+"""The contract of the model's columns: what each is, which of its values are levels, and which rows break a rule.
+
+A row that breaks a rule is *quarantined* (left out of the cells and counted by reason) or is an error, as its column
+says. A row has one reason: the first that applies, outcome first, then the columns in the order of the model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from sharding.config import RESERVED_NAMES, ColumnConfig, DataConfig
+from sharding.dictionary import FactorCoding
+from sharding.errors import ContractError
+from sharding.sources import Kind
+
+MAX_LEVELS = 1_000_000
+MISSING, UNEXPECTED, UNUSED = -1, -2, -3
+"""Codes that are not levels. ``UNUSED``: a level of quarantined rows only, so not a level of the model."""
+
+Role = Literal["factor", "numeric", "undecided"]
+
+
+@dataclass(frozen=True)
+class ModelColumn:
+    """A column of the model: its name, its name in the files, how it is stored there, and what the model makes of it.
+
+    ``undecided`` is a text column that may be numeric: the values decide (:func:`decide_role`).
+    """
+
+    name: str
+    source: str
+    kind: Kind
+    role: Role
+    config: ColumnConfig
+
+    @property
+    def where(self) -> str:
+        """Place in the configuration, for messages."""
+        return f"data.columns.{self.name}"
+
+
+@dataclass
+class Reasons:
+    """Reasons of quarantine by number (1, 2, ...; 0 is a good row), and whether each is an error instead."""
+
+    names: list[str] = field(default_factory=list)
+    remedies: dict[str, tuple[str, str] | None] = field(default_factory=dict)
+
+    def add(self, name: str, *, error: tuple[str, str] | None) -> int:
+        """Return the number of reason ``name``; ``error`` is (expected, do) if rows like this stop the run."""
+        if name not in self.remedies:
+            self.names.append(name)
+            self.remedies[name] = error
+        return self.names.index(name) + 1
+
+    def name(self, number: int) -> str:
+        """Return the name of a reason."""
+        return self.names[number - 1]
+
+    def check(self, counts: dict[str, int]) -> None:
+        """Raise a `ContractError` with all reasons of ``counts`` (rows by reason) that are errors."""
+        broken = {name: self.remedies[name] for name in counts if self.remedies.get(name) is not None}
+        if not broken:
+            return
+        expected, do = zip(*(pair for pair in broken.values() if pair is not None), strict=True)
+        raise ContractError(
+            "data", ", ".join(f"{counts[name]:,} row(s) {name}" for name in broken), "; ".join(dict.fromkeys(expected)),
+            " ".join(dict.fromkeys(do))
+        )  # fmt: skip
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names that the cells keep for themselves."""
+    for name in names:
+        if name in RESERVED_NAMES:
+            raise ContractError(
+                f"column {name!r}", "a reserved name", f"a name other than {', '.join(RESERVED_NAMES)}",
+                f"Use another name in the model and say `data.columns.<name>.source: {name}`."
+            )  # fmt: skip
+
+
+def resolve_column(data: DataConfig, name: str, kind: Kind, *, is_text: bool, is_grouping: bool, is_predictor: bool) -> ModelColumn:
+    """Return the column ``name`` with its role.
+
+    Raises
+    ------
+    ContractError
+        If the column's uses, its declaration and the way it is stored contradict each other.
+    """
+    config = data.column(name)
+    column = ModelColumn(name, data.source_name(name), kind, "factor", config)
+    is_number = kind in ("integer", "float", "boolean")
+    if is_grouping and config.type == "numeric":
+        raise ContractError(
+            column.where, "a grouping column declared `type: numeric`", "a factor",
+            f"To use it both ways, declare a second column with `source: {column.source}`."
+        )  # fmt: skip
+    if is_grouping and is_predictor and is_number and config.type is None and config.levels is None:
+        raise ContractError(
+            column.where, "a number used both as a predictor and for grouping", "one use, or a declared type",
+            f"Say `type: factor`, or declare a second column with `source: {column.source}` for grouping."
+        )  # fmt: skip
+    if kind == "date" and config.type == "numeric":
+        raise ContractError(column.where, "dates declared `type: numeric`", "numbers", "Derive a number from the date.")
+    if is_grouping or config.type == "factor" or config.levels is not None:
+        return column
+    if config.type == "numeric" or is_number or config.minimum is not None or config.maximum is not None:
+        return _with_role(column, "numeric")
+    return _with_role(column, "undecided") if is_text else column
+
+
+def decide_role(column: ModelColumn, values: Sequence[str | None]) -> ModelColumn:
+    """Return an undecided column as numeric (all of ``values`` are numbers) or factor (none is).
+
+    A number with leading zeros (``01``) is not a number but a code.
+    """
+    given = [value for value in values if value is not None and value not in column.config.missing_values]
+    num_numbers = sum(map(_is_plain_number, given))
+    if 0 < num_numbers < len(given):
+        raise ContractError(
+            column.where, f"{num_numbers:,} distinct values that are numbers and {len(given) - num_numbers:,} that are not",
+            "all or none",
+            "Say `type: factor` or `type: numeric`, and list markers of missing values in `missing_values`."
+        )  # fmt: skip
+    is_numeric = num_numbers > 0 and column.config.missing != "level" and column.config.reference is None
+    return _with_role(column, "numeric" if is_numeric else "factor")
+
+
+def _with_role(column: ModelColumn, role: Role) -> ModelColumn:
+    if role == "numeric" and column.config.missing == "level":
+        raise ContractError(
+            column.where, "`missing: level` of a numeric column", "`missing: quarantine` or `error`",
+            "Say `type: factor`, or change the missing rule."
+        )  # fmt: skip
+    return ModelColumn(column.name, column.source, column.kind, role, column.config)
+
+
+def _is_plain_number(text: str) -> bool:
+    try:
+        value = float(text)
+    except ValueError:
+        return False
+    digits = text.strip().lstrip("+-")
+    has_leading_zero = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
+    return math.isfinite(value) and not has_leading_zero and "_" not in text
+
+
+def code_levels(
+    column: ModelColumn, values: Sequence[str | None], unused: frozenset[str | None] = frozenset()
+) -> tuple[FactorCoding, list[int]]:
+    """Return the coding of a factor, and the code of each of ``values`` (its distinct values in the files, as text).
+
+    Declared levels keep their order. Otherwise levels are sorted: by number if all are whole numbers without leading
+    zeros, else by text. The level of missing values comes last. ``unused`` values get no level.
+    """
+    config = column.config
+    found = {value for value in values if value is not None and value not in config.missing_values}
+    if config.levels is not None:
+        levels = list(config.levels)
+    else:
+        levels = sorted(found - unused)
+        if all(level.isdecimal() and str(int(level)) == level for level in levels):
+            levels.sort(key=int)
+    missing_code = MISSING
+    if config.missing == "level":
+        has_missing = any(value is None or value in config.missing_values for value in {*values} - unused)
+        if config.missing_level not in levels and (has_missing or config.levels is not None):
+            levels.append(config.missing_level)
+        missing_code = levels.index(config.missing_level) if config.missing_level in levels else UNUSED
+    if not found or not levels:
+        raise all_missing(column)
+    reference = config.reference if config.reference is not None else levels[0]
+    if reference not in levels:
+        raise ContractError(
+            f"{column.where}.reference", f"{reference!r}", f"one of the {len(levels):,} levels in the data",
+            "Correct it, or declare `levels`."
+        )  # fmt: skip
+    code_of = {level: code for code, level in enumerate(levels)}
+    codes = []
+    for value in values:
+        if value is None or value in config.missing_values:
+            codes.append(missing_code)
+        else:
+            codes.append(code_of.get(value, UNUSED if value in unused else UNEXPECTED))
+    return FactorCoding(tuple(levels), reference), codes
+
+
+def all_missing(column: ModelColumn) -> ContractError:
+    """The error of a column without a value."""
+    return ContractError(
+        column.where, f"column {column.source!r} is missing in every row", "values",
+        "Leave the column out of the model, or correct `source` and `missing_values`."
+    )  # fmt: skip
+
+
+def too_many_levels(column: ModelColumn) -> ContractError:
+    """The error of a factor that looks like an identifier."""
+    return ContractError(
+        column.where, f"more than {MAX_LEVELS:,} levels", "a factor with fewer",
+        "An identifier cannot be a grouping column; a number can be a predictor with `type: numeric`."
+    )  # fmt: skip
+
+
+def factor_reasons(column: ModelColumn, reasons: Reasons) -> tuple[int, int]:
+    """Return the numbers of the reasons (missing, unexpected level) of a factor."""
+    levels = column.config.levels or ()
+    shown = ", ".join(map(repr, levels[:12])) + (", ..." if len(levels) > 12 else "")
+    unexpected = (
+        f"{column.name} one of {shown}",
+        f"Add the levels to {column.where}.levels, list markers of missing values in `missing_values`, "
+        "or say `unexpected: quarantine`."
+    )  # fmt: skip
+    return (
+        _missing_reason(column, reasons),
+        reasons.add(f"{column.name}:unexpected_level", error=_if_error(column, unexpected)),
+    )
+
+
+def numeric_reasons(column: ModelColumn, reasons: Reasons) -> tuple[int, int, int, int]:
+    """Return the numbers of the reasons (missing, not a number, not finite, out of range) of a numeric column."""
+    low, high = column.config.minimum, column.config.maximum
+    expected = f"{column.name} a finite number"
+    if low is not None or high is not None:
+        expected += f" from {'-inf' if low is None else low:g} to {'inf' if high is None else high:g}"
+    do = f"Correct the file, list markers of missing values in {column.where}.missing_values, or say `unexpected: quarantine`."
+    error = _if_error(column, (expected, do))
+    return (
+        _missing_reason(column, reasons),
+        reasons.add(f"{column.name}:not_a_number", error=error),
+        reasons.add(f"{column.name}:not_finite", error=error),
+        reasons.add(f"{column.name}:out_of_range", error=error),
+    )
+
+
+def _missing_reason(column: ModelColumn, reasons: Reasons) -> int:
+    pair = (f"{column.name} known in every row", f"Say {column.where}.missing: quarantine, or correct the file.")
+    return reasons.add(f"{column.name}:missing", error=pair if column.config.missing == "error" else None)
+
+
+def _if_error(column: ModelColumn, pair: tuple[str, str]) -> tuple[str, str] | None:
+    return pair if column.config.unexpected == "error" else None

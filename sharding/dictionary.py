@@ -1,0 +1,85 @@
+"""Every coding decision, taken once for all shards: levels, references, centres, scales, observed groups.
+
+A shard never fits an encoder of its own, so a coefficient means the same thing everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sharding import storage
+from sharding.errors import ShardCorruptError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class FactorCoding:
+    """``levels[code]`` is the name of a level; ``reference`` is one of them."""
+
+    levels: tuple[str, ...]
+    reference: str
+
+
+@dataclass(frozen=True)
+class NumericCoding:
+    """``(x - center) / scale`` enters the model; a ``binary`` column (0 and 1 only) enters as it is."""
+
+    center: float
+    scale: float
+    binary: bool
+
+
+@dataclass(frozen=True)
+class OutcomeCoding:
+    """``mean`` and ``sd`` (divisor n) over the ``num_known`` trials (binomial) or values (gaussian)."""
+
+    kind: str
+    num_known: int
+    mean: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class Dictionary:
+    """The codings of a run.
+
+    ``groups["state:county"]`` are the observed combinations of codes, sorted. ``parents["county"]["state"][code]`` is
+    the state of a county, where every county lies in one state; -1 for a declared level that no row has.
+    """
+
+    factors: dict[str, FactorCoding]
+    numerics: dict[str, NumericCoding]
+    groups: dict[str, tuple[tuple[int, ...], ...]]
+    parents: dict[str, dict[str, tuple[int, ...]]]
+    outcome: OutcomeCoding
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists, dicts and numbers with a ``schema_version``."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Dictionary:
+        """Return the dictionary that :meth:`to_json` wrote."""
+        if not isinstance(value, dict) or value.get("schema_version") != SCHEMA_VERSION:
+            found = value.get("schema_version") if isinstance(value, dict) else type(value).__name__
+            raise ShardCorruptError(
+                "dictionary", f"schema_version {found!r}", str(SCHEMA_VERSION), "Run ingest again with this version."
+            )
+        try:
+            return cls(
+                factors={k: FactorCoding(tuple(v["levels"]), v["reference"]) for k, v in value["factors"].items()},
+                numerics={k: NumericCoding(**v) for k, v in value["numerics"].items()},
+                groups={k: tuple(map(tuple, v)) for k, v in value["groups"].items()},
+                parents={k: {p: tuple(c) for p, c in v.items()} for k, v in value["parents"].items()},
+                outcome=OutcomeCoding(**value["outcome"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ShardCorruptError(
+                "dictionary", "missing or unknown entries", "what ingest writes", "Run ingest again."
+            ) from error
+
+    def sha256(self) -> str:
+        """Return the digest of the canonical JSON, which is what `dictionary.json` holds."""
+        return storage.sha256_bytes(storage.canonical_json(self.to_json()))

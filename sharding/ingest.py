@@ -1,0 +1,381 @@
+"""Ingest: source files in; dictionary, shards of cells, manifest and quarantine counts out.
+
+Nothing but a scratch directory is written before the contract is checked. The manifest is written last: where it is,
+ingest has finished.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from sharding import contract, plan, sources, storage, store
+from sharding.cells import CellTable
+from sharding.config import DataConfig, ShardsConfig
+from sharding.contract import Reasons
+from sharding.dictionary import Dictionary, FactorCoding, OutcomeCoding
+from sharding.errors import ContractError, PlanError, ShardingError, SourceError
+from sharding.outcome import OutcomeKind, resolve_outcome
+from sharding.plan import PlannedShard
+from sharding.rows import RowIdentity, RowSource
+from sharding.sources import Sources
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage (`read`, `encode`, `write`), how much of it is done, and how much there is."""
+
+SCRATCH = ".scratch-ingest"
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What was made. ``seconds`` has the time of `open`, `group`, `encode`, `describe` and `write`."""
+
+    directory: str
+    dictionary: Dictionary
+    manifest: dict[str, Any]
+    num_cells: int
+    seconds: dict[str, float]
+
+
+def ingest(
+    data: DataConfig,
+    shards: ShardsConfig,
+    *,
+    outcome_kind: OutcomeKind,
+    factor_columns: Sequence[str],
+    predictor_columns: Sequence[str],
+    group_columns: Sequence[tuple[str, ...]],
+    directory: str,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> IngestReport:
+    """Make the dictionary and the shards of a run in ``directory`` (a path or URL).
+
+    Parameters
+    ----------
+    outcome_kind
+        ``binomial``: 0/1, or successes and trials; ``gaussian``: any number.
+    factor_columns
+        Columns that group rows: always factors, kept as text with leading zeros.
+    predictor_columns
+        Columns with fixed effects or slopes: factors or numbers, by declaration or by how they are stored.
+    group_columns
+        Combinations of factors whose observed levels the dictionary lists, `("state", "county")` as `state:county`.
+    seed
+        Of `by: random` and `by: hash`.
+
+    Raises
+    ------
+    ShardingError
+        Nothing of an earlier ingest is left in doubt: either it is whole, or there is no manifest.
+    """
+    report = progress or (lambda stage, done, total: None)
+    clock = _Clock()
+    extra = [name for name in (*shards.columns,) if name not in {*factor_columns, *predictor_columns}]
+    names = list(dict.fromkeys([*factor_columns, *predictor_columns, *extra]))
+    contract.check_names([*names, *data.outcome_columns])
+    storage.make_directory(directory)
+    with _scratch(directory) as scratch, _connected(data, scratch) as connection:
+        found = sources.open_sources(data, _needed_columns(data, shards, names), scratch)
+        before = [storage.fingerprint(file.url) for file in found.files]
+        sources.register_file_systems(connection, found)
+        reasons = Reasons()
+        rows = _row_source(data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, names, predictor_columns, seed)
+        cells = CellTable(connection, rows, reasons)
+        clock.lap("open")
+        report("read", 0, 1)
+        rows_grouped, rejects = _group(cells, connection, found)
+        clock.lap("group")
+        report("read", 1, 1)
+        report("encode", 0, 1)
+        codings = cells.encode()
+        quarantine = cells.quarantined()
+        reasons.check(quarantine)
+        num_cells = cells.num_good_cells()
+        if num_cells == 0:
+            raise _nothing_left(quarantine, rejects)
+        clock.lap("encode")
+        dictionary = _describe(cells, codings, outcome_kind, group_columns)
+        planned, order = _plan(cells, dictionary, shards, seed, num_cells)
+        if [storage.fingerprint(file.url) for file in found.files] != before:
+            raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")
+        by_file = _by_file(cells, found, quarantine, rejects)
+        clock.lap("describe")
+        report("encode", 1, 1)
+        storage.remove(storage.join(directory, store.MANIFEST))
+        entries = []
+        for entry in store.write_shards(directory, planned, cells.stream(order)):
+            entries.append(entry)
+            report("write", len(entries), len(planned))
+        _write_quarantine(data, directory, cells, by_file, scratch, connection, found)
+        storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
+        manifest = _manifest(entries, rows_grouped, quarantine, rejects, before)
+        _remove_other_shards(directory, entries)
+        storage.publish_json(storage.join(directory, store.MANIFEST), manifest)
+        clock.lap("write")
+    return IngestReport(directory, dictionary, manifest, num_cells, clock.seconds)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now
+
+
+@contextmanager
+def _scratch(directory: str) -> Iterator[Path]:
+    """Give a private local directory: in the run directory where that is local. A leftover of a killed run is removed."""
+    if storage.is_local(directory):
+        path = storage.local_path(storage.join(directory, SCRATCH))
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(mode=0o700)
+    else:
+        path = Path(tempfile.mkdtemp(prefix="caucus-ingest-"))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@contextmanager
+def _connected(data: DataConfig, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Give a database that spills to ``scratch`` and downloads nothing; its errors come out without the data in them."""
+    config: dict[str, Any] = {
+        "memory_limit": data.memory_limit, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": "false",
+        "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
+    }  # fmt: skip
+    if data.threads is not None:
+        config["threads"] = str(data.threads)
+    connection = duckdb.connect(str(scratch / "cells.duckdb"), config=config)
+    connection.execute("SET enable_progress_bar = false")
+    try:
+        yield connection
+    except duckdb.OutOfMemoryException:
+        raise SourceError(
+            "data.memory_limit", f"more to hold than {data.memory_limit} and the free disk allow",
+            "memory for the cells of the model", "Raise data.memory_limit, free disk space, or use fewer columns."
+        ) from None  # fmt: skip
+    except duckdb.Error as error:  # its text can hold values of a row, so only its kind is told
+        raise SourceError(
+            "data.source", f"data that cannot be read ({type(error).__name__})", "whole files",
+            "Copy the files again (one may be truncated or damaged)."
+        ) from None  # fmt: skip
+    finally:
+        connection.close()
+
+
+def _needed_columns(data: DataConfig, shards: ShardsConfig, names: list[str]) -> dict[str, str]:
+    """Source columns with the place that asks for each."""
+    needed = {data.source_name(name): f"data.columns.{name}" for name in data.columns}
+    needed |= {data.source_name(name): f"model column {name!r}" for name in names}
+    for name, source in data.outcome_columns.items():
+        needed.pop(data.source_name(name), None) if name not in names else None
+        needed[source] = "data.outcome"
+    if data.id_column is not None and data.duplicates != "allow":
+        needed.setdefault(data.id_column, "data.id_column")
+    if shards.column is not None:
+        needed.setdefault(data.source_name(shards.column), "shards.column")
+    return needed
+
+
+def _row_source(
+    data: DataConfig,
+    shards: ShardsConfig,
+    found: Sources,
+    reasons: Reasons,
+    outcome_kind: OutcomeKind,
+    grouping: set[str],
+    names: list[str],
+    predictor_columns: Sequence[str],
+    seed: int,
+) -> RowSource:
+    outcome = resolve_outcome(data, outcome_kind, found.kinds, reasons)
+    identity = None
+    if data.id_column is not None and data.duplicates != "allow":
+        error = ("every id once", "Say data.duplicates: quarantine, or correct the file.")
+        number = reasons.add("id:duplicate", error=error if data.duplicates == "error" else None)
+        identity = RowIdentity(data.id_column, number)
+    columns = tuple(
+        contract.resolve_column(
+            data, name, found.kinds[data.source_name(name)], is_text=found.is_text, is_grouping=name in grouping,
+            is_predictor=name in predictor_columns,
+        )
+        for name in names
+    )  # fmt: skip
+    bucket = None
+    if shards.column is not None and shards.column not in names:
+        if shards.num_shards is None:
+            raise PlanError(
+                "shards", f"hash of column {shards.column!r}, which is not in the model", "shards.num_shards",
+                "Set shards.num_shards."
+            )  # fmt: skip
+        bucket = (data.source_name(shards.column), shards.num_shards, seed)
+    return RowSource(found, columns, outcome, bucket, identity)
+
+
+def _group(
+    cells: CellTable, connection: duckdb.DuckDBPyConnection, found: Sources
+) -> tuple[int, dict[tuple[str, str], int]]:
+    num_rows = cells.group()
+    rejects = sources.count_rejects(connection, found) if found.is_text else {}
+    if num_rows + sum(rejects.values()) == 0:
+        raise sources.no_rows(len(found.files))
+    if found.num_rows is not None and found.num_rows != num_rows:
+        raise SourceError(
+            "data.source", f"{num_rows:,} rows", f"{found.num_rows:,} rows, as the files' footers say",
+            "Copy the files again."
+        )  # fmt: skip
+    return num_rows, rejects
+
+
+def _nothing_left(quarantine: dict[str, int], rejects: dict[tuple[str, str], int]) -> ContractError:
+    reasons = ", ".join(f"{count:,} {name}" for name, count in _by_reason(quarantine, rejects).items())
+    return ContractError(
+        "data", f"every row quarantined ({reasons})", "rows that keep the contract",
+        "Correct data.columns (missing_values, levels), data.delimiter or the files."
+    )  # fmt: skip
+
+
+def _describe(
+    cells: CellTable, codings: dict[str, FactorCoding], kind: OutcomeKind, group_columns: Sequence[tuple[str, ...]]
+) -> Dictionary:
+    for group in group_columns:
+        unknown = [name for name in group if name not in codings]
+        if unknown:
+            raise ContractError(
+                f"group {':'.join(group)!r}", f"{unknown} that are not factors of the model", f"among {sorted(codings)}",
+                "Name them in factor_columns, or declare `type: factor`."
+            )  # fmt: skip
+    count, mean, sd = cells.outcome_moments()
+    return Dictionary(
+        factors=codings,
+        numerics=cells.numeric_codings(),
+        groups={":".join(group): cells.groups(group) for group in group_columns},
+        parents=cells.parents(codings),
+        outcome=OutcomeCoding(kind, count, mean, sd),
+    )
+
+
+def _plan(
+    cells: CellTable, dictionary: Dictionary, shards: ShardsConfig, seed: int, num_cells: int
+) -> tuple[list[PlannedShard], list[str]]:
+    """Return the shards and the columns to sort the cells by."""
+    if shards.method == "columns":
+        not_factors = [name for name in shards.columns if name not in dictionary.factors]
+        if not_factors:
+            raise PlanError(
+                "shards.by", f"{not_factors}, numeric in the model", "factors", "Choose a factor, or declare `type: factor`."
+            )
+        nested = _nested_factor(dictionary, shards.columns)
+        order = [cells.code_of(name) for name in (*shards.columns, *nested)]
+        levels = dictionary.factors[shards.columns[0]].levels
+        counts = cells.counts(order)
+        return plan.plan_by_columns(
+            counts, levels, target_cells=shards.target_cells, min_cells=shards.min_cells
+        ), order  # fmt: skip
+    num_shards = shards.num_shards or plan.num_buckets(num_cells, shards.target_cells)
+    if shards.method == "random":
+        cells.bucket_by_content(num_shards, seed)
+    elif shards.column in dictionary.factors:
+        cells.bucket_by_level(shards.column, dictionary.factors[shards.column], num_shards, seed)
+    elif shards.column in dictionary.numerics:
+        raise PlanError(
+            "shards.column", f"{shards.column!r}, numeric in the model", "a factor or a column outside the model",
+            "Choose another column, or `by: random`."
+        )  # fmt: skip
+    return plan.plan_buckets(cells.counts(["bucket"]), shards.method, num_shards), ["bucket"]
+
+
+def _nested_factor(dictionary: Dictionary, by: tuple[str, ...]) -> list[str]:
+    """The factor to cut large levels by: nested in the last of ``by`` if one is, and of the most levels."""
+    others = [name for name in dictionary.factors if name not in by]
+    nested = [name for name in others if by[-1] in dictionary.parents.get(name, {})]
+    best = max(nested or others, key=lambda name: (len(dictionary.factors[name].levels), name), default=None)
+    return [] if best is None else [best]
+
+
+def _by_reason(quarantine: dict[str, int], rejects: dict[tuple[str, str], int]) -> dict[str, int]:
+    counts = dict(quarantine)
+    for (_, reason), count in rejects.items():
+        counts[reason] = counts.get(reason, 0) + count
+    return counts
+
+
+def _by_file(
+    cells: CellTable, found: Sources, quarantine: dict[str, int], rejects: dict[tuple[str, str], int]
+) -> dict[tuple[str, str], int]:
+    if len(found.files) == 1 or not quarantine:
+        return {(found.files[0].url, reason): count for reason, count in quarantine.items()} | rejects
+    by_file = cells.quarantined_by_file()
+    totals: dict[str, int] = {}
+    for (_, reason), count in by_file.items():
+        totals[reason] = totals.get(reason, 0) + count
+    if totals != quarantine:
+        raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")
+    return by_file | rejects
+
+
+def _write_quarantine(
+    data: DataConfig,
+    directory: str,
+    cells: CellTable,
+    by_file: dict[tuple[str, str], int],
+    scratch: Path,
+    connection: duckdb.DuckDBPyConnection,
+    found: Sources,
+) -> None:
+    storage.remove(storage.join(directory, "quarantine"))
+    listed = [{"url": url, "reason": reason, "num_rows": count} for (url, reason), count in sorted(by_file.items())]
+    storage.publish_json(storage.join(directory, "quarantine/counts.json"), {"schema_version": 1, "by_file": listed})
+    if data.keep_quarantined_rows and by_file:
+        copies = {"rows.parquet": cells.copy_quarantined}
+        if found.is_text:
+            copies["lines.parquet"] = lambda path: sources.copy_rejects(connection, path)
+        for name, copy in copies.items():
+            copy(str(scratch / name))
+            storage.publish_file(scratch / name, storage.join(directory, "quarantine", name))
+
+
+def _manifest(
+    entries: list[dict[str, Any]],
+    rows_grouped: int,
+    quarantine: dict[str, int],
+    rejects: dict[tuple[str, str], int],
+    fingerprints: list[dict[str, Any]],
+) -> dict[str, Any]:
+    by_reason = _by_reason(quarantine, rejects)
+    totals = {
+        "rows_read": rows_grouped + sum(rejects.values()),
+        "rows_in_cells": sum(entry["num_rows"] for entry in entries),
+        "rows_quarantined": sum(by_reason.values()),
+    }
+    if totals["rows_read"] != totals["rows_in_cells"] + totals["rows_quarantined"]:
+        raise ShardingError(f"rows do not reconcile: {totals}. This is a defect of Caucus; please report it.")
+    return {
+        "schema_version": store.SCHEMA_VERSION,
+        "shards": entries,
+        "totals": totals,
+        "quarantine": by_reason,
+        "sources": fingerprints,
+    }
+
+
+def _remove_other_shards(directory: str, entries: list[dict[str, Any]]) -> None:
+    """Delete shards of an earlier ingest that the new manifest does not name."""
+    kept = {entry["path"].rsplit("/", 1)[-1] for entry in entries}
+    for url in storage.list_files(storage.join(directory, "shards")):
+        name = url.rsplit("/", 1)[-1]
+        if name.endswith(".parquet") and name not in kept:
+            storage.remove(url)

@@ -1,0 +1,265 @@
+"""The only place that touches a file system: local paths, ``memory://``, ``s3://`` and every other fsspec URL.
+
+Files appear whole or not at all: locally through a temporary name, fsync and rename (files 0600, directories 0700); on
+an object store a put is atomic by itself. There is no rename on object stores, so nothing here relies on one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Protocol, cast
+
+import fsspec
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from sharding.errors import ShardCorruptError, StorageError
+
+
+class ByteSink(Protocol):
+    """What a writer of bytes needs; :class:`HashingFile` and open files are such."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
+class HashingFile:
+    """A write-only file that knows the sha256 and the number of the bytes that went through it."""
+
+    def __init__(self, target: ByteSink):
+        self._target = target
+        self._sha256 = hashlib.sha256()
+        self.num_bytes = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        """Pass ``data`` (bytes or a buffer) on and count it."""
+        view = memoryview(data).cast("B")
+        self._sha256.update(view)
+        self._target.write(cast(bytes, view))
+        self.num_bytes += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        """Nothing is held back, so there is nothing to flush."""
+
+    def tell(self) -> int:
+        """Number of bytes written."""
+        return self.num_bytes
+
+    def close(self) -> None:
+        """Accept no more; the target belongs to whoever opened it."""
+        self.closed = True
+
+    def readable(self) -> bool:
+        """Never."""
+        return False
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of everything written so far."""
+        return self._sha256.hexdigest()
+
+
+def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of ``url`` and the path in it."""
+    try:
+        return cast("tuple[fsspec.AbstractFileSystem, str]", url_to_fs(url))
+    except (ValueError, ImportError) as error:
+        raise StorageError(
+            repr(url), type(error).__name__, "a local path or a URL of a known scheme (s3://, memory://, gs://, ...)",
+            "Correct the scheme, or install the fsspec package that serves it (s3fs for s3://)."
+        ) from error  # fmt: skip
+
+
+def is_local(url: str) -> bool:
+    """Whether ``url`` is a path of this machine."""
+    return isinstance(resolve(url)[0], LocalFileSystem)
+
+
+def local_path(url: str) -> Path:
+    """Return the path of a local ``url``.
+
+    Raises
+    ------
+    StorageError
+        If ``url`` is not local.
+    """
+    fs, path = resolve(url)
+    if not isinstance(fs, LocalFileSystem):
+        raise StorageError(repr(url), "a remote URL", "a local path", "Give a path of this machine.")
+    return Path(path)
+
+
+def join(directory: str, *parts: str) -> str:
+    """Return ``directory/part/...``; a part that would leave ``directory`` is refused."""
+    for part in parts:
+        if not part or "\\" in part or "\0" in part or any(piece in ("", ".", "..") for piece in part.split("/")):
+            raise StorageError(
+                f"path inside {directory!r}", repr(part), "a relative path without '..'",
+                "The manifest or configuration that names it is damaged or was tampered with."
+            )  # fmt: skip
+    return "/".join([directory.rstrip("/") or "/", *parts])
+
+
+def make_directory(url: str) -> None:
+    """Create a directory and its parents, those created with mode 0700; nothing to do on an object store."""
+    fs, path = resolve(url)
+    if isinstance(fs, LocalFileSystem):
+        missing = [p for p in [Path(path), *Path(path).parents] if not p.exists()]
+        for parent in reversed(missing):
+            parent.mkdir(mode=0o700, exist_ok=True)
+
+
+@contextmanager
+def publishing(url: str) -> Iterator[HashingFile]:
+    """Give a file to write that appears at ``url`` when the block ends well, and never in part.
+
+    The file is written once, front to back. Its directory is created when missing.
+    """
+    fs, path = resolve(url)
+    if isinstance(fs, LocalFileSystem):
+        with _publishing_locally(Path(path)) as file:
+            yield file
+        return
+    with tempfile.TemporaryFile() as spool:
+        file = HashingFile(spool)
+        yield file
+        spool.seek(0)
+        with fs.open(path, "wb") as target:
+            while block := spool.read(1 << 22):
+                target.write(block)
+
+
+@contextmanager
+def _publishing_locally(path: Path) -> Iterator[HashingFile]:
+    make_directory(str(path.parent))
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)  # mkstemp makes it 0600
+    try:
+        with os.fdopen(descriptor, "wb") as target:
+            yield HashingFile(target)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def publish_bytes(url: str, data: bytes) -> str:
+    """Write ``data`` at ``url`` at once, and return its sha256."""
+    with publishing(url) as file:
+        file.write(data)
+    return file.sha256
+
+
+def publish_file(path: Path, url: str) -> str:
+    """Copy the local file ``path`` to ``url`` at once, and return its sha256."""
+    with path.open("rb") as source, publishing(url) as file:
+        while block := source.read(1 << 22):
+            file.write(block)
+    return file.sha256
+
+
+def publish_json(url: str, value: Any) -> str:
+    """Write ``value`` as canonical JSON at ``url`` at once, and return its sha256."""
+    return publish_bytes(url, canonical_json(value))
+
+
+@contextmanager
+def opened(url: str) -> Iterator[IO[bytes]]:
+    """Give a seekable binary file to read."""
+    fs, path = resolve(url)
+    try:
+        with fs.open(path, "rb") as file:
+            yield file
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise StorageError(repr(url), "no such file", "a file", "Correct the path, or run the stage that writes it.") from error
+
+
+def read_bytes(url: str) -> bytes:
+    """Return everything at ``url``."""
+    with opened(url) as file:
+        return file.read()
+
+
+def read_json(url: str) -> Any:
+    """Return the JSON value at ``url``."""
+    try:
+        return json.loads(read_bytes(url))
+    except ValueError as error:
+        raise ShardCorruptError(repr(url), "bytes that are not JSON", "JSON", "Run the stage that writes it again.") from error
+
+
+def exists(url: str) -> bool:
+    """Whether something is at ``url``."""
+    fs, path = resolve(url)
+    return bool(fs.exists(path))
+
+
+def remove(url: str) -> None:
+    """Delete the file or directory at ``url``, if there is one."""
+    fs, path = resolve(url)
+    if fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def list_files(pattern: str) -> list[str]:
+    """Return the URLs, sorted, of the files that match a glob; of all files below it, where it is a directory.
+
+    Hidden files, and those below a hidden directory or one whose name starts with ``_``, are not listed by a directory.
+    """
+    fs, path = resolve(pattern)
+    fs.invalidate_cache()
+    if any(character in path for character in "*?["):
+        found = [name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
+    elif fs.isdir(path):
+        below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in fs.find(path)]
+        found = [name for name, pieces in below if not any(piece.startswith((".", "_")) for piece in pieces)]
+    else:
+        found = [path] if fs.exists(path) else []
+    return sorted(name if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(name) for name in found)
+
+
+def fingerprint(url: str) -> dict[str, Any]:
+    """Return ``{"url", "num_bytes", "fingerprint"}``, which change when the file is written anew.
+
+    It costs one look at the directory entry, not a read: size and modification time locally, the entity tag on an
+    object store.
+    """
+    fs, path = resolve(url)
+    info = fs.info(path)
+    version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "created") if info.get(key)), "")
+    if isinstance(fs, LocalFileSystem):
+        version = str(os.stat(path).st_mtime_ns)
+    digest = sha256_bytes(f"{info['size']} {version}".encode())
+    return {"url": url, "num_bytes": int(info["size"]), "fingerprint": digest}
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Return the hexadecimal sha256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return UTF-8 JSON with sorted keys and a newline at the end; equal values give equal bytes; NaN is refused."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
