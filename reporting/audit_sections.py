@@ -11,7 +11,7 @@ from markupsafe import Markup
 from reporting import figures
 from reporting.figures import Bar, Tile
 from reporting.run_directory import RunDirectory
-from reporting.suppression import count_text
+from reporting.suppression import count_texts
 from reporting.svg import fixed, plain
 from reporting.verdict import RANK
 
@@ -93,10 +93,12 @@ def shards(run: RunDirectory) -> Shards | None:
         rows = sorted(rows, key=lambda row: (-row.value, row.label))[:MAX_BARS]
         if rows:
             pictures.append(figures.bars(rows, _limits(run, gate), label))
+    people = [count_texts([int(s.get(key) or 0) for s in found]) for key in ("num_rows", "num_trials")]
     lines = [[str(s["shard_id"]), str(s.get("status", "")), plain(s.get("log_ratio_sd")), plain(s.get("k_hat"), 2),
               plain(s.get("score")), str(s.get("score_where") or ""),
-              plain((s.get("heterogeneity") or {}).get("p_adjusted"), 2), count_text(s.get("num_cells")),
-              count_text(s.get("num_rows")), count_text(s.get("num_trials"))] for s in found[:MAX_TABLE_ROWS]]
+              plain((s.get("heterogeneity") or {}).get("p_adjusted"), 2), f"{int(s.get('num_cells') or 0):,}",
+              num_rows, num_trials]
+             for s, num_rows, num_trials in zip(found[:MAX_TABLE_ROWS], *people, strict=False)]
     note = f"The bars show the {MAX_BARS} largest of {len(found):,}. " if len(found) > MAX_BARS else ""
     note += f"The table shows the {MAX_TABLE_ROWS} worst; all are in audit.json." if len(found) > MAX_TABLE_ROWS else ""
     return Shards(pictures, lines, [str(s.get("status", "pass")) for s in found[:MAX_TABLE_ROWS]], note)
@@ -145,10 +147,11 @@ def shard_map(run: RunDirectory) -> Markup | None:
         return None
     status = {str(s.get("shard_id")): str(s.get("status", "pass")) for s in run.audit.get("shards", [])}
     most = max(int(s["num_cells"]) for s in found) or 1
+    people = [count_texts([int(s[key]) for s in found]) for key in ("num_rows", "num_trials")]
     tiles = [Tile(str(s["shard_id"]), float(s["num_rows"]), (int(s["num_cells"]) / most) ** 0.5,
                   status.get(str(s["shard_id"]), "pass"),
-                  f"{s['shard_id']}: {count_text(s['num_rows'])} rows in {s['num_cells']:,} cells, "
-                  f"{count_text(s['num_trials'])} known outcomes") for s in found]
+                  f"{s['shard_id']}: {rows} rows in {s['num_cells']:,} cells, {trials} known outcomes")
+             for s, rows, trials in zip(found, *people, strict=True)]
     return figures.shard_map(tiles, "rows and cells by shard")
 
 

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from markupsafe import Markup
 
-from reporting.svg import Axis, Canvas, fixed, padded, percent, plain, shortened, x_axis
+from reporting.svg import Axis, Canvas, fixed, padded, percent, plain, shortened, tick_labels, x_axis
 
-WIDTH = 760
+WIDTH = 944
 ROW = 17
-CHARACTER = 6.3  # width of an average character at the labels' size
+CHARACTER = 7.3  # width of an average character at the labels' size
 
 
 class Interval(NamedTuple):
@@ -37,19 +37,26 @@ class Bar(NamedTuple):
     title: str
 
 
-def intervals(rows: Sequence[Interval], text: Callable[[float], str], label: str, zero: bool = False) -> Markup:
-    """Dots with their intervals, one row each, in the given order; ``zero`` draws the line at 0."""
+def intervals(rows: Sequence[Interval], text: Callable[[float], str], label: str, zero: bool = False,
+              gap_after: int | None = None) -> Markup:
+    """Dots with their intervals, one row each, in the given order.
+
+    ``zero`` draws the line at 0; ``gap_after`` leaves a gap after that many rows, where levels are left out.
+    """
     labels = [shortened(row.label) for row in rows]
     left = max(60.0, 14 + CHARACTER * max(len(name) for name in labels))
-    bottom = 12 + ROW * len(rows)
+    gap = 0 if gap_after is None else 22
+    bottom = 12 + ROW * len(rows) + gap
     canvas = Canvas(WIDTH, bottom + 38, label)
     shown = [value for row in rows for value in (row.low, row.high, row.truth) if value is not None]
     axis = Axis(*padded([*shown, 0.0] if zero else shown), left, WIDTH - 24)
-    x_axis(canvas, axis, 4, bottom, text, label)
+    x_axis(canvas, axis, 4, bottom, text, label, 9)
+    if gap_after is not None:
+        canvas.text(left - 8, 12 + ROW * gap_after + 14, "⋮", "tick", "end")
     if zero:
         canvas.line(axis(0), 4, axis(0), bottom, "zero")
     for i, (row, name) in enumerate(zip(rows, labels, strict=True)):
-        y = 12 + ROW * (i + 0.5)
+        y = 12 + ROW * (i + 0.5) + (gap if gap_after is not None and i >= gap_after else 0)
         title = f"{row.label}: {text(row.mean)} ({text(row.low)} to {text(row.high)})"
         if row.raw is not None:
             title += f", raw mean {text(row.raw)}" + ("" if axis.low <= row.raw <= axis.high else " (off the axis)")
@@ -70,7 +77,7 @@ def histogram(values: Sequence[float], text: Callable[[float], str], label: str)
     counts, edges = np.histogram(np.asarray(values, dtype=float), bins=min(48, max(10, len(values) // 40)))
     canvas = Canvas(WIDTH, 150, label)
     axis = Axis(float(edges[0]), float(edges[-1]), 24, WIDTH - 24)
-    x_axis(canvas, axis, 6, 110, text, label)
+    x_axis(canvas, axis, 6, 110, text, label, 9)
     tallest = max(int(counts.max()), 1)
     for count, low, high in zip(counts, edges, edges[1:], strict=False):
         height = 100 * count / tallest
@@ -84,7 +91,7 @@ def prior_to_posterior(name: str, draws: np.ndarray, prior: Callable[[np.ndarray
     """Histogram of posterior draws with the density of the prior over it, on the posterior's own range."""
     width, base = 236.0, 92.0
     flat = np.asarray(draws, dtype=float).ravel()
-    counts, edges = np.histogram(flat, bins=28, density=True)
+    counts, edges = np.histogram(flat, bins=int(np.clip(np.sqrt(flat.size), 8, 28)), density=True)
     spread = float(edges[-1] - edges[0]) or 0.1
     low = max(support[0], float(edges[0]) - spread)
     high = min(support[1], float(edges[-1]) + spread)
@@ -114,9 +121,9 @@ def calibration(bins: Sequence[tuple[float, float, float]], text: Callable[[floa
     x, y = Axis(low, high, 60, size - 16), Axis(low, high, size - 60, 12)
     canvas = Canvas(size, size, "observed against expected by decile")
     x_axis(canvas, x, 12, size - 60, text, "expected by the model")
-    for tick in y.ticks():
+    for tick, number in zip(y.ticks(), tick_labels(y.ticks(), text), strict=True):
         canvas.line(60, y(tick), size - 16, y(tick), "grid")
-        canvas.text(54, y(tick) + 4, text(tick), "tick", "end")
+        canvas.text(54, y(tick) + 4, number, "tick", "end")
     canvas.text(4, 10, "observed", "axis")
     canvas.line(x(low), y(low), x(high), y(high), "zero")
     for expected, observed, half in bins:
@@ -134,14 +141,14 @@ def bars(rows: Sequence[Bar], limits: Sequence[tuple[str, float]], label: str) -
     canvas = Canvas(width, bottom + 38, label)
     axis = Axis(0, max([largest, *near]) * 1.04 or 1.0, left, width - 40)
     x_axis(canvas, axis, 4, bottom, plain, label)
+    for css, value in limits:
+        if value in near:
+            canvas.line(axis(value), 4, axis(value), bottom, f"limit {css}")
     for i, row in enumerate(rows):
         y = 10 + 15 * i
         canvas.text(left - 8, y + 10.5, shortened(row.label, 18), "label", "end")
         canvas.rect(left, y + 2, max(axis(row.value) - left, 1), 10, f"bar {row.status}", row.title)
         canvas.text(axis(row.value) + 5, y + 10.5, fixed(row.value), "tick")
-    for css, value in limits:
-        if value in near:
-            canvas.line(axis(value), 4, axis(value), bottom, f"limit {css}")
     return canvas.render()
 
 

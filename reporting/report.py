@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from reporting import audit_sections, sections
 from reporting.run_directory import RunDirectory, read
@@ -46,6 +46,7 @@ def render(run: RunDirectory) -> str:
         loader=PackageLoader("reporting", "templates"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )
+    environment.filters["code_spans"] = code_spans
     score = worst_score(run.audit)
     shards = run.shards["shards"] if run.shards else []
     num_trials = sum(int(shard["num_trials"]) for shard in shards) or None
@@ -54,6 +55,7 @@ def render(run: RunDirectory) -> str:
         style=style,
         name=str(run.config.get("name", run.path.name)),
         outcome=run.outcome,
+        is_share=run.is_share,
         interval=sections.interval_text(run),
         verdict=judge(run.audit, num_trials),
         score=score,
@@ -76,6 +78,14 @@ def render(run: RunDirectory) -> str:
         stages=audit_sections.stages(run),
         config_text=run.config_text,
     )
+
+
+def code_spans(text: str) -> Markup:
+    """Return ``text``, escaped, with what stands between backticks as ``<code>``."""
+    parts = str(text).split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _sizes(run: RunDirectory) -> str:

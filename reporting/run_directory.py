@@ -2,7 +2,8 @@
 
 Only ``run.yaml``, ``manifest.json`` and ``audit.json`` are needed. From ``manifest.json`` these keys are used where
 present: ``seed``, ``executor``, ``versions`` (package to version), ``priors`` (parameter or class to text), ``stages``
-(name to ``seconds`` and ``peak_memory_bytes``) and ``truth`` (folder with ``expected.parquet``).
+(name to ``seconds`` and ``peak_memory_bytes``) and ``truth`` (folder with ``expected.parquet``; a relative
+one is taken from the run directory).
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def read(directory: str | Path) -> RunDirectory:
     manifest = _json(root / "manifest.json")
     margins = {path.stem: read_table(path) for path in sorted((root / "estimates").glob("*.parquet"))}
     calibration = margins.pop(CALIBRATION, None)
-    truth = Path(manifest["truth"]) / "expected.parquet" if manifest.get("truth") else None
+    truth = root / manifest["truth"] / "expected.parquet" if manifest.get("truth") else None
     return RunDirectory(
         path=root,
         config=_mapping(root / "run.yaml", config),

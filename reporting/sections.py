@@ -25,7 +25,7 @@ from reporting.estimates import (
 from reporting.figures import Interval
 from reporting.posterior import variables
 from reporting.run_directory import RunDirectory
-from reporting.suppression import SUPPRESSED, count_text, hidden_counts, hides_raw_mean
+from reporting.suppression import HIDDEN, count_text, count_texts, hides_raw_mean
 from reporting.svg import fixed, percent, plain
 from reporting.tables import require_columns
 
@@ -109,14 +109,13 @@ def _margin(run: RunDirectory, name: str, table: pa.Table) -> Margin:
     comparison = _comparison(run, table)
     columns = label_columns(table)
     records = table.to_pylist()
-    hidden_rows = hidden_counts(table["num_rows"].to_pylist())
-    hidden_trials = hidden_counts(table["num_trials"].to_pylist())
+    rows_texts = count_texts(table["num_rows"].to_pylist())
+    trials_texts = count_texts(table["num_trials"].to_pylist())
     for i, (record, label) in enumerate(zip(records, joined_labels(table), strict=True)):
-        few = hidden_trials[i] or hides_raw_mean(record["raw_mean"], record["num_trials"], run.is_share)
+        few = trials_texts[i] == HIDDEN or hides_raw_mean(record["raw_mean"], record["num_trials"], run.is_share)
         record |= {"label": label, "raw": None if few else record["raw_mean"],
                    "truth": comparison.table["expected_mean"][i].as_py() if comparison else None,
-                   "rows_text": SUPPRESSED if hidden_rows[i] else count_text(record["num_rows"]),
-                   "trials_text": SUPPRESSED if hidden_trials[i] else count_text(record["num_trials"])}
+                   "rows_text": rows_texts[i], "trials_text": trials_texts[i]}
     records.sort(key=lambda record: (-record["mean"], record["label"]))
     shown, note = _ends(records, f"{len(records):,} groups", f"estimates/{name.replace(':', '-')}.parquet")
     low, high = interval_columns(table)
@@ -133,7 +132,8 @@ def _margin(run: RunDirectory, name: str, table: pa.Table) -> Margin:
             line.append(text(record["truth"]))
     outcome = f"{run.outcome}, {'share' if run.is_share else 'mean'}"
     distribution = figures.histogram(means, text, f"{outcome}: all {len(means):,} groups") if note else None
-    return Margin(name, len(records), figures.intervals(rows, text, outcome), distribution, head, body, note, comparison,
+    picture = figures.intervals(rows, text, outcome, gap_after=END_ROWS if note else None)
+    return Margin(name, len(records), picture, distribution, head, body, note, comparison,
                   any(r["raw"] is not None for r in shown))
 
 
@@ -168,7 +168,12 @@ def effects(run: RunDirectory) -> list[Effects]:
         if not is_scale(record["variable"]):
             term = record["variable"] if record["level"] is not None else ""
             terms.setdefault(term, []).append(record)
-    return [_effects(term, records) for term, records in sorted(terms.items(), key=lambda item: bool(item[0]))]
+    return [_effects(term, records) for term, records in sorted(terms.items(), key=_fewest_levels)]
+
+
+def _fewest_levels(item: tuple[str, list[dict[str, Any]]]) -> tuple[bool, int]:
+    term, records = item
+    return term != "", len(records)
 
 
 def _effects(term: str, records: list[dict[str, Any]]) -> Effects:
@@ -178,9 +183,10 @@ def _effects(term: str, records: list[dict[str, Any]]) -> Effects:
     rows = [Interval(r["level"] if term else r["parameter"], r["mean"], r["q05"], r["q95"],
                      css="" if r["q05"] > 0 or r["q95"] < 0 else "near") for r in shown]
     unit = records[0]["unit"] or "effect on the linear predictor"
-    distribution = figures.histogram([r["mean"] for r in records], plain, f"{unit}: all {len(records):,} levels")
-    return Effects(term or "Coefficients", len(records), figures.intervals(rows, plain, unit, zero=True),
-                   distribution if note else None, note)
+    means = [record["mean"] for record in records]
+    distribution = figures.histogram(means, plain, f"{unit}: all {len(means):,} levels") if note else None
+    picture = figures.intervals(rows, plain, unit, zero=True, gap_after=END_ROWS if note else None)
+    return Effects(term or "Coefficients", len(records), picture, distribution, note)
 
 
 @dataclass(frozen=True)

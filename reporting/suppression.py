@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 THRESHOLD = 11
 SUPPRESSED = f"<{THRESHOLD}"
+HIDDEN = "hidden"
 
 
 def is_small(count: float | None) -> bool:
@@ -24,18 +25,18 @@ def count_text(count: int | None) -> str:
     return SUPPRESSED if is_small(count) else f"{count:,}"
 
 
-def hidden_counts(counts: Sequence[int]) -> list[bool]:
-    """Return which counts of one table to hide.
+def count_texts(counts: Sequence[int]) -> list[str]:
+    """Return the counts of one table as they may be published together.
 
     A single small count could be found by subtracting the others from the total, so the smallest other one is hidden
-    with it.
+    with it (as ``hidden``).
     """
-    hidden = [is_small(count) for count in counts]
-    if sum(hidden) == 1:
-        others = [i for i, count in enumerate(counts) if count and not hidden[i]]
+    texts = [count_text(count) for count in counts]
+    if sum(map(is_small, counts)) == 1:
+        others = [i for i, count in enumerate(counts) if count and not is_small(count)]
         if others:
-            hidden[min(others, key=lambda i: counts[i])] = True
-    return hidden
+            texts[min(others, key=lambda i: counts[i])] = HIDDEN
+    return texts
 
 
 def hides_raw_mean(raw_mean: float | None, num_trials: int, is_share: bool) -> bool:

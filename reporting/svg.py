@@ -21,26 +21,26 @@ class Canvas:
 
     def line(self, x1: float, y1: float, x2: float, y2: float, css: str) -> None:
         """Draw a straight line."""
-        self._add(f'<path class="{css}" d="M{_f(x1)} {_f(y1)}L{_f(x2)} {_f(y2)}"/>')
+        self._add(f'<path class="{escape(css)}" d="M{_f(x1)} {_f(y1)}L{_f(x2)} {_f(y2)}"/>')
 
     def path(self, points: Sequence[tuple[float, float]], css: str) -> None:
         """Draw a line through ``points``."""
-        self._add(f'<path class="{css}" d="M{"L".join(f"{_f(x)} {_f(y)}" for x, y in points)}"/>')
+        self._add(f'<path class="{escape(css)}" d="M{"L".join(f"{_f(x)} {_f(y)}" for x, y in points)}"/>')
 
     def circle(self, x: float, y: float, radius: float, css: str, title: str = "") -> None:
         """Draw a dot; ``title`` shows on hovering."""
-        self._add(f'<circle class="{css}" cx="{_f(x)}" cy="{_f(y)}" r="{_f(radius)}"{_titled("circle", title)}')
+        self._add(f'<circle class="{escape(css)}" cx="{_f(x)}" cy="{_f(y)}" r="{_f(radius)}"{_titled("circle", title)}')
 
     def rect(self, x: float, y: float, width: float, height: float, css: str, title: str = "",
              opacity: float = 1.0) -> None:
         """Draw a filled rectangle; ``title`` shows on hovering."""
         shade = f' fill-opacity="{opacity:.2f}"' if opacity < 1 else ""
-        self._add(f'<rect class="{css}" x="{_f(x)}" y="{_f(y)}" width="{_f(max(width, 0))}" '
+        self._add(f'<rect class="{escape(css)}" x="{_f(x)}" y="{_f(y)}" width="{_f(max(width, 0))}" '
                   f'height="{_f(max(height, 0))}"{shade}{_titled("rect", title)}')
 
     def text(self, x: float, y: float, text: str, css: str = "", anchor: str = "start") -> None:
         """Write ``text`` with its baseline at ``y``."""
-        self._add(f'<text class="{css}" x="{_f(x)}" y="{_f(y)}" text-anchor="{anchor}">{escape(text)}</text>')
+        self._add(f'<text class="{escape(css)}" x="{_f(x)}" y="{_f(y)}" text-anchor="{anchor}">{escape(text)}</text>')
 
     def render(self) -> Markup:
         """Return the ``<svg>`` element, no wider than it was drawn."""
@@ -81,13 +81,21 @@ def padded(values: Sequence[float], fraction: float = 0.04) -> tuple[float, floa
     return low - room, high + room
 
 
-def x_axis(canvas: Canvas, axis: Axis, top: float, bottom: float, text: Callable[[float], str], label: str = "") -> None:
-    """Draw grid lines from ``top`` to ``bottom``, their numbers below, and ``label`` under the numbers."""
-    for tick in axis.ticks():
+def x_axis(canvas: Canvas, axis: Axis, top: float, bottom: float, text: Callable[[float], str], label: str = "",
+           count: int = 5) -> None:
+    """Draw about ``count`` grid lines from ``top`` to ``bottom``, numbers below, and ``label`` under the numbers."""
+    ticks = axis.ticks(count)
+    for tick, number in zip(ticks, tick_labels(ticks, text), strict=True):
         canvas.line(axis(tick), top, axis(tick), bottom, "grid")
-        canvas.text(axis(tick), bottom + 14, text(tick), "tick", "middle")
+        canvas.text(axis(tick), bottom + 14, number, "tick", "middle")
     if label:
         canvas.text((axis.start + axis.stop) / 2, bottom + 30, label, "axis", "middle")
+
+
+def tick_labels(ticks: Sequence[float], text: Callable[[float], str]) -> list[str]:
+    """Return the ticks' numbers, without decimals where all are whole percentages."""
+    labels = [text(tick) for tick in ticks]
+    return [label.replace(".0%", "%") for label in labels] if all(x.endswith(".0%") for x in labels) else labels
 
 
 def shortened(text: str, length: int = 26) -> str:

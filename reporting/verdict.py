@@ -66,11 +66,11 @@ def _sentence(status: str, audit: dict[str, Any], actions: list[Action], num_tri
         found = f": {distance}, too little to matter" if distance else ""
         return f"The merged posterior was checked against {data} and agrees with it{found}."
     passed = f" ({distance})" if distance else ""
-    where = f" by {named}" if named else ""
+    where, failed = (f" about {named}", f" on {named}") if named else ("", "")
     if status == "warn":
         return (f"The merged posterior was checked against {data}{passed}. Nothing failed, but the audit warns{where}: "
                 "read the list below before using what it names.")
-    return (f"The merged posterior was checked against {data}{passed}, and the audit fails{where}. "
+    return (f"The merged posterior was checked against {data}{passed}, and the audit fails{failed}. "
             "The numbers below are marked and kept for finding the cause, not for use.")
 
 
@@ -98,8 +98,15 @@ def _gate(gate: dict[str, Any]) -> Action:
     limit = gate.get("fail_above" if status == "fail" else "warn_above")
     unit = " sds" if name == "score" else ""
     size = f"{plain(gate.get('value'), 2)}{unit}, limit {plain(limit, 2)}"
-    return Action(status, f"{name}: {gate.get('meaning', '')}".removesuffix(": "), str(gate.get("where") or "all"), "",
+    where, level = _split(str(gate.get("where") or ""))
+    return Action(status, f"{name}: {gate.get('meaning', '')}".removesuffix(": "), where or "the whole merge", level,
                   size, str(gate.get("do") or "Run more rounds (`fit.rounds`), then audit again."))
+
+
+def _split(parameter: str) -> tuple[str, str]:
+    """Split ``1|state[OH]`` into its term and its level."""
+    term, bracket, level = parameter.partition("[")
+    return (term, level.removesuffix("]")) if bracket else (parameter, "")
 
 
 def _shard(shard: dict[str, Any]) -> list[Action]:
