@@ -138,7 +138,16 @@ class RunDirectory:
 
 
 def open_directory(path: str, identity: dict[str, Any]) -> RunDirectory:
-    """Open the run directory of a run, or start one.
+    """Open the run directory of a run, or start one; see `open_existing`."""
+    directory = open_existing(path, identity)
+    if directory is None:
+        storage.make_directory(path)
+        directory = RunDirectory(path, identity)
+    return directory
+
+
+def open_existing(path: str, identity: dict[str, Any]) -> RunDirectory | None:
+    """Open the run directory of a run; None if there is nothing in it yet.
 
     Parameters
     ----------
@@ -150,23 +159,14 @@ def open_directory(path: str, identity: dict[str, Any]) -> RunDirectory:
     RunDirectoryError
         The directory holds another run, or things that are no run, or a manifest that cannot be read.
     """
-    found = (
-        sorted(name for name in os.listdir(path) if name not in (".lock", "run.yaml")) if os.path.isdir(path) else []
-    )
     if os.path.exists(path) and not os.path.isdir(path):
         raise RunDirectoryError(path, "a file, expected a folder", "Set another `run.directory`.")
-    if not found:
-        storage.make_directory(path)
-        return RunDirectory(path, identity)
+    if not os.path.isdir(path) or set(os.listdir(path)) <= {".lock", "run.yaml"}:
+        return None
     directory = read_directory(path)
-    wanted = json.loads(storage.canonical_json(identity))
-    if directory.identity != wanted:
-        changes = describe_changes(directory.identity, wanted)
-        raise RunDirectoryError(
-            path,
-            f"holds another run ({changes})",
-            "Set another `run.directory`, or remove this one if it is not needed.",
-        )
+    if directory.identity != identity:
+        found = f"holds another run ({describe_changes(directory.identity, identity)})"
+        raise RunDirectoryError(path, found, "Set another `run.directory`, or remove this one if it is not needed.")
     return directory
 
 

@@ -8,7 +8,6 @@ prior needs no shard fitted again.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -261,8 +260,7 @@ def _ingest(step: Step, config: RunConfig, directory: str) -> None:
 def _open_locked(loaded: Loaded) -> Iterator[RunDirectory]:
     config = loaded.config
     path = config.run.directory
-    if os.path.exists(path):  # a directory of something else is refused before a lock is left in it
-        run_directory.open_directory(path, identity(config))
+    run_directory.open_existing(path, identity(config))  # what is no run is refused before a lock is left in it
     with run_directory.locked(path):
         directory = run_directory.open_directory(path, identity(config))
         resolved = configs.dump(loaded)

@@ -11,6 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from cluster.errors import ConfigError, Problem
@@ -100,18 +101,19 @@ def override(source: Source, setting: str) -> None:
 
 
 def _compose(text: str, name: str) -> Node | None:
-    yaml = YAML(typ="safe", pure=True)
     try:
-        root = yaml.compose(text)
-    except RecursionError:
-        raise _error(name, "", "deeper nesting", f"at most {MAX_DEPTH} levels") from None
+        depth = 0
+        for event in YAML(typ="safe", pure=True).parse(text):  # a stream: stops before anything deep is built
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise _error(f"{name}:{event.start_mark.line + 1}", "", "deeper nesting", f"at most {MAX_DEPTH} levels")
+        return YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
         line = f"{name}:{error.problem_mark.line + 1}" if error.problem_mark else name
         raise _error(line, "", f"a fault: {error.problem}", READABLE) from None
     except YAMLError as error:
         fault, _, _ = str(error).partition("\n")
         raise _error(name, "", f"a fault: {fault}", READABLE) from None
-    return root
 
 
 class _Reader:

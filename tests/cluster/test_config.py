@@ -142,7 +142,7 @@ def test_secrets_are_not_repeated(write):
         ("name: !!python/name:os.system x\n", "1: `name`: expected a value without a tag"),
         ("a: &a {b: 1}\nc: {<<: *a}\n", "2: `c`: expected plain keys"),
         ("a: &a [*a]\n", "1: `a`: expected at most"),
-        ("a: " + "[" * 5000 + "]" * 5000, " expected at most 50 levels"),
+        ("a: " + "[" * 500_000, "1: expected at most 50 levels"),
         ("a: !!int x\n", "1: `a`: expected a value of type int"),
         ("a: \x00\n", " expected YAML that can be read"),
         ("a: " + "x" * (1 << 20), " expected at most 1,048,576 bytes, found a larger file"),

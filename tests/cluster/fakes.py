@@ -1,0 +1,66 @@
+"""Stand-ins for the stages: they write what the real ones write, and count their calls."""
+
+import json
+import types
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+VOTERS = 1_000
+
+
+class FakeStages:
+    """Modules `cluster.inference`, `sharding.ingest` and `reporting.report`; ``calls`` counts their calls."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+        self.verdict = "pass"
+        self.fails: dict[str, BaseException] = {}
+        self.contexts: dict[str, Any] = {}
+        self.ingested: dict[str, Any] = {}
+        inference = types.ModuleType("cluster.inference")
+        for stage in ("fit", "merge", "audit", "poststratify"):
+            setattr(inference, stage, self._stage(stage))
+        ingest, report = types.ModuleType("sharding.ingest"), types.ModuleType("reporting.report")
+        ingest.ingest, report.build = self._ingest, self._report  # type: ignore[attr-defined]
+        self.modules = {"cluster.inference": inference, "sharding.ingest": ingest, "reporting.report": report}
+
+    def _called(self, stage: str) -> None:
+        self.calls[stage] += 1
+        if stage in self.fails:
+            raise self.fails[stage]
+
+    def _stage(self, stage: str) -> Any:
+        def run(context: Any) -> None:
+            self._called(stage)
+            self.contexts[stage] = context
+            context.progress.update(round=1, rounds=3, done=1, total=2, score=0.2)
+            text = json.dumps({"verdict": self.verdict}) if stage == "audit" else f"{stage} {context.key}"
+            names = {
+                "fit": ("sites/ca.npz",),
+                "merge": ("posterior.nc", "summary.parquet"),
+                "audit": ("audit.json",),
+                "poststratify": ("estimates/state.parquet",),
+            }
+            for name in names[stage]:
+                _write(Path(context.directory, name), text)
+
+        return run
+
+    def _ingest(self, data: Any, shards: Any, *, directory: str, **options: Any) -> None:
+        self._called("ingest")
+        self.ingested = options
+        totals = {"rows_read": VOTERS, "rows_in_cells": VOTERS, "rows_quarantined": 0}
+        manifest = {"shards": [{"shard_id": "ca", "num_cells": 200}], "totals": totals}
+        _write(Path(directory, "dictionary.json"), json.dumps({"groups": {"state": [[0]]}, "factors": {}}))
+        _write(Path(directory, "shards", "manifest.json"), json.dumps(manifest))
+
+    def _report(self, directory: str) -> str:
+        self._called("report")
+        _write(Path(directory, "report.html"), "<p>")
+        return f"{directory}/report.html"
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
