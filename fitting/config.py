@@ -100,8 +100,8 @@ class NUTSConfig(_RoundsConfig):
     """Expectation propagation: the moments of each shard's tilted distribution by NUTS."""
 
     method: Literal["nuts"] = "nuts"
-    shard_draws: PositiveInt = Field(default=500, description="Draws kept per shard, chain and round.")
-    shard_warmup: PositiveInt = Field(default=200, description="Warm-up draws per shard, chain and round.")
+    shard_draws: PositiveInt = Field(default=250, description="Draws kept per shard, chain and round.")
+    shard_warmup: PositiveInt = Field(default=100, description="Draws per shard, chain and round to tune the step.")
     shard_chains: PositiveInt = Field(default=4, ge=2, description="Chains per shard; two at least, for R-hat.")
 
 
