@@ -1,0 +1,1 @@
+"""Other people's tools, each fitting the model of a `benchmarks.problems.Problem` on the same cells."""
