@@ -64,6 +64,17 @@ class MissingExtraError(ClusterError):
         return type(self), (self.package, self.wanted_by, self.instead)
 
 
+class FrameError(ClusterError):
+    """The table of counts that estimates are poststratified to cannot be used."""
+
+    def __init__(self, url: str, found: str, expected: str):
+        self.url, self.found, self.expected = url, found, expected
+        super().__init__(f"poststratify.frame {url}: expected {expected}, found {found}. Mend the frame, or use `frame: file`.")
+
+    def __reduce__(self):
+        return type(self), (self.url, self.found, self.expected)
+
+
 class RunDirectoryError(ClusterError):
     """The run directory cannot be used for this config."""
 

@@ -79,7 +79,7 @@ class _RoundsConfig(Frozen):
         default=0.01, gt=0, description="Rounds stop when no mean moves by more posterior sds than this."
     )
     damping: float = Field(default=1.0, gt=0, le=1, description="Fraction of the full site step. 1 is undamped.")
-    draws: PositiveInt = Field(default=1000, description="Posterior draws kept, per chain.")
+    draws: PositiveInt = Field(default=250, description="Posterior draws kept, per chain; nearly independent.")
     chains: PositiveInt = Field(default=4, description="Chains of posterior draws.")
 
 

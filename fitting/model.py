@@ -155,13 +155,17 @@ class Model:
         """Level of each cell in a group, shape (n,); -1 where the combination was never observed."""
         return self.coding.locate(group.columns, np.stack([columns[c] for c in group.columns], axis=1))
 
-    def restriction(self, columns: Columns) -> Restriction:
-        """The part of the tree that these cells touch."""
+    def touched_nodes(self, columns: Columns) -> tuple[np.ndarray, ...]:
+        """Nodes of the tree that these cells touch, sorted, per level below the root."""
         touched = []
         for level, factor in enumerate(self.chain):
             located = self.coding.locate(factor, np.stack([columns[c] for c in factor], axis=1))
             touched.append(np.unique(self.nodes[level][located]))
-        return self.tree.restrict(touched)
+        return tuple(touched)
+
+    def restriction(self, columns: Columns) -> Restriction:
+        """The part of the tree that these cells touch."""
+        return self.tree.restrict(self.touched_nodes(columns))
 
 
 def localise(design: CellDesign, restriction: Restriction) -> CellDesign:

@@ -1,0 +1,222 @@
+"""Poststratified estimates of a run: sums of expected outcomes by margin from every shard, or from a frame of counts."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from cluster import posterior_files, tasks
+from cluster.errors import FrameError
+from cluster.tasks import MarginSums, ShardSums
+from fitting import predict
+from fitting.model import NewLevels
+from reporting import estimates, tables
+from sharding import storage, store
+
+if TYPE_CHECKING:
+    from cluster.inference import Work
+
+ALL = "all"
+
+
+def write(work: Work) -> None:
+    """Write ``estimates/<margin>.parquet`` and, for shares, ``estimates/calibration.parquet``."""
+    config = work.context.config.poststratify
+    names = tuple(dict.fromkeys((ALL, *config.by)))
+    margins = tuple(() if name == ALL else tuple(name.split(":")) for name in names)
+    draws = posterior_files.read(work.directory, work.hierarchy)
+    shape = draws.theta.shape[:2]
+    theta = np.ascontiguousarray(draws.theta.reshape(-1, draws.theta.shape[-1]).T)
+    shards = _from_shards(work, theta, margins)
+    if config.frame == "file":
+        totals = [_add([s.margins[i] for s in shards]) for i in range(len(margins))]
+    else:
+        psi = draws.psi.reshape(-1, draws.psi.shape[-1])
+        totals = _from_frame(work, theta, psi, margins, config.frame, str(config.count))
+    for name, columns, total in zip(names, margins, totals, strict=True):
+        _write_margin(work, name, columns, total, shape, config.interval)
+    known = [s.calibration for s in shards if s.calibration is not None]
+    if known:
+        summed = predict.Calibration(
+            *(np.sum([getattr(c, f) for c in known], axis=0) for f in predict.Calibration._fields)
+        )
+        rows = predict.deciles(summed)
+        if rows:
+            table = pa.Table.from_pylist([{**row, "num_trials": int(row["num_trials"])} for row in rows])
+            storage.publish_bytes(
+                storage.join(work.directory, "estimates/calibration.parquet"), tables.to_parquet(table)
+            )
+
+
+def _from_shards(work: Work, theta: np.ndarray, margins: tuple[tuple[str, ...], ...]) -> list[ShardSums]:
+    """Every shard's people, those without an outcome too. With a frame of its own only the calibration is wanted."""
+    own_frame = work.context.config.poststratify.frame != "file"
+    everyone = replace(work, entries=tuple(store.read_manifest(work.directory)["shards"]))
+    nodes = everyone.map(tasks.touched_nodes, ((work.ref, e) for e in everyone.entries))
+
+    def items() -> Iterator[tasks.SumTask]:
+        for s, entry in enumerate(everyone.entries):
+            places = work.hierarchy.model.tree.restrict(nodes[s]).coefficients
+            wanted = () if own_frame else margins
+            yield tasks.SumTask(work.ref, entry, nodes[s], np.ascontiguousarray(theta[places]), wanted)
+
+    results: list[ShardSums] = everyone.map(tasks.sum_shard, items())
+    return results
+
+
+def _add(parts: list[MarginSums]) -> MarginSums:
+    """Sums of the same groups from several shards, in the order of the groups' codes."""
+    codes, which = np.unique(np.concatenate([p.codes for p in parts]), axis=0, return_inverse=True)
+    which = which.ravel()
+    expected = np.zeros((len(codes), parts[0].expected.shape[1]))
+    begin = 0
+    for part in parts:  # in the order of the shards, so that rounding does not depend on who was first
+        expected[which[begin : begin + len(part.codes)]] += part.expected
+        begin += len(part.codes)
+    counts = [
+        np.bincount(which, np.concatenate([getattr(p, f) for p in parts]), len(codes))
+        for f in ("num_rows", "num_trials", "observed")
+    ]
+    return MarginSums(codes, expected, *counts)
+
+
+def _write_margin(
+    work: Work, name: str, columns: tuple[str, ...], total: MarginSums, shape: tuple[int, int], interval: float
+) -> None:
+    kept = np.flatnonzero(total.num_rows > 0)
+    factors = work.hierarchy.model.coding.factors
+    labels: dict[str, list[str]] = {
+        c: [factors[c][code] for code in total.codes[kept, i]] for i, c in enumerate(columns)
+    }
+    means = (total.expected[kept] / total.num_rows[kept, None]).T.reshape(*shape, len(kept))
+    with np.errstate(invalid="ignore"):
+        raw = total.observed[kept] / total.num_trials[kept]
+    table = estimates.summarise_groups(
+        labels or {ALL: [ALL]},
+        means,
+        np.round(total.num_rows[kept]).astype(np.int64),
+        total.num_trials[kept].astype(np.int64),
+        raw,
+        interval,
+    )
+    path = f"estimates/{name.replace(':', '-')}.parquet"
+    storage.publish_bytes(storage.join(work.directory, path), tables.to_parquet(table))
+
+
+def _from_frame(
+    work: Work, theta: np.ndarray, psi: np.ndarray, margins: tuple[tuple[str, ...], ...], url: str, count: str
+) -> list[MarginSums]:
+    """Sums over a table of counts; levels the fit never saw are drawn from their group's distribution."""
+    model = work.hierarchy.model
+    columns, weight = _read_frame(work, url, count, margins)
+    new_levels: list[NewLevels] = []
+    design = model.design(columns, {}, new_levels)
+    extended = predict.draw_new_levels(work.hierarchy, theta, psi, new_levels, work.context.config.run.seed)
+    if new_levels:
+        number = sum(n.num_levels for n in new_levels)
+        work.context.progress.say(
+            f"{number} levels of the frame were not in the data: drawn from their group's distribution"
+        )
+    groups, sizes, codes = {}, {}, []
+    for i, margin in enumerate(margins):
+        stacked = (
+            np.stack([columns[c] for c in margin], axis=1) if margin else np.zeros((len(weight), 1), dtype=np.int64)
+        )
+        kinds, which = np.unique(stacked, axis=0, return_inverse=True)
+        groups[str(i)], sizes[str(i)] = which.ravel(), len(kinds)
+        codes.append(kinds)
+    sums, _ = predict.group_sums(work.hierarchy.family, design, extended, groups, sizes, weight)
+    totals = []
+    for i, margin in enumerate(margins):
+        rows = np.bincount(groups[str(i)], weight, sizes[str(i)])
+        trials, observed = _outcomes(work, margin, codes[i])
+        totals.append(MarginSums(codes[i], sums[str(i)], rows, trials, observed))
+    return totals
+
+
+def _outcomes(work: Work, margin: tuple[str, ...], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Trials and observed totals of a margin's groups in the data that were fitted, for the raw means beside the estimates."""
+    observed = "sum_y" if work.hierarchy.family.has_residual_scale else "num_successes"
+    place = {tuple(c): i for i, c in enumerate(codes.tolist())}
+    totals = np.zeros((2, len(codes)))
+    for entry in work.entries:
+        shard = store.read_shard(work.directory, entry)
+        if any(c not in shard for c in margin):
+            return totals[0], totals[1]
+        stacked = (
+            np.stack([shard[c] for c in margin], axis=1)
+            if margin
+            else np.zeros((len(shard["num_trials"]), 1), dtype=np.int64)
+        )
+        kinds, which = np.unique(stacked, axis=0, return_inverse=True)
+        for row, column in enumerate(("num_trials", observed)):
+            sums = np.bincount(which.ravel(), shard[column], len(kinds))
+            for kind, value in zip(kinds.tolist(), sums, strict=True):
+                if tuple(kind) in place:
+                    totals[row, place[tuple(kind)]] += value
+    return totals[0], totals[1]
+
+
+def _read_frame(
+    work: Work, url: str, count: str, margins: tuple[tuple[str, ...], ...]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Coded columns and counts of a frame. A level of a fixed factor or of a margin that the data never had is an error."""
+    formula, coding = work.hierarchy.model.formula, work.hierarchy.model.coding
+    data = storage.read_bytes(url)
+    try:
+        table = (
+            pq.read_table(io.BytesIO(data))
+            if url.endswith((".parquet", ".pq"))
+            else pyarrow.csv.read_csv(io.BytesIO(data))
+        )
+    except pa.ArrowException as error:
+        raise FrameError(url, type(error).__name__, "a Parquet or CSV table") from None
+    needed = dict.fromkeys([*formula.factor_columns, *formula.predictor_columns, *(c for m in margins for c in m)])
+    missing = [c for c in (*needed, count) if c not in table.column_names]
+    if missing:
+        raise FrameError(url, f"the columns {sorted(table.column_names)}", f"also {missing}")
+    weight = _numbers(table, count, url)
+    if (weight < 0).any() or not weight.sum() > 0:
+        raise FrameError(url, f"a negative count, or none above 0, in {count!r}", "counts of people")
+    kept = np.flatnonzero(weight > 0)
+    columns: dict[str, np.ndarray] = {}
+    may_be_new = (
+        {c for group in formula.groups for c in group.columns}
+        - {c for t in formula.fixed for c in t}
+        - {c for m in margins for c in m}
+    )
+    for name in needed:
+        if name in coding.numerics:
+            columns[name] = _numbers(table, name, url)[kept]
+            continue
+        codes = {level: i for i, level in enumerate(coding.factors[name])}
+        labels = [None if v is None else str(v) for v in table.column(name).to_pylist()]
+        coded = np.array([codes.get(label, -1) if label is not None else -1 for label in labels], dtype=np.int64)[kept]
+        if (coded < 0).any() and name not in may_be_new:
+            known = ", ".join(coding.factors[name][:8])
+            raise FrameError(
+                url,
+                f"{int((coded < 0).sum())} rows whose {name!r} is not a level of the data",
+                f"levels such as {known}",
+            )
+        columns[name] = coded
+    return columns, weight[kept]
+
+
+def _numbers(table: Any, name: str, url: str) -> np.ndarray:
+    try:
+        values = table.column(name).cast(pa.float64()).to_numpy()
+    except pa.ArrowException:
+        raise FrameError(url, f"{name!r} of type {table.schema.field(name).type}", "numbers") from None
+    if not np.isfinite(values).all():
+        raise FrameError(
+            url, f"{int((~np.isfinite(values)).sum())} missing values in {name!r}", "a number in every row"
+        )
+    return np.asarray(values, dtype=np.float64)

@@ -1,0 +1,311 @@
+"""The statistical stages on the shards of a run: fit, merge, audit, poststratify. The mathematics is in ``fitting``."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cluster import posterior_files, site_files, tasks
+from cluster.site_files import SiteFile
+from cluster.tasks import ModelRef
+from cluster.threads import one_blas_thread
+from fitting import combiner, rounds, verdict
+from fitting.config import ExactConfig, NUTSConfig, VIConfig
+from fitting.hierarchy import Hierarchy
+from fitting.rounds import RoundsState
+from fitting.tree import Restriction
+from sharding import storage, store
+
+if TYPE_CHECKING:
+    from cluster.stages import StageContext
+
+ROUNDS_FILE = "sites/rounds.json"
+DEFAULT_NODES = 11
+NUTS_ROUNDS = 3  # after variational rounds have converged; each moves the means by little more than its noise
+NUTS_TOLERANCE = 0.05
+EXTRA_DAMPING = 0.5
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run at work: its model, its shards in the order of the manifest, and where tasks run."""
+
+    context: StageContext
+    ref: ModelRef
+    hierarchy: Hierarchy
+    entries: tuple[dict[str, Any], ...]
+
+    @property
+    def directory(self) -> str:
+        return self.context.directory
+
+    @property
+    def threads(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    @property
+    def num_nodes(self) -> int:
+        fit = self.context.config.fit
+        return fit.quadrature_nodes if isinstance(fit, VIConfig) else DEFAULT_NODES
+
+    def site_path(self, entry: dict[str, Any], number: int) -> str:
+        return storage.join(self.directory, f"sites/{entry['shard_id']}.round-{number:02d}.arrow")
+
+    def map(self, fn: Callable[[Any], Any], tasks_of_shards: Iterator[Any], **shown: Any) -> list[Any]:
+        """Results in the order of the shards; the first error of a shard is raised once the others are done.
+
+        A task's second field is its shard's entry in the manifest.
+        """
+        results: list[Any] = [None] * len(self.entries)
+        number = {entry["shard_id"]: s for s, entry in enumerate(self.entries)}
+        done, error = 0, None
+        for outcome in self.context.executor.map_unordered(
+            fn, tasks_of_shards, max_in_flight=self.context.config.run.in_flight
+        ):
+            done += 1
+            self.context.progress.update(done=done, total=len(self.entries), **shown)
+            if outcome.error is not None:
+                error = error or outcome.error
+            else:
+                results[number[outcome.task[1]["shard_id"]]] = outcome.value
+        if error is not None:
+            raise error
+        return results
+
+    def longest_first(self) -> list[int]:
+        """Shards with the most cells first, so that no worker is left with a long one at the end."""
+        return sorted(range(len(self.entries)), key=lambda s: (-self.entries[s]["num_cells"], s))
+
+
+def open_work(context: StageContext) -> Work:
+    """Read what a stage needs from the run directory."""
+    manifest = store.read_manifest(context.directory)
+    dictionary = storage.read_bytes(storage.join(context.directory, store.DICTIONARY))
+    config = context.config.model
+    ref = ModelRef(
+        context.directory,
+        storage.sha256_bytes(dictionary),
+        config.formula,
+        config.family,
+        tuple(sorted(config.priors.items())),
+    )
+    entries = tuple(e for e in manifest["shards"] if e["num_trials"])
+    return Work(context, ref, tasks.build_hierarchy(ref), entries)
+
+
+# ---- fit ----
+
+
+def fit(context: StageContext) -> None:
+    """Rounds of sites until the posterior stops moving; then ``sites/rounds.json`` names the last ones."""
+    work = open_work(context)
+    config = context.config.fit
+    with one_blas_thread():
+        state = rounds.init(work.hierarchy)
+        history: list[dict[str, Any]] = []
+        restrictions: tuple[Restriction, ...] = ()
+        damping, number = config.damping, 0
+        while number < config.rounds:
+            state, restrictions, record = _round(
+                work, state, restrictions, number, damping, "laplace" if config.method == "laplace" else "vi"
+            )
+            damping = rounds.next_damping(damping, history[-1]["move"] if history else np.inf, record["move"])
+            history.append(record)
+            number += 1
+            if record["move"] < config.tolerance or work.hierarchy.family.has_residual_scale:
+                break
+        if isinstance(config, NUTSConfig) and not work.hierarchy.family.has_residual_scale:
+            for _ in range(NUTS_ROUNDS):
+                state, restrictions, record = _round(work, state, restrictions, number, config.damping, "nuts")
+                history.append(record)
+                number += 1
+                if record["move"] < NUTS_TOLERANCE:
+                    break
+    _finish_rounds(work, number - 1, history, state.psi)
+
+
+def _round(
+    work: Work, state: RoundsState, restrictions: Sequence[Restriction], number: int, damping: float, method: str
+) -> tuple[RoundsState, tuple[Restriction, ...], dict[str, Any]]:
+    started = time.perf_counter()
+    config = work.context.config
+    sampling = None
+    if method == "nuts" and isinstance(config.fit, NUTSConfig):
+        sampling = tasks.Sampling(
+            config.run.seed, config.fit.shard_warmup, config.fit.shard_draws, config.fit.shard_chains
+        )
+
+    def items() -> Iterator[tasks.SiteTask]:
+        for s in work.longest_first():
+            entry = work.entries[s]
+            part = rounds.part_of(state.moments, restrictions[s]) if restrictions else None
+            site = state.sites[s] if sampling is not None else None
+            depends_on = {
+                "shard": entry["sha256"], "dictionary": work.ref.dictionary_sha256, "formula": work.ref.formula,
+                "family": work.ref.family, "method": method, "nodes": work.num_nodes, "moments": _digest(part),
+                "sampling": [*sampling, number, s, _digest(site)] if sampling else None,
+            }  # fmt: skip
+            key = storage.sha256_bytes(storage.canonical_json(depends_on))
+            path = work.site_path(entry, number)
+            yield tasks.SiteTask(work.ref, entry, s, number, key, path, part, site, method, work.num_nodes, sampling)
+
+    shown = {"round": number + 1, "rounds": config.fit.rounds, "move": state.move if state.sites else None}
+    results: list[tasks.SiteResult] = work.map(tasks.fit_site, items(), **shown)
+    restrictions = restrictions or tuple(r.file.restriction(work.hierarchy.model.tree) for r in results)
+    state, info = rounds.step(
+        work.hierarchy, state, restrictions, [r.file.site for r in results], damping=damping, threads=work.threads
+    )
+    work.context.progress.update(move=info.move)
+    if info.damping != 1.0:  # the sites in use are not those that were fitted: keep the ones in use
+        for entry, result, site in zip(work.entries, results, state.sites, strict=True):
+            site_files.write(
+                work.site_path(entry, number),
+                SiteFile(site, result.file.nodes, f"damped {info.damping} {result.file.key}"),
+            )
+    record: dict[str, Any] = {"round": number, "move": round(info.move, 6), "damping": info.damping, "method": method, "objective": None,
+              "where": str(work.hierarchy.model.coefficient_names()[info.where]), "seconds": round(time.perf_counter() - started, 3)}  # fmt: skip
+    if sampling is not None:
+        record["sampling"] = [{"shard_id": e["shard_id"], **r.info} for e, r in zip(work.entries, results, strict=True)]
+    return state, restrictions, record
+
+
+def _finish_rounds(work: Work, last: int, history: list[dict[str, Any]], psi: np.ndarray) -> None:
+    final = [f"sites/{e['shard_id']}.round-{last:02d}.arrow" for e in work.entries]
+    storage.publish_json(
+        storage.join(work.directory, ROUNDS_FILE),
+        {"schema_version": 1, "last_round": last, "sites": final, "psi": psi.tolist(), "rounds": history},
+    )
+    kept = {os.path.basename(path) for path in final}
+    for url in storage.list_files(storage.join(work.directory, "sites")):
+        if url.endswith(".arrow") and os.path.basename(url) not in kept:
+            storage.remove(url)
+
+
+def _digest(arrays: Any) -> str | None:
+    return None if arrays is None else storage.sha256_bytes(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))
+
+
+# ---- merge ----
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Sites as they are on disk, and the rounds they came from."""
+
+    files: tuple[SiteFile, ...]
+    restrictions: tuple[Restriction, ...]
+    psi: np.ndarray
+    rounds: list[dict[str, Any]]
+    last_round: int
+
+
+def read_sites(work: Work) -> Fitted:
+    """Read the last sites of a run."""
+    state = storage.read_json(storage.join(work.directory, ROUNDS_FILE))
+    files = tuple(site_files.read(storage.join(work.directory, path)) for path in state["sites"])
+    restrictions = tuple(f.restriction(work.hierarchy.model.tree) for f in files)
+    return Fitted(files, restrictions, np.array(state["psi"]), state["rounds"], state["last_round"])
+
+
+def merge(context: StageContext) -> None:
+    """Draw from the product of all sites under the exact prior; write the posterior and its summary."""
+    work = open_work(context)
+    with one_blas_thread():
+        _merge(work, read_sites(work))
+
+
+def _merge(work: Work, fitted: Fitted) -> None:
+    config = work.context.config
+    tree = work.hierarchy.model.tree
+    natural = combiner.product(tree, [(r, f.site) for r, f in zip(fitted.restrictions, fitted.files, strict=True)])
+    proposal = combiner.propose(work.hierarchy, natural, fitted.psi)
+    if isinstance(config.fit, ExactConfig):
+        from fitting import exact  # JAX takes a second to import
+
+        designs = [tasks.load_shard(work.ref, entry).design for entry in work.entries]
+        draws = exact.draw(
+            work.hierarchy, natural, proposal, list(zip(fitted.restrictions, designs, strict=True)),
+            num_draws=config.fit.draws, num_chains=config.fit.chains, num_warmup=config.fit.warmup, seed=config.run.seed,
+        )  # fmt: skip
+    else:
+        draws = combiner.draw(
+            work.hierarchy, natural, proposal, num_draws=config.fit.draws, num_chains=config.fit.chains,
+            seed=config.run.seed, threads=work.threads,
+        )  # fmt: skip
+    posterior_files.write(work.directory, work.hierarchy, draws, config.name)
+
+
+# ---- audit ----
+
+
+def audit(context: StageContext) -> str:
+    """Audit on all of the data; while the score fails, run damped rounds more and merge again. Returns the verdict."""
+    work = open_work(context)
+    config = context.config.audit
+    with one_blas_thread():
+        result = _audit(work, read_sites(work))
+        for _ in range(config.max_extra_rounds):
+            if not any(gate["name"] == "score" and gate["status"] == "fail" for gate in result["gates"]):
+                break
+            context.progress.say("the score failed: one more round, damped")
+            _extra_round(work)
+            result = _audit(work, read_sites(work))
+    storage.publish_json(storage.join(work.directory, "audit.json"), result)
+    return str(result["verdict"])
+
+
+def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
+    config = work.context.config.audit
+    draws = posterior_files.read(work.directory, work.hierarchy)
+    flat, psi = draws.theta.reshape(-1, draws.theta.shape[-1]), draws.psi.reshape(-1, draws.psi.shape[-1])
+    kept = np.linspace(0, len(flat) - 1, min(config.draws, len(flat))).astype(int)
+    theta, residual = flat[kept], work.hierarchy.residual_sd(psi[kept])
+    used = [f.site for f in fitted.files]
+    natural, proposal, moments = rounds.merge(work.hierarchy, fitted.restrictions, used, fitted.psi, work.threads)
+
+    def items() -> Iterator[tasks.AuditTask]:
+        for s in work.longest_first():
+            restriction, path = fitted.restrictions[s], work.site_path(work.entries[s], fitted.last_round)
+            part = np.ascontiguousarray(theta[:, restriction.coefficients].T)
+            yield tasks.AuditTask(
+                work.ref, work.entries[s], path, part, residual, rounds.part_of(moments, restriction), work.num_nodes
+            )
+
+    reports = work.map(tasks.audit_shard, items())
+    shown = [{name: e[name] for name in ("shard_id", "num_cells", "num_rows", "num_trials")} for e in work.entries]
+    evidence = verdict.gather(
+        work.hierarchy, fitted.restrictions, used, reports, shown, theta, moments, natural, proposal, fitted.rounds,
+        float(draws.acceptance.mean()), work.threads,
+    )  # fmt: skip
+    result = verdict.judge(work.hierarchy, config, evidence)
+    work.context.progress.update(score=next(g["value"] for g in result["gates"] if g["name"] == "score"))
+    return result
+
+
+def _extra_round(work: Work) -> None:
+    fitted = read_sites(work)
+    used = tuple(f.site for f in fitted.files)
+    _, _, moments = rounds.merge(work.hierarchy, fitted.restrictions, used, fitted.psi, work.threads)
+    state = RoundsState(moments, fitted.psi, used, np.inf)
+    method = "laplace" if work.context.config.fit.method == "laplace" else "vi"
+    number = fitted.last_round + 1
+    state, _, record = _round(work, state, fitted.restrictions, number, EXTRA_DAMPING, method)
+    _finish_rounds(work, number, [*fitted.rounds, record], state.psi)
+    _merge(work, read_sites(work))
+
+
+# ---- poststratify ----
+
+
+def poststratify(context: StageContext) -> None:
+    """Estimates of every margin, aggregated per draw, and calibration."""
+    from cluster import estimates  # arviz takes a second to import
+
+    work = open_work(context)
+    with one_blas_thread():
+        estimates.write(work)

@@ -1,0 +1,239 @@
+"""What workers do: fit a shard's site, audit it, sum its people's expected outcomes. Tasks carry paths and small arrays.
+
+A worker keeps the model and the shards it has read, so that a later round does not read them again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cluster import site_files
+from cluster.site_files import SiteFile
+from fitting import audit, formula, hierarchy, model, predict, priors, rounds, sites
+from fitting.audit import ShardAudit
+from fitting.coding import Coding
+from fitting.combiner import Moments
+from fitting.config import ModelConfig
+from fitting.hierarchy import Hierarchy
+from fitting.model import CellDesign
+from fitting.predict import Calibration
+from fitting.sites import Site
+from fitting.tree import Restriction
+from sharding import storage, store
+
+CACHE_BYTES = 1 << 30
+
+
+class ModelRef(NamedTuple):
+    """Which model: small and hashable, so that a worker builds it once."""
+
+    directory: str
+    dictionary_sha256: str
+    formula: str
+    family: str
+    priors: tuple[tuple[str, str], ...]
+
+
+class Sampling(NamedTuple):
+    """How NUTS fits a shard's tilted distribution."""
+
+    seed: int
+    num_warmup: int
+    num_draws: int
+    num_chains: int
+
+
+class SiteTask(NamedTuple):
+    """Fit one shard's site. ``moments`` of q on the shard's part are None in round 0, which starts at the anchor."""
+
+    ref: ModelRef
+    entry: dict[str, Any]
+    number: int
+    round: int
+    key: str
+    path: str
+    moments: Moments | None
+    site: Site | None
+    method: str
+    num_nodes: int
+    sampling: Sampling | None
+
+
+class SiteResult(NamedTuple):
+    """A fitted site, and how sampling went (empty unless it was sampled)."""
+
+    file: SiteFile
+    info: dict[str, float]
+
+
+class AuditTask(NamedTuple):
+    """Audit one shard at posterior draws ``theta`` (D_s, M)."""
+
+    ref: ModelRef
+    entry: dict[str, Any]
+    path: str
+    theta: np.ndarray
+    residual_sd: np.ndarray
+    moments: Moments
+    num_nodes: int
+
+
+class SumTask(NamedTuple):
+    """Sum expected outcomes of one shard's people by margins; ``theta`` (D_s, M) on the shard's part of the tree."""
+
+    ref: ModelRef
+    entry: dict[str, Any]
+    nodes: tuple[np.ndarray, ...]
+    theta: np.ndarray
+    margins: tuple[tuple[str, ...], ...]
+
+
+class MarginSums(NamedTuple):
+    """For the groups that occur: codes (g, columns), sums of expected outcomes (g, M), and counts (g,)."""
+
+    codes: np.ndarray
+    expected: np.ndarray
+    num_rows: np.ndarray
+    num_trials: np.ndarray
+    observed: np.ndarray
+
+
+class ShardSums(NamedTuple):
+    """One shard's sums by margin, and its calibration (of shares only)."""
+
+    margins: tuple[MarginSums, ...]
+    calibration: Calibration | None
+
+
+@lru_cache(maxsize=4)
+def build_hierarchy(ref: ModelRef) -> Hierarchy:
+    """The model of a run with its priors. The dictionary's checksum is part of the reference: another coding, another model."""
+    data = storage.read_bytes(storage.join(ref.directory, store.DICTIONARY))
+    found = storage.sha256_bytes(data)
+    if found != ref.dictionary_sha256:
+        raise store.ShardCorruptError(
+            "dictionary.json", f"sha256 {found[:12]}...", f"{ref.dictionary_sha256[:12]}...", "Run ingest again."
+        )
+    coding = Coding.from_dictionary(storage.read_json(storage.join(ref.directory, store.DICTIONARY)))
+    config = ModelConfig(formula=ref.formula, family=ref.family, priors=dict(ref.priors))  # type: ignore[arg-type]
+    built = model.build(formula.parse(ref.formula), coding, ref.family)
+    defaults = priors.default_priors(ref.family, coding.outcome_sd, coding.outcome_mean)
+    return hierarchy.build(built, defaults | config.parsed_priors())
+
+
+class Shard(NamedTuple):
+    """A shard ready for arithmetic: the cells with outcomes, coded on the shard's part of the tree."""
+
+    restriction: Restriction
+    nodes: tuple[np.ndarray, ...]
+    design: CellDesign
+
+
+_cache: OrderedDict[tuple[ModelRef, str], Shard] = OrderedDict()
+
+
+def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
+    """Read a shard, or take it from this process's cache."""
+    key = (ref._replace(priors=()), entry["sha256"])
+    if key in _cache:
+        _cache.move_to_end(key)
+        return _cache[key]
+    built = build_hierarchy(ref).model
+    columns = store.read_shard(ref.directory, entry)
+    kept = np.flatnonzero(columns["num_trials"])
+    part = {name: values[kept] for name, values in columns.items()}
+    nodes = built.touched_nodes(part)
+    restriction = built.tree.restrict(nodes)
+    statistics = {name: part[name].astype(np.float64) for name in build_hierarchy(ref).family.statistics}
+    shard = Shard(restriction, nodes, model.localise(built.design(part, statistics), restriction))
+    _cache[key] = shard
+    while len(_cache) > 1 and sum(map(_num_bytes, _cache.values())) > CACHE_BYTES:
+        _cache.popitem(last=False)
+    return shard
+
+
+def fit_site(task: SiteTask) -> SiteResult:
+    """Fit, publish and return one shard's site; a site already there with the task's key is returned as it is."""
+    current = site_files.read_if_current(task.path, task.key)
+    if current is not None:
+        return SiteResult(current, {})
+    prior = build_hierarchy(task.ref)
+    shard = load_shard(task.ref, task.entry)
+    tree = shard.restriction.tree
+    moments = task.moments or rounds.part_of(rounds.init(prior).moments, shard.restriction)
+    info: dict[str, float] = {}
+    if task.method == "nuts" and task.site is not None and task.sampling is not None:
+        from fitting import tilted_nuts  # JAX takes a second to import
+
+        sampling = task.sampling
+        site, report = tilted_nuts.fit(
+            tilted_nuts.shard_key(sampling.seed, task.number, task.round), tree, shard.design, prior.family,
+            moments.mean, moments.covariance, task.site,
+            num_warmup=sampling.num_warmup, num_draws=sampling.num_draws, num_chains=sampling.num_chains,
+        )  # fmt: skip
+        info = {name: float(value) for name, value in report._asdict().items()}
+    else:
+        covariance = np.zeros_like(moments.covariance) if task.method == "laplace" else moments.covariance
+        site = sites.fit(tree, shard.design, prior.family, moments.mean, covariance, num_nodes=task.num_nodes)
+    file = SiteFile(site, shard.nodes, task.key)
+    site_files.write(task.path, file)
+    return SiteResult(file, info)
+
+
+def audit_shard(task: AuditTask) -> ShardAudit:
+    """One shard's part of the audit, with the site as it is on disk."""
+    shard = load_shard(task.ref, task.entry)
+    file = site_files.read(task.path)
+    return audit.shard(
+        shard.restriction.tree, shard.design, build_hierarchy(task.ref).family, file.site, task.theta, task.residual_sd,
+        task.moments, num_nodes=task.num_nodes,
+    )  # fmt: skip
+
+
+def touched_nodes(task: tuple[ModelRef, dict[str, Any]]) -> tuple[np.ndarray, ...]:
+    """The nodes that any of a shard's people touch, those without an outcome included."""
+    ref, entry = task
+    return build_hierarchy(ref).model.touched_nodes(store.read_shard(ref.directory, entry))
+
+
+def sum_shard(task: SumTask) -> ShardSums:
+    """Sum one shard's people: all of them, whether their outcome is known or not."""
+    prior = build_hierarchy(task.ref)
+    columns = store.read_shard(task.ref.directory, task.entry)
+    statistics = {name: columns[name].astype(np.float64) for name in prior.family.statistics}
+    restriction = prior.model.tree.restrict(task.nodes)
+    design = model.localise(prior.model.design(columns, statistics), restriction)
+    groups, sizes, codes = {}, {}, []
+    for i, margin in enumerate(task.margins):
+        stacked = (
+            np.stack([columns[c] for c in margin], axis=1)
+            if margin
+            else np.zeros((design.num_cells, 1), dtype=np.int64)
+        )
+        kinds, which = np.unique(stacked, axis=0, return_inverse=True)
+        groups[str(i)], sizes[str(i)] = which.ravel(), len(kinds)
+        codes.append(kinds)
+    sums, means = predict.group_sums(prior.family, design, task.theta, groups, sizes, columns["num_rows"])
+    observed = columns["sum_y" if prior.family.has_residual_scale else "num_successes"].astype(np.float64)
+    margins = []
+    for i in range(len(task.margins)):
+        place, size = groups[str(i)], sizes[str(i)]
+        rows, trials = (np.bincount(place, columns[c], size) for c in ("num_rows", "num_trials"))
+        margins.append(MarginSums(codes[i], sums[str(i)], rows, trials, np.bincount(place, observed, size)))
+    known = None
+    if not prior.family.has_residual_scale:
+        known = predict.calibration(means, columns["num_trials"].astype(np.float64), observed)
+    return ShardSums(tuple(margins), known)
+
+
+def _num_bytes(shard: Shard) -> int:
+    arrays = [
+        *shard.design.places,
+        *(v for v in shard.design.values if v is not None),
+        *shard.design.statistics.values(),
+    ]
+    return sum(a.nbytes for a in arrays) + shard.restriction.entries.nbytes
