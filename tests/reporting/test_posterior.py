@@ -66,9 +66,9 @@ def test_bytes_are_the_same_in_another_process_and_second(request):
 def test_a_nation_is_written_fast():
     labels = [f"S:{i:05d}" for i in range(3700)]
     draws = {"1|state:county": Variable(("state:county",), np.random.default_rng(0).normal(size=(4, 250, 3700)))}
-    start = time.perf_counter()
+    start = time.process_time()
     content = write_posterior(draws, {"state:county": labels}, {})
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert read_posterior(content)["posterior"]["1|state:county"].shape == (4, 250, 3700)
 
 
