@@ -120,13 +120,11 @@ class CellTable:
         bind = Bind()
         raw = [f"CAST(r.k{i} AS VARCHAR) AS {quoted(c.name)}" for i, c in enumerate(self.columns)]
         rows = self._rows.sql(bind, with_file=True)
-        names = pa.table({"number": range(1, len(self._reasons.names) + 1), "name": self._reasons.names})
-        self._connection.register("reason_names", names)
-        coded = self._coded_sql(f"({rows})", bind, [f"file AS {quoted('file')}", *raw], prefix="r.")
-        query = f"SELECT coded.* EXCLUDE (reason), name AS reason FROM ({coded}) coded JOIN reason_names ON number = reason"
-        codes = ", ".join([self.code(c) for c in self.columns])
-        self._execute(f"COPY (SELECT * EXCLUDE ({codes}) FROM ({query})) TO {bind(path)} (FORMAT parquet)", bind)
-        self._connection.unregister("reason_names")
+        coded = self._coded_sql(f"({rows})", bind, [f"file AS {quoted('file')}", *raw])
+        codes = ", ".join(self.code(column) for column in self.columns)
+        named = f"list_extract({bind(self._reasons.names)}::VARCHAR[], reason) AS reason"
+        query = f"SELECT * EXCLUDE ({codes}) REPLACE ({named}) FROM ({coded}) WHERE reason <> 0"
+        self._execute(f"COPY ({query}) TO {bind(path)} (FORMAT parquet)", bind)
 
     def numeric_codings(self) -> dict[str, NumericCoding]:
         """Return centre and scale (mean and sd, divisor n, over the good rows) of the numeric columns."""
@@ -179,15 +177,13 @@ class CellTable:
         """Give each good cell a column ``bucket``: a seeded hash of its codes and numbers."""
         bind = Bind()
         content = ", ".join(f"CAST({self.code(column)} AS VARCHAR)" for column in self.columns)
-        self._add_bucket(f"concat_ws('|', {bind(str(seed))}, {content})", num_shards, bind)
+        self._add_bucket(f"concat_ws('|', {bind(str(seed))}::VARCHAR, {content})", num_shards, bind)
 
     def bucket_by_level(self, name: str, coding: FactorCoding, num_shards: int, seed: int) -> None:
         """Give each good cell a column ``bucket``: a seeded hash of its level of one factor."""
-        self._connection.register("level_names", _level_table(list(coding.levels), list(range(len(coding.levels)))))
         bind = Bind()
-        label = f"(SELECT label FROM level_names WHERE code = {self.code(self._named(name))})"
-        self._add_bucket(f"concat({bind(f'{seed}|')}, {label})", num_shards, bind)
-        self._connection.unregister("level_names")
+        label = f"list_extract({bind(list(coding.levels))}::VARCHAR[], {self.code_of(name)} + 1)"
+        self._add_bucket(f"concat({bind(f'{seed}|')}::VARCHAR, {label})", num_shards, bind)
 
     def stream(self, order: Sequence[str]) -> pa.RecordBatchReader:
         """Return the good cells as they are in shards, sorted by the columns ``order`` of ``coded``, then by all others."""
@@ -249,7 +245,9 @@ class CellTable:
         )
 
     def _distinct(self, i: int) -> list[str | None]:
-        query = f"SELECT DISTINCT {self._text(i)} FROM (SELECT DISTINCT k{i} FROM cells) LIMIT {contract.MAX_LEVELS + 1}"
+        query = (
+            f"SELECT DISTINCT {self._text(i)} FROM (SELECT DISTINCT k{i} FROM cells) LIMIT {contract.MAX_LEVELS + 1}"
+        )
         values = [row[0] for row in self._execute(query)]
         if len(values) > contract.MAX_LEVELS and self.columns[i].role == "factor":
             raise contract.too_many_levels(self.columns[i])
@@ -275,13 +273,13 @@ class CellTable:
             codings[column.name], codes = contract.code_levels(column, values, unused.get(column.name, frozenset()))
             good = [code for code in codes if code >= 0]
             is_merging |= len(set(good)) < len(good) or column.kind == "float"
-            self._connection.register("labels", _level_table(values, codes))
+            bind = Bind()
             raw = f"SELECT k{i}, {self._text(i)} AS label FROM (SELECT DISTINCT k{i} FROM cells)"
             self._execute(
                 f"CREATE OR REPLACE TABLE map{i} AS SELECT k{i} AS raw, code FROM ({raw}) AS raw "
-                "JOIN labels ON raw.label IS NOT DISTINCT FROM labels.label"
+                f"JOIN ({_lookup_sql(values, codes, bind)}) AS known ON raw.label IS NOT DISTINCT FROM known.label",
+                bind,
             )
-            self._connection.unregister("labels")
         bind = Bind()
         sums = ["n", "t", "s"] + (["q"] if self._rows.outcome.kind == "gaussian" else [])
         coded = self._coded_sql("cells", bind, self._bucket + sums)
@@ -292,7 +290,7 @@ class CellTable:
         self._execute(f"CREATE OR REPLACE TABLE coded AS {coded}", bind)
         return codings
 
-    def _coded_sql(self, relation: str, bind: Bind, others: list[str], prefix: str = "") -> str:
+    def _coded_sql(self, relation: str, bind: Bind, others: list[str]) -> str:
         """SQL of the codes, numbers and reason of ``relation`` (with ``k0.., flag``), and its columns ``others``."""
         fields, joins, cases = [], [], ["WHEN r.flag <> 0 THEN r.flag"]
         for i, column in enumerate(self.columns):
@@ -328,9 +326,10 @@ class CellTable:
         for column in self.factors:
             if column.config.levels is None:
                 rows = self._execute(f"SELECT DISTINCT {self.code(column)} FROM coded WHERE reason = 0")
-                used = {codings[column.name].levels[row[0]] for row in rows}
+                levels = codings[column.name].levels
+                idle = {*levels} - {levels[row[0]] for row in rows}
                 names_of = {value: _level_name(column, value) for value in labels[column.name]}
-                unused[column.name] = frozenset(value for value, name in names_of.items() if name not in used)
+                unused[column.name] = frozenset(value for value, name in names_of.items() if name in idle)
         return unused
 
     def _numeric_coding(self, column: ModelColumn) -> NumericCoding:
@@ -364,8 +363,8 @@ class CellTable:
         )  # fmt: skip
 
 
-def _level_table(labels: list[str | None] | list[str], codes: list[int]) -> pa.Table:
-    return pa.table({"label": pa.array(labels, pa.string()), "code": pa.array(codes, pa.int32())})
+def _lookup_sql(labels: list[str | None], codes: list[int], bind: Bind) -> str:
+    return f"SELECT unnest({bind(labels)}::VARCHAR[]) AS label, unnest({bind(codes)}::INTEGER[]) AS code"
 
 
 def _level_name(column: ModelColumn, value: str | None) -> str:

@@ -37,24 +37,26 @@ class ColumnConfig(Frozen):
     """The contract of one column. What is not said is decided from the data, once, globally."""
 
     type: Literal["factor", "numeric"] | None = Field(
-        None, description="Default: grouping columns and text are factors, numbers and booleans numeric. In CSV a column "
+        default=None, description="Default: grouping columns and text are factors, numbers and booleans numeric. In CSV a column "
         "is numeric if every value is a number without leading zeros, a factor if none is, and otherwise an error."
     )  # fmt: skip
-    source: Name | None = Field(None, description="Name of the column in the files, where it differs.")
-    levels: tuple[Text, ...] | None = Field(None, min_length=1, description="Allowed levels, in order.")
-    reference: Text | None = Field(None, description="Reference level; default: the first.")
+    source: Name | None = Field(default=None, description="Name of the column in the files, where it differs.")
+    levels: tuple[Text, ...] | None = Field(default=None, min_length=1, description="Allowed levels, in order.")
+    reference: Text | None = Field(default=None, description="Reference level; default: the first.")
     missing: Literal["quarantine", "error", "level"] = Field(
-        "quarantine", description="Rows with a missing value: left out and counted (R's na.omit, with a report), an "
+        default="quarantine", description="Rows with a missing value: left out and counted (R's na.omit, with a report), an "
         "error, or kept as a level of their own (factors only)."
     )  # fmt: skip
-    missing_level: Name = Field("(missing)", description="Name of the level that `missing: level` makes.")
-    missing_values: tuple[Text, ...] = Field(("",), description="Values that mean missing, besides null and NaN.")
+    missing_level: Name = Field(default="(missing)", description="Name of the level that `missing: level` makes.")
+    missing_values: tuple[Text, ...] = Field(
+        default=("",), description="Values that mean missing, besides null and NaN."
+    )
     unexpected: Literal["error", "quarantine"] = Field(
-        "error", description="Rows with a value outside the contract: level not in `levels`, not a number, infinite, "
+        default="error", description="Rows with a value outside the contract: level not in `levels`, not a number, infinite, "
         "outside `minimum` and `maximum`."
     )  # fmt: skip
-    minimum: float | None = Field(None, allow_inf_nan=False)
-    maximum: float | None = Field(None, allow_inf_nan=False)
+    minimum: float | None = Field(default=None, allow_inf_nan=False)
+    maximum: float | None = Field(default=None, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -82,24 +84,30 @@ class DataConfig(Frozen):
     )
     format: Literal["auto", "parquet", "csv", "tsv"] = "auto"
     delimiter: Annotated[Text, Field(min_length=1, max_length=1)] | None = Field(
-        None, description="Default: a comma in CSV, a tab in TSV."
+        default=None, description="Default: a comma in CSV, a tab in TSV."
     )
-    encoding: Text = Field("utf-8", description="Of CSV and TSV files, by Python's names: utf-8, latin-1, cp1252.")
+    encoding: Text = Field(
+        default="utf-8", description="Of CSV and TSV files, by Python's names: utf-8, latin-1, cp1252."
+    )
     outcome: Text | dict[Name, Name] = Field(
         description="A column, `{name in the model: column}`, or `{successes: column, trials: column}`. "
         "Rows without an outcome take no part in the fit and stay in the frame."
     )
     columns: dict[Name, ColumnConfig] = Field(default_factory=dict)
-    id_column: Name | None = Field(None, description="Identifies a person; read only if `duplicates` is not `allow`.")
+    id_column: Name | None = Field(
+        default=None, description="Identifies a person; read only if `duplicates` is not `allow`."
+    )
     duplicates: Literal["allow", "quarantine", "error"] = Field(
         "allow", description="Rows that repeat an id: kept, an error, or all but one of them left out and counted."
     )
     terms_of_use: Name = Field(description="Under which terms the data may be used; copied into every report.")
-    keep_quarantined_rows: bool = Field(False, description="Also write the rejected rows (personal data) to the run.")
+    keep_quarantined_rows: bool = Field(
+        default=False, description="Also write the rejected rows (personal data) to the run."
+    )
     memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")] = Field(
         "4GB", description="Above it, aggregation spills to disk."
     )
-    threads: PositiveInt | None = Field(None, description="Default: all cores.")
+    threads: PositiveInt | None = Field(default=None, description="Default: all cores.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -144,10 +152,12 @@ class ShardsConfig(Frozen):
     """
 
     by: Annotated[tuple[Name, ...], BeforeValidator(_require_list), Field(min_length=1)] = ("random",)
-    column: Name | None = Field(None, description="For `by: hash`.")
-    target_cells: PositiveInt = Field(200_000, description="The most cells of a shard.")
-    min_cells: PositiveInt = Field(1_000, description="Levels with fewer are merged with their neighbours.")
-    num_shards: PositiveInt | None = Field(None, description="For `by: random` and `hash`; default: by target_cells.")
+    column: Name | None = Field(default=None, description="For `by: hash`.")
+    target_cells: PositiveInt = Field(default=200_000, description="The most cells of a shard.")
+    min_cells: PositiveInt = Field(default=1_000, description="Levels with fewer are merged with their neighbours.")
+    num_shards: PositiveInt | None = Field(
+        default=None, description="For `by: random` and `hash`; default: by target_cells."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -82,7 +82,9 @@ def check_names(names: Iterable[str]) -> None:
             )  # fmt: skip
 
 
-def resolve_column(data: DataConfig, name: str, kind: Kind, *, is_text: bool, is_grouping: bool, is_predictor: bool) -> ModelColumn:
+def resolve_column(
+    data: DataConfig, name: str, kind: Kind, *, is_text: bool, is_grouping: bool, is_predictor: bool
+) -> ModelColumn:
     """Return the column ``name`` with its role.
 
     Raises

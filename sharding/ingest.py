@@ -88,7 +88,9 @@ def ingest(
         before = [storage.fingerprint(file.url) for file in found.files]
         sources.register_file_systems(connection, found)
         reasons = Reasons()
-        rows = _row_source(data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, names, predictor_columns, seed)
+        rows = _row_source(
+            data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, names, predictor_columns, seed
+        )
         cells = CellTable(connection, rows, reasons)
         clock.lap("open")
         report("read", 0, 1)
@@ -158,7 +160,7 @@ def _connected(data: DataConfig, scratch: Path) -> Iterator[duckdb.DuckDBPyConne
     }  # fmt: skip
     if data.threads is not None:
         config["threads"] = str(data.threads)
-    connection = duckdb.connect(str(scratch / "cells.duckdb"), config=config)
+    connection = duckdb.connect(":memory:", config=config)
     connection.execute("SET enable_progress_bar = false")
     try:
         yield connection
@@ -276,7 +278,10 @@ def _plan(
         not_factors = [name for name in shards.columns if name not in dictionary.factors]
         if not_factors:
             raise PlanError(
-                "shards.by", f"{not_factors}, numeric in the model", "factors", "Choose a factor, or declare `type: factor`."
+                "shards.by",
+                f"{not_factors}, numeric in the model",
+                "factors",
+                "Choose a factor, or declare `type: factor`.",
             )
         nested = _nested_factor(dictionary, shards.columns)
         order = [cells.code_of(name) for name in (*shards.columns, *nested)]

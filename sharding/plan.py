@@ -123,7 +123,7 @@ def _safe(level: str) -> str:
     text = re.sub(r"[^A-Za-z0-9._-]|^\.", lambda match: "".join(f"%{b:02X}" for b in match[0].encode()), level) or "%"
     if len(text) <= MAX_NAME:
         return text
-    return f"{text[:MAX_NAME - 17]}-{hashlib.sha256(level.encode()).hexdigest()[:16]}"
+    return f"{text[: MAX_NAME - 17]}-{hashlib.sha256(level.encode()).hexdigest()[:16]}"
 
 
 def _unused_name(name: str, used: set[str]) -> str:

@@ -176,9 +176,7 @@ def _list(patterns: tuple[str, ...]) -> list[str]:
     for pattern in patterns:
         found = storage.list_files(pattern)
         if not found:
-            raise SourceError(
-                f"data.source {pattern!r}", "no file", "at least one", "Correct the path, URL or glob."
-            )
+            raise SourceError(f"data.source {pattern!r}", "no file", "at least one", "Correct the path, URL or glob.")
         urls += found
     repeated = len(urls) - len(set(urls))
     if repeated:
@@ -299,6 +297,8 @@ def _kind_of_type(name: str, file: SourceFile) -> Kind:
     if base.removeprefix("u") in ("int8", "int16", "int32", "int64"):
         return "integer"
     raise ContractError(
-        f"column {name!r}, file {file.url!r}", f"stored as {stored}", "text, numbers, booleans or dates",
-        "Write the column anew as one of these."
+        f"column {name!r}, file {file.url!r}",
+        f"stored as {stored}",
+        "text, numbers, booleans or dates",
+        "Write the column anew as one of these.",
     )

@@ -192,7 +192,9 @@ def opened(url: str) -> Iterator[IO[bytes]]:
         with fs.open(path, "rb") as file:
             yield file
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise StorageError(repr(url), "no such file", "a file", "Correct the path, or run the stage that writes it.") from error
+        raise StorageError(
+            repr(url), "no such file", "a file", "Correct the path, or run the stage that writes it."
+        ) from error
 
 
 def read_bytes(url: str) -> bytes:
@@ -206,7 +208,9 @@ def read_json(url: str) -> Any:
     try:
         return json.loads(read_bytes(url))
     except ValueError as error:
-        raise ShardCorruptError(repr(url), "bytes that are not JSON", "JSON", "Run the stage that writes it again.") from error
+        raise ShardCorruptError(
+            repr(url), "bytes that are not JSON", "JSON", "Run the stage that writes it again."
+        ) from error
 
 
 def exists(url: str) -> bool:

@@ -6,9 +6,9 @@ import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sharding import storage
@@ -32,12 +32,14 @@ def write_shards(directory: str, plan: Sequence[PlannedShard], cells: pa.RecordB
     for shard in plan:
         path = f"shards/{shard.shard_id}.parquet"
         num_rows = num_trials = 0
-        with storage.publishing(storage.join(directory, path)) as file:
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
-                for table in stream.take(shard.num_cells):
-                    writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-                    num_rows += int(np.sum(table["num_rows"].to_numpy()))
-                    num_trials += int(np.sum(table["num_trials"].to_numpy()))
+        with (
+            storage.publishing(storage.join(directory, path)) as file,
+            pq.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
+            for table in stream.take(shard.num_cells):
+                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+                num_rows += pc.sum(table["num_rows"]).as_py()
+                num_trials += pc.sum(table["num_trials"]).as_py()
         yield {
             "shard_id": shard.shard_id, "path": path, "num_cells": shard.num_cells, "num_rows": num_rows,
             "num_trials": num_trials, "num_bytes": file.num_bytes, "sha256": file.sha256,
