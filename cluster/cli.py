@@ -96,7 +96,7 @@ def plan(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
 
     loaded = _load(run, set_)
     directory = loaded.config.run.directory
-    for line in views.plan(plans.make(loaded.config, directory)) + views.status(loaded):
+    for line in views.projection(plans.make(loaded.config, directory)) + views.status(loaded):
         typer.echo(line)
     plans.check(loaded.config, directory)
 

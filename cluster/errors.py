@@ -69,7 +69,9 @@ class FrameError(ClusterError):
 
     def __init__(self, url: str, found: str, expected: str):
         self.url, self.found, self.expected = url, found, expected
-        super().__init__(f"poststratify.frame {url}: expected {expected}, found {found}. Mend the frame, or use `frame: file`.")
+        super().__init__(
+            f"poststratify.frame {url}: expected {expected}, found {found}. Mend the frame, or use `frame: file`."
+        )
 
     def __reduce__(self):
         return type(self), (self.url, self.found, self.expected)

@@ -13,6 +13,7 @@ from cluster.errors import (
 )
 
 _MEND = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_REMOTE_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs"}
 _LAYERS = {"sharding": "ShardingError", "fitting": "FittingError", "reporting": "ReportingError"}
 
 
@@ -28,7 +29,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"{error.filename}: {error.strerror}. Correct the path, or its permissions.", EXIT_MEND
     if isinstance(error, MemoryError):
         return "out of memory. Lower `run.workers` or `shards.target_cells`, then run again.", EXIT_RUN_AGAIN
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) or _is_of_a_remote_store(error):
         return f"{error}. Nothing half-written is left; it is safe to run again.", EXIT_RUN_AGAIN
     return (
         f"a fault of Caucus: {type(error).__name__}: {str(error).partition(os.linesep)[0]}. "
@@ -44,6 +45,11 @@ def tell(error: BaseException, *, debug: bool) -> int:
         traceback.print_exception(error)
     print(f"caucus: {message}", file=sys.stderr)
     return code
+
+
+def _is_of_a_remote_store(error: BaseException) -> bool:
+    """Whether the error was raised by a client of an object store: network, or a service that is down."""
+    return any(kind.__module__.partition(".")[0] in _REMOTE_STORES for kind in type(error).__mro__)
 
 
 def _is_of_a_layer(error: BaseException) -> bool:

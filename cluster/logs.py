@@ -12,7 +12,9 @@ class EventFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of one event."""
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        fields = "".join(f" {name}={value}" for name, value in vars(record).items() if name not in _STANDARD)
+        fields = "".join(
+            f" {name}={value}" for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"
+        )
         return f"{clock} {record.levelname} {record.getMessage()}{fields}"
 
 

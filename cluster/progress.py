@@ -14,6 +14,7 @@ class Status:
     """Where a stage stands. ``None`` is not known, or does not apply."""
 
     stage: str
+    phase: str = "shards"
     done: int | None = None
     total: int | None = None
     round: int | None = None
@@ -28,7 +29,7 @@ class Status:
         if self.round is not None:
             parts.append(f"round {self.round}" + (f" of at most {self.rounds}" if self.rounds else ""))
         if self.done is not None and self.total:
-            parts.append(f"shards {self.done}/{self.total}")
+            parts.append(f"{self.phase} {self.done:,}/{self.total:,}")
         if self.move is not None:
             parts.append(f"largest move {self.move:.3g} sd")
         if self.score is not None:
@@ -47,6 +48,7 @@ class Progress(Protocol):
     def update(
         self,
         *,
+        phase: str | None = None,
         done: int | None = None,
         total: int | None = None,
         round: int | None = None,
@@ -56,7 +58,7 @@ class Progress(Protocol):
     ) -> None:
         """Some of what is known of the stage changed; the rest stays.
 
-        ``done`` and ``total`` count shards (of the round, where there are rounds); ``move`` is the largest change of a
+        ``done`` and ``total`` count what ``phase`` names: shards, of the round where there are rounds; ``move`` is the largest change of a
         mean in the last round and ``score`` the worst score so far, both in posterior sds.
         """
 
@@ -90,6 +92,7 @@ class PlainProgress:
     def update(
         self,
         *,
+        phase: str | None = None,
         done: int | None = None,
         total: int | None = None,
         round: int | None = None,
@@ -99,7 +102,7 @@ class PlainProgress:
     ) -> None:
         """See `Progress.update`."""
         is_new_round = round is not None and round != self._status.round
-        self._status = _updated(self._status, self._clock(), done, total, round, rounds, move, score)
+        self._status = _updated(self._status, self._clock(), phase, done, total, round, rounds, move, score)
         if is_new_round or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._line(f"{self._status.stage}: {self._status.words(self._clock())}")
 
@@ -145,6 +148,7 @@ class LiveProgress:
     def update(
         self,
         *,
+        phase: str | None = None,
         done: int | None = None,
         total: int | None = None,
         round: int | None = None,
@@ -153,7 +157,7 @@ class LiveProgress:
         score: float | None = None,
     ) -> None:
         """See `Progress.update`."""
-        self._status = _updated(self._status, time.monotonic(), done, total, round, rounds, move, score)
+        self._status = _updated(self._status, time.monotonic(), phase, done, total, round, rounds, move, score)
         if self._spinner is not None:
             self._spinner.update(f"[bold]{self._status.stage}[/] {self._status.words(time.monotonic())}")
 
@@ -186,6 +190,7 @@ def make() -> Progress:
 def _updated(
     status: Status,
     now: float,
+    phase: str | None,
     done: int | None,
     total: int | None,
     round: int | None,
@@ -193,9 +198,18 @@ def _updated(
     move: float | None,
     score: float | None,
 ) -> Status:
-    news = {"done": done, "total": total, "round": round, "rounds": rounds, "move": move, "score": score}
+    news = {
+        "phase": phase,
+        "done": done,
+        "total": total,
+        "round": round,
+        "rounds": rounds,
+        "move": move,
+        "score": score,
+    }
     known = {name: value for name, value in news.items() if value is not None}
-    started = now if round is not None and round != status.round else status.started
+    is_new = (round is not None and round != status.round) or (phase is not None and phase != status.phase)
+    started = now if is_new else status.started
     return replace(status, started=started, **known)  # type: ignore[arg-type]
 
 

@@ -61,17 +61,21 @@ class RunDirectory:
     """A run directory that is open; see `open_directory`.
 
     ``facts`` are told to readers of the manifest and decide nothing: hash of the config, ``--set`` overrides, seed,
-    executor, and the folder with the truth where the data are simulated.
+    executor, and the folder with the truth where the data are simulated. ``replaced`` are records of stages that this
+    process has begun again, or has yet to.
     """
 
     path: str
     identity: dict[str, Any]
     records: dict[str, StageRecord] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
+    replaced: dict[str, StageRecord] = field(default_factory=dict)
 
     def why_not_done(self, stage: str, key: str, inputs: dict[str, Any]) -> str:
         """Return why ``stage`` has to run, in words; empty if it is done and its files are what it wrote."""
         record = self.records.get(stage)
+        if record is None and stage in self.replaced:
+            return describe_changes(self.replaced[stage].inputs, inputs)
         if record is None:
             return "not run yet"
         if record.key != key:
@@ -91,6 +95,7 @@ class RunDirectory:
     def begin(self, stage: str) -> None:
         """Forget ``stage`` and every later one, and remove what they wrote, so that nothing stale can be read."""
         stale = STAGES[STAGES.index(stage) :]
+        self.replaced |= {name: record for name, record in self.records.items() if name in stale}
         self.records = {name: record for name, record in self.records.items() if name not in stale}
         self.save()
         for name in (name for name in stale if name not in _KEPT_WHEN_STALE):
@@ -225,7 +230,7 @@ def describe_changes(old: dict[str, Any], new: dict[str, Any], *, limit: int = 3
     own = [_change(name, before.get(name), after.get(name)) for name in names if not name.startswith("after.")]
     shown = own + [f"{name.removeprefix('after.')} is new" for name in names if name.startswith("after.")]
     more = [f"and {len(shown) - limit} more"] if len(shown) > limit else []
-    return ", ".join(shown[:limit] + more) or "its key changed"
+    return ", ".join(shown[:limit] + more) or "an earlier stage ran again"
 
 
 def stage_key(inputs: dict[str, Any]) -> str:

@@ -218,7 +218,7 @@ def _run_stage(
     directory.begin(step.stage)
     progress.begin(step.stage, step.reason)
     if step.stage == "ingest":
-        _ingest(step, config, directory.path)
+        _ingest(step, config, directory.path, progress)
     elif step.stage in _ON_WORKERS:
         plan.check(config, directory.path)
         executor = shared.get(config.run, plan.num_cells(directory.path))  # before JAX is imported
@@ -240,7 +240,7 @@ def _function(stage: str) -> Callable[[StageContext], Any]:
     return getattr(inference, stage)
 
 
-def _ingest(step: Step, config: RunConfig, directory: str) -> None:
+def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -> None:
     from sharding.ingest import ingest
 
     columns = step.inputs["columns"]
@@ -253,6 +253,7 @@ def _ingest(step: Step, config: RunConfig, directory: str) -> None:
         group_columns=tuple(tuple(group) for group in columns["group_columns"]),
         directory=directory,
         seed=config.run.seed,
+        progress=lambda phase, done, total: progress.update(phase=phase, done=done, total=total),
     )
 
 

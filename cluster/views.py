@@ -6,7 +6,7 @@ from cluster.plan import Plan
 from cluster.run_directory import RunDirectory
 
 
-def plan(plan: Plan) -> list[str]:
+def projection(plan: Plan) -> list[str]:
     """Say a projection in lines."""
     about = "at most " if plan.is_estimate else ""
     rows = "unknown until ingest" if plan.num_rows is None else f"{plan.num_rows:,}"
@@ -16,7 +16,7 @@ def plan(plan: Plan) -> list[str]:
         "unknown until ingest" if plan.seconds is None else f"about {plan.seconds:,.0f} s on {plan.workers} workers"
     )
     return [
-        f"sources: {plan.num_files:,} files, {_size(plan.source_bytes)}, rows: {rows}",
+        f"sources: files: {plan.num_files:,}, {_size(plan.source_bytes)}, rows: {rows}",
         f"cells: {cells}; shards: {shards}, the largest of {about}{plan.largest_shard_cells:,} cells",
         f"memory: {_size(plan.needed_bytes)} of {_size(plan.available_bytes)} available "
         f"(driver {_size(plan.driver_bytes)}, {plan.workers} workers of {_size(plan.worker_bytes)})",
@@ -41,4 +41,4 @@ def _stage_line(step: stages.Step, directory: RunDirectory) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.0f} MiB"
+    return f"{num_bytes / 2**30:,.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:,.1f} MiB"

@@ -1,10 +1,14 @@
 """Stand-ins for the stages: they write what the real ones write, and count their calls."""
 
+import importlib
 import json
+import sys
 import types
 from collections import Counter
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 VOTERS = 1_000
 
@@ -24,6 +28,13 @@ class FakeStages:
         ingest, report = types.ModuleType("sharding.ingest"), types.ModuleType("reporting.report")
         ingest.ingest, report.build = self._ingest, self._report  # type: ignore[attr-defined]
         self.modules = {"cluster.inference": inference, "sharding.ingest": ingest, "reporting.report": report}
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Put the stand-ins in the place of the real modules until the test ends."""
+        for name, module in self.modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+            package, _, attribute = name.rpartition(".")
+            monkeypatch.setattr(importlib.import_module(package), attribute, module, raising=False)
 
     def _called(self, stage: str) -> None:
         self.calls[stage] += 1

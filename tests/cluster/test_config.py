@@ -175,6 +175,7 @@ ARGUMENTS = {
     "StageError": ("fit", "no shards", "Run it."),
     "MissingExtraError": ("ray", "run.executor", "set serial"),
     "ClusterUnreachableError": ("ray://x:1", "no answer"),
+    "FrameError": ("census.csv", "no column n", "the column n"),
     "TaskError": ("KeyError", "'x'"),
 }
 

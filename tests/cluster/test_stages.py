@@ -1,6 +1,5 @@
 """Which stages run, which are kept, and what a person is told about it. The stages themselves are stand-ins."""
 
-import importlib
 import io
 import json
 import subprocess
@@ -35,10 +34,7 @@ run: {seed: 1, executor: serial}
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
     fakes = FakeStages()
-    for name, module in fakes.modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-        package, _, attribute = name.rpartition(".")
-        monkeypatch.setattr(importlib.import_module(package), attribute, module, raising=False)
+    fakes.install(monkeypatch)
     return fakes
 
 
@@ -88,7 +84,7 @@ def test_stages_are_given_their_key_and_the_directory(file: Path, fakes: FakeSta
     ("override", "first", "told"),
     [
         ("model.priors.sd=half_normal(2)", "merge", "merge: starts (model.priors.sd: (not set) -> half_normal(2))"),
-        ("fit.draws=500", "merge", "merge: starts (fit.draws: 1000 -> 500)"),
+        ("fit.draws=500", "merge", "merge: starts (fit.draws: 250 -> 500)"),
         ("run.seed=2", "merge", "merge: starts (run.seed: 1 -> 2)"),
         ("audit.draws=500", "audit", "audit: starts (audit.draws: 1000 -> 500)"),
         ("poststratify.interval=0.5", "poststratify", "poststratify: starts (poststratify.interval: 0.9 -> 0.5)"),
@@ -118,6 +114,7 @@ def test_a_change_redoes_what_depends_on_it_and_says_why(
         expected = ("audit", "poststratify", "report")
     assert redone == expected
     assert told in said
+    assert "not run yet" not in said
 
 
 def test_a_seed_matters_where_something_is_random(file: Path, fakes: FakeStages):
@@ -251,7 +248,7 @@ def test_command_validate(file: Path, capsys: pytest.CaptureFixture):
 def test_command_plan_and_status(file: Path, fakes: FakeStages, capsys: pytest.CaptureFixture):
     code, out, _ = command(capsys, "plan", file)
     assert code == 0
-    assert "sources: 1 files, 0 MiB, rows: 2" in out
+    assert "sources: files: 1, 0.0 MiB, rows: 2" in out
     assert "not started" in out
     assert not (file.parent / "runs").exists(), "a plan writes nothing"
     command(capsys, "run", file)

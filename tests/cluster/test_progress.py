@@ -1,0 +1,49 @@
+"""What a person is told while a run works."""
+
+import io
+import logging
+
+from cluster.logs import EventFormatter
+from cluster.progress import PlainProgress, Status
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_plain_lines_are_few_and_say_everything():
+    said, clock = io.StringIO(), Clock()
+    progress = PlainProgress(said, clock)
+    progress.begin("fit", "not run yet")
+    progress.update(round=1, rounds=8, done=0, total=51)
+    for done in range(1, 31):
+        clock.now += 1.0
+        progress.update(done=done)
+    progress.update(round=2, done=0, move=0.5, score=0.25)
+    progress.end(31.0)
+    progress.skip("merge")
+    progress.say("turnout:")
+    assert said.getvalue().splitlines() == [
+        "fit: starts (not run yet)",
+        "fit: round 1 of at most 8, shards 0/51",
+        "fit: round 1 of at most 8, shards 10/51, 41.0 s left",
+        "fit: round 1 of at most 8, shards 20/51, 31.0 s left",
+        "fit: round 1 of at most 8, shards 30/51, 21.0 s left",
+        "fit: round 2 of at most 8, shards 0/51, largest move 0.5 sd, worst score 0.25 sd",
+        "fit: done in 31.0 s (round 2 of at most 8, largest move 0.5 sd, worst score 0.25 sd)",
+        "merge: done already",
+        "turnout:",
+    ]
+
+
+def test_long_times_are_readable():
+    assert Status("fit", done=1, total=2).words(now=75.0).endswith("1 min 15 s left")
+    assert Status("fit", done=1, total=2).words(now=7500.0).endswith("2 h 5 min left")
+
+
+def test_logs_are_events_with_fields():
+    record = logging.makeLogRecord({"msg": "shard fitted", "levelname": "INFO", "shard_id": "ca", "num_rows": 5})
+    assert EventFormatter().format(record).endswith(" INFO shard fitted shard_id=ca num_rows=5")
