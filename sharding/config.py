@@ -154,7 +154,10 @@ class ShardsConfig(Frozen):
     by: Annotated[tuple[Name, ...], BeforeValidator(_require_list), Field(min_length=1)] = ("random",)
     column: Name | None = Field(default=None, description="For `by: hash`.")
     target_cells: PositiveInt = Field(default=200_000, description="The most cells of a shard.")
-    min_cells: PositiveInt = Field(default=1_000, description="Levels with fewer are merged with their neighbours.")
+    min_cells: PositiveInt | None = Field(
+        default=None,
+        description="Levels with fewer are merged with their neighbours. Default: 1,000, or target_cells if smaller.",
+    )
     num_shards: PositiveInt | None = Field(
         default=None, description="For `by: random` and `hash`; default: by target_cells."
     )
@@ -169,7 +172,7 @@ class ShardsConfig(Frozen):
             raise ValueError("`column` goes with `by: hash`, which needs it")
         if self.num_shards is not None and self.method == "columns":
             raise ValueError("`num_shards` is for `by: random` and `by: hash`; use `target_cells`")
-        if self.min_cells > self.target_cells:
+        if self.min_cells is not None and self.min_cells > self.target_cells:
             raise ValueError(f"`min_cells` {self.min_cells} is above `target_cells` {self.target_cells}")
         return self
 
@@ -182,3 +185,8 @@ class ShardsConfig(Frozen):
     def columns(self) -> tuple[str, ...]:
         """The columns to cut by; empty for ``hash`` and ``random``."""
         return self.by if self.method == "columns" else ()
+
+    @property
+    def smallest_shard(self) -> int:
+        """``min_cells`` or its default."""
+        return self.min_cells if self.min_cells is not None else min(1_000, self.target_cells)

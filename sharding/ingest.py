@@ -288,7 +288,7 @@ def _plan(
         levels = dictionary.factors[shards.columns[0]].levels
         counts = cells.counts(order)
         return plan.plan_by_columns(
-            counts, levels, target_cells=shards.target_cells, min_cells=shards.min_cells
+            counts, levels, target_cells=shards.target_cells, min_cells=shards.smallest_shard
         ), order  # fmt: skip
     num_shards = shards.num_shards or plan.num_buckets(num_cells, shards.target_cells)
     if shards.method == "random":

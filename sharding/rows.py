@@ -12,7 +12,7 @@ from sharding.sql import Bind, quoted
 
 @dataclass(frozen=True)
 class RowIdentity:
-    """A column whose repeated values mark repeated people; of each, the first row by content is kept."""
+    """A column whose repeated values mark repeated people; of each, one row is kept, drawn by a hash of its content."""
 
     source: str
     reason: int
@@ -46,7 +46,9 @@ class RowSource:
         scan = self.sources.scan(bind, self._needed(), store_rejects=store_rejects)
         rows = f"SELECT {', '.join(fields)} FROM ({scan})"
         if self.identity is not None:
-            order = ", ".join(["flag", *keys, *raw, *(["file"] if with_file else [])])
+            content = [*keys, *raw]
+            drawn = f"md5(concat_ws('|', {', '.join(content)}))"  # as good as at random: no value is preferred
+            order = ", ".join(["flag", drawn, *content, *(["file"] if with_file else [])])
             is_repeat = f"row_number() OVER (PARTITION BY id ORDER BY {order}) > 1"
             rows = (
                 f"SELECT * EXCLUDE (id) FROM (WITH everyone AS ({rows}) "

@@ -229,12 +229,13 @@ def remove(url: str) -> None:
 def list_files(pattern: str) -> list[str]:
     """Return the URLs, sorted, of the files that match a glob; of all files below it, where it is a directory.
 
-    Hidden files, and those below a hidden directory or one whose name starts with ``_``, are not listed by a directory.
+    Hidden files are not listed; of a directory, nothing whose name, or whose directory's, starts with ``.`` or ``_``.
     """
     fs, path = resolve(pattern)
     fs.invalidate_cache()
     if any(character in path for character in "*?["):
-        found = [name for name, info in fs.glob(path, detail=True).items() if info["type"] == "file"]
+        entries = fs.glob(path, detail=True).items()
+        found = [n for n, info in entries if info["type"] == "file" and not n.rsplit("/", 1)[-1].startswith(".")]
     elif fs.isdir(path):
         below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in fs.find(path)]
         found = [name for name, pieces in below if not any(piece.startswith((".", "_")) for piece in pieces)]

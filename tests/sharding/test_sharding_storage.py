@@ -1,0 +1,74 @@
+"""Files appear whole or not at all, privately, and inside their directory."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from sharding import storage
+from sharding.errors import ShardCorruptError, StorageError
+
+
+def test_published_file_is_private_and_complete(tmp_path: Path) -> None:
+    url = storage.join(str(tmp_path), "a/b/file.json")
+    digest = storage.publish_json(url, {"b": 1, "a": "é"})
+    assert storage.read_bytes(url) == '{"a":"é","b":1}\n'.encode()
+    assert digest == storage.sha256_bytes(storage.read_bytes(url))
+    assert stat.S_IMODE(os.stat(url).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(tmp_path / "a").st_mode) == 0o700
+
+
+@pytest.mark.parametrize("directory", ["local", "memory://unfinished"])
+def test_failed_write_leaves_the_old_file_and_nothing_else(directory: str, tmp_path: Path) -> None:
+    base = str(tmp_path) if directory == "local" else directory
+    url = storage.join(base, "file")
+    storage.publish_bytes(url, b"old")
+    with pytest.raises(RuntimeError, match="power cut"), storage.publishing(url) as file:
+        file.write(b"half of the n")
+        raise RuntimeError("power cut")
+    assert storage.read_bytes(url) == b"old"
+    assert len(storage.list_files(base)) == 1
+    assert directory != "local" or os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("part", ["../x", "a/../../x", "/etc/passwd", "", ".", "a//b", "a\\b", "x\0y"])
+def test_path_escape_is_refused(part: str) -> None:
+    with pytest.raises(StorageError, match="expected a relative path"):
+        storage.join("runs/one", part)
+
+
+def test_listing_is_sorted_and_skips_what_is_hidden(tmp_path: Path) -> None:
+    for name in ["b.csv", "a.csv", ".hidden.csv", "_tmp/c.csv", "sub/d.csv"]:
+        storage.publish_bytes(str(tmp_path / name), b"x")
+    assert [Path(url).name for url in storage.list_files(str(tmp_path))] == ["a.csv", "b.csv", "d.csv"]
+    assert [Path(url).name for url in storage.list_files(str(tmp_path / "*.csv"))] == ["a.csv", "b.csv"]
+    assert storage.list_files(str(tmp_path / "no")) == []
+
+
+def test_fingerprint_changes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"1")
+    before = storage.fingerprint(str(path))
+    assert storage.fingerprint(str(path)) == before
+    os.utime(path, ns=(1, 1))
+    assert storage.fingerprint(str(path)) != before
+
+
+def test_errors_of_reading(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no such file; expected a file"):
+        storage.read_bytes(str(tmp_path / "none"))
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ShardCorruptError, match="not JSON"):
+        storage.read_json(str(tmp_path / "bad.json"))
+    with pytest.raises(StorageError, match="known scheme"):
+        storage.read_bytes("nosuchscheme://x")
+    with pytest.raises(StorageError, match="expected a local path"):
+        storage.local_path("memory://x")
+
+
+def test_canonical_json_refuses_nan() -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        storage.canonical_json({"x": float("nan")})
