@@ -34,8 +34,9 @@ class Status:
             parts.append(f"largest move {self.move:.3g} sd")
         if self.score is not None:
             parts.append(f"worst score {self.score:.3g} sd")
-        if self.done and self.total and self.done < self.total:
-            parts.append(f"{_time((now - self.started) * (self.total - self.done) / self.done)} left")
+        elapsed = now - self.started
+        if self.done and self.total and self.done < self.total and elapsed >= 1.0:
+            parts.append(f"{_time(elapsed * (self.total - self.done) / self.done)} left")
         return ", ".join(parts)
 
 
