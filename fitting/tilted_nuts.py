@@ -47,7 +47,7 @@ class TiltedInfo(NamedTuple):
 
     ``is_proper`` is False where the cavity, or the estimated covariance, is no distribution: the site is then the old
     one. ``r_hat`` is the largest and ``ess_bulk`` the smallest over whitened coordinates; ``mcse`` is the largest Monte
-    Carlo error of a tilted mean, in tilted sds.
+    Carlo error of a tilted mean, in sds of the reference.
     """
 
     is_proper: bool
@@ -154,7 +154,7 @@ def fit(
     size = len(reference.touched)
     draws = draws._replace(z=draws.z[..., :size], u=draws.u[..., :size])
     mean_z, excess = moments(draws)
-    info = _info(draws, excess, reference.lower)
+    info = _info(draws, reference.lower)
     if np.linalg.eigvalsh(excess)[0] <= -1.0:
         return site, info._replace(is_proper=False)
     tilted_mean = reference.mean + reference.regression @ mean_z
@@ -281,8 +281,8 @@ def _pad(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return np.pad(array, [(0, wanted - found) for wanted, found in zip(shape, array.shape, strict=True)])
 
 
-def _info(draws: Draws, excess: np.ndarray, lower: np.ndarray) -> TiltedInfo:
-    sd = np.sqrt(np.diag(lower @ (np.eye(len(excess)) + excess) @ lower.T))
+def _info(draws: Draws, lower: np.ndarray) -> TiltedInfo:
+    sd = np.linalg.norm(lower, axis=1)
     mcse = array_stats.mcse(draws.u @ lower.T, chain_axis=0, draw_axis=1, method="mean")
     return TiltedInfo(
         is_proper=True,

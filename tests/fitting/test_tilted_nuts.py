@@ -134,6 +134,41 @@ def test_control_variates_are_quieter_than_plain_moments(skewed):
     np.testing.assert_allclose(np.mean(controlled, axis=0), np.mean(plain, axis=0), atol=0.05)
 
 
+def test_moments_are_right_from_a_wrong_reference():
+    """The identities hold for any reference, here with a mean 1.3 sds off and a variance of half the tilted one."""
+    design = make_design([np.zeros(2, dtype=int)], [4, 6], [1, 1])
+    cavity_mean, cavity_variance = 0.5, 4.0
+    mean, covariance = exact_moments(
+        Tree((1,), ()), np.array([1 / cavity_variance]), np.array([cavity_mean / cavity_variance]), design
+    )
+    reference_variance = 0.5 * covariance[0, 0]
+    reference_mean, lower = mean[0] - 1.3 * np.sqrt(covariance[0, 0]), np.sqrt(reference_variance)
+    precision = 1 / reference_variance - 1 / cavity_variance
+    shift = reference_mean / reference_variance - cavity_mean / cavity_variance
+    first = np.arange(16) == 0
+
+    def cells(values):
+        return np.pad(np.asarray(values, dtype=float), (0, 14))
+
+    target = tilted_nuts.Target(
+        index=np.zeros((NUM_NONZEROS, 16), dtype=np.int32),
+        value=np.stack([cells([1, 1]), cells([0, 0]), cells([0, 0])]),
+        offset=cells([reference_mean, reference_mean]),
+        statistics={name: cells(column) for name, column in design.statistics.items()},
+        lower=lower * np.outer(first, first),
+        precision=precision * lower**2 * np.outer(first, first),
+        shift=lower * (shift - precision * reference_mean) * first,
+    )
+    estimates = []
+    for repetition in range(40):
+        draws = tilted_nuts.sample(tilted_nuts.shard_key(3, repetition, 0), target, BINOMIAL, **SIZES)
+        found, excess = tilted_nuts.moments(draws)
+        estimates.append([found[0] * lower + reference_mean, (1 + excess[0, 0]) * reference_variance])
+    sd = np.sqrt(covariance[0, 0])
+    assert_unbiased(np.array(estimates)[:, 0] / sd, mean[0] / sd, resolution=0.1)
+    assert_unbiased(np.array(estimates)[:, 1] / sd**2, 1.0, resolution=0.1)
+
+
 def random_shard(seed=3):
     """Root of two coefficients, of which the second occurs in no cell, and two groups; a site and a posterior."""
     rng = np.random.default_rng(seed)
@@ -263,6 +298,14 @@ def test_a_cavity_that_is_no_distribution_leaves_the_site_as_it_was():
     too_much = Site(1.5 * cavity, np.zeros(4), np.zeros(2))
     site, info = fit_random_shard(tilted_nuts.shard_key(0, 0, 0), too_much)
     assert site is too_much
+    assert not info.is_proper
+
+
+def test_an_estimate_that_is_no_distribution_leaves_the_site_as_it_was(monkeypatch):
+    monkeypatch.setattr(tilted_nuts, "moments", lambda draws: (np.zeros(3), -1.5 * np.eye(3)))
+    old = no_site(random_shard()[0])
+    site, info = fit_random_shard(tilted_nuts.shard_key(0, 0, 0), old)
+    assert site is old
     assert not info.is_proper
 
 
