@@ -168,5 +168,8 @@ def make(name: str, num_rows: int | None = None, seed: int = 1) -> Problem:
     """Return a problem by its name on the command line; ``num_rows`` None is the problem's own size."""
     if name == "survey":
         return survey()
-    maker, size = {"nation": (nation, 20_000_000), "small_nation": (small_nation, 20_000)}[name]
-    return maker(seed=seed, **{"num_rows": num_rows or size})
+    if name == "nation":
+        return nation(num_rows or 20_000_000, seed)
+    if name == "small_nation":
+        return small_nation(seed, num_rows or 20_000)
+    raise ValueError(f"problem is {name!r}, expected nation, survey or small_nation")

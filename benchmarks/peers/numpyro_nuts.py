@@ -60,7 +60,6 @@ def fit(problem: problems.Problem, *, centred: bool, num_warmup: int, num_draws:
     design = problem.design()
     mcmc = MCMC(NUTS(model), num_warmup=num_warmup, num_samples=num_draws, num_chains=NUM_CHAINS, progress_bar=False)
     arguments = (design, problem.intercept_sd, centred)
-    start = time.perf_counter()
     clock = [(time.perf_counter(), time.process_time())]
     mcmc.warmup(jax.random.key(seed), *arguments, extra_fields=("num_steps",), collect_warmup=True)
     warmup_steps = np.asarray(mcmc.get_extra_fields()["num_steps"])
