@@ -226,7 +226,7 @@ def numeric_reasons(column: ModelColumn, reasons: Reasons) -> tuple[int, int, in
     low, high = column.config.minimum, column.config.maximum
     expected = f"{column.name} a finite number"
     if low is not None or high is not None:
-        expected += f" from {'-inf' if low is None else low:g} to {'inf' if high is None else high:g}"
+        expected += f" from {-math.inf if low is None else low:g} to {math.inf if high is None else high:g}"
     do = f"Correct the file, list markers of missing values in {column.where}.missing_values, or say `unexpected: quarantine`."
     error = _if_error(column, (expected, do))
     return (

@@ -234,6 +234,8 @@ def _group(
     rejects = sources.count_rejects(connection, found) if found.is_text else {}
     if num_rows + sum(rejects.values()) == 0:
         raise sources.no_rows(len(found.files))
+    if num_rows == 0:
+        raise _nothing_left({}, rejects)
     if found.num_rows is not None and found.num_rows != num_rows:
         raise SourceError(
             "data.source", f"{num_rows:,} rows", f"{found.num_rows:,} rows, as the files' footers say",

@@ -226,15 +226,16 @@ def _open_text(url: str, delimiter: str, encoding: str, copy: Path) -> SourceFil
     try:
         with storage.opened(url) as handle:
             plain = cast(IO[bytes], gzip.GzipFile(fileobj=handle)) if url.lower().endswith(".gz") else handle
-            with io.TextIOWrapper(plain, encoding="utf-8-sig" if is_utf8 else encoding, newline="") as text:
-                if not is_utf8:
+            if is_utf8:
+                first = plain.read(1 << 20).split(b"\n", 1)[0].decode("utf-8-sig")
+            else:
+                with io.TextIOWrapper(plain, encoding=encoding, newline="") as text:
+                    first = text.readline(1 << 20)
                     with copy.open("x", encoding="utf-8", newline="") as target:
+                        target.write(first)
                         shutil.copyfileobj(text, target, 1 << 20)
-                    path = str(copy)
-                    with copy.open(encoding="utf-8-sig", newline="") as converted:
-                        header = next(csv.reader(converted, delimiter=delimiter), [])
-                else:
-                    header = next(csv.reader(text, delimiter=delimiter), [])
+                path = str(copy)
+            header = next(csv.reader([first.removeprefix("\ufeff")], delimiter=delimiter), [])
     except (UnicodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
         raise SourceError(
             repr(url), f"bytes that are not text in {encoding} ({type(error).__name__})", f"text in {encoding}",

@@ -26,9 +26,14 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(directory: str, tmp_p
     base = str(tmp_path) if directory == "local" else directory
     url = storage.join(base, "file")
     storage.publish_bytes(url, b"old")
-    with pytest.raises(RuntimeError, match="power cut"), storage.publishing(url) as file:
-        file.write(b"half of the n")
-        raise RuntimeError("power cut")
+
+    def write() -> None:
+        with storage.publishing(url) as file:
+            file.write(b"half of the n")
+            raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        write()
     assert storage.read_bytes(url) == b"old"
     assert len(storage.list_files(base)) == 1
     assert directory != "local" or os.listdir(tmp_path) == ["file"]
