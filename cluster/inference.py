@@ -17,7 +17,7 @@ from cluster.threads import one_blas_thread
 from fitting import combiner, rounds, verdict
 from fitting.config import ExactConfig, NUTSConfig, VIConfig
 from fitting.hierarchy import Hierarchy
-from fitting.rounds import RoundsState
+from fitting.rounds import Round, RoundsState
 from fitting.tree import Restriction
 from sharding import storage, store
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 ROUNDS_FILE = "sites/rounds.json"
 DEFAULT_NODES = 11
-NUTS_ROUNDS = 3  # after variational rounds have converged; each moves the means by little more than its noise
-NUTS_TOLERANCE = 0.05
 EXTRA_DAMPING = 0.5
 
 
@@ -105,36 +103,27 @@ def fit(context: StageContext) -> None:
     """Rounds of sites until the posterior stops moving; then ``sites/rounds.json`` names the last ones."""
     work = open_work(context)
     config = context.config.fit
+    exact_sites = work.hierarchy.family.has_residual_scale
+    schedule = rounds.Schedule(config.method, config.rounds, config.tolerance, config.damping, exact_sites)
+    state = rounds.init(work.hierarchy)
+    done: list[rounds.Round] = []
+    history: list[dict[str, Any]] = []
+    restrictions: tuple[Restriction, ...] = ()
     with one_blas_thread():
-        state = rounds.init(work.hierarchy)
-        history: list[dict[str, Any]] = []
-        restrictions: tuple[Restriction, ...] = ()
-        damping, number = config.damping, 0
-        while number < config.rounds:
-            state, restrictions, record = _round(
-                work, state, restrictions, number, damping, "laplace" if config.method == "laplace" else "vi"
-            )
-            damping = rounds.next_damping(damping, history[-1]["move"] if history else np.inf, record["move"])
+        while (coming := rounds.next_round(schedule, done)) is not None:
+            state, restrictions, record = _round(work, state, restrictions, len(done), coming)
+            done.append(coming._replace(move=state.move))
             history.append(record)
-            number += 1
-            if record["move"] < config.tolerance or work.hierarchy.family.has_residual_scale:
-                break
-        if isinstance(config, NUTSConfig) and not work.hierarchy.family.has_residual_scale:
-            for _ in range(NUTS_ROUNDS):
-                state, restrictions, record = _round(work, state, restrictions, number, config.damping, "nuts")
-                history.append(record)
-                number += 1
-                if record["move"] < NUTS_TOLERANCE:
-                    break
-    _finish_rounds(work, number - 1, history, state.psi)
+    _finish_rounds(work, len(done) - 1, history, state.psi)
 
 
 def _round(
-    work: Work, state: RoundsState, restrictions: Sequence[Restriction], number: int, damping: float, method: str
+    work: Work, state: RoundsState, restrictions: tuple[Restriction, ...], number: int, coming: Round
 ) -> tuple[RoundsState, tuple[Restriction, ...], dict[str, Any]]:
     started = time.perf_counter()
     config = work.context.config
     sampling = None
+    method, damping = coming.method, coming.damping
     if method == "nuts" and isinstance(config.fit, NUTSConfig):
         sampling = tasks.Sampling(
             config.run.seed, config.fit.shard_warmup, config.fit.shard_draws, config.fit.shard_chains
@@ -294,7 +283,7 @@ def _extra_round(work: Work) -> None:
     state = RoundsState(moments, fitted.psi, used, np.inf)
     method = "laplace" if work.context.config.fit.method == "laplace" else "vi"
     number = fitted.last_round + 1
-    state, _, record = _round(work, state, fitted.restrictions, number, EXTRA_DAMPING, method)
+    state, _, record = _round(work, state, fitted.restrictions, number, Round(method, EXTRA_DAMPING))
     _finish_rounds(work, number, [*fitted.rounds, record], state.psi)
     _merge(work, read_sites(work))
 

@@ -95,6 +95,7 @@ def fit(
     num_chains: int = 4,
     seed: int = 0,
     threads: int = 1,
+    nuts: Mapping[str, int] | None = None,
     fit_site: FitSite | None = None,
 ) -> Run:
     """Fit a model to cells held in memory.
@@ -107,8 +108,12 @@ def fit(
     shards
         The shard of each cell, shape (n,); one shard if not given.
     method
-        ``vi`` or ``laplace``; with ``fit_site`` any other, given restriction, design, moments of q on that part, the
-        shard's site so far, the shard's number and the round.
+        ``vi``, ``laplace`` or ``nuts``.
+    nuts
+        ``num_warmup``, ``num_draws`` and ``num_chains`` per shard and round, for ``method="nuts"``.
+    fit_site
+        Fits a shard's site in place of the method, given restriction, design, moments of q on that part, the shard's site
+        so far, the shard's number and the round.
     """
     config = ModelConfig(formula=formula_text, family=family, priors=dict(chosen_priors or {}))  # type: ignore[arg-type]
     kind = FAMILIES[family]
@@ -129,31 +134,54 @@ def fit(
         whole = built.design(part, {name: values[rows] for name, values in statistics.items()})
         designs.append(model.localise(whole, restriction))
 
-    def site(s: int, state: rounds.RoundsState, number: int) -> Site:
+    def site(s: int, state: rounds.RoundsState, number: int, how: str) -> Site:
         restriction, design = restrictions[s], designs[s]
         part = rounds.part_of(state.moments, restriction)
         if fit_site is not None:
             return fit_site(restriction, design, part, state.sites[s] if state.sites else None, s, number)
-        covariance = np.zeros_like(part.covariance) if method == "laplace" else part.covariance
+        if how == "nuts":
+            from fitting import tilted_nuts  # JAX takes a second to import
+
+            key = tilted_nuts.shard_key(seed, s, number)
+            fitted, _ = tilted_nuts.fit(key, restriction.tree, design, kind, *part, state.sites[s], **sampling)
+            return fitted
+        covariance = np.zeros_like(part.covariance) if how == "laplace" else part.covariance
         return sites.fit(restriction.tree, design, kind, part.mean, covariance, num_nodes=num_nodes)
 
-    state, damping, moves = rounds.init(prior), 1.0, []
-    for number in range(num_rounds):
-        new = [site(s, state, number) for s in range(len(designs))]
-        previous = state.move
-        state, info = rounds.step(prior, state, restrictions, new, damping=damping, threads=threads)
-        moves.append(info.move)
-        damping = rounds.next_damping(damping, previous, info.move)
-        if info.move < tolerance or kind.has_residual_scale:
-            break
+    sampling = {"num_warmup": 100, "num_draws": 250, "num_chains": 4, **(nuts or {})}
+    schedule = rounds.Schedule(method, num_rounds, tolerance, 1.0, kind.has_residual_scale)
+    state = rounds.init(prior)
+    done: list[rounds.Round] = []
+    while (coming := rounds.next_round(schedule, done)) is not None:
+        new = [site(s, state, len(done), coming.method) for s in range(len(designs))]
+        state, info = rounds.step(prior, state, restrictions, new, damping=coming.damping, threads=threads)
+        done.append(coming._replace(move=info.move))
     natural = combiner.product(built.tree, list(zip(restrictions, state.sites, strict=True)))
     proposal = combiner.propose(prior, natural, state.psi)
     draws = combiner.draw(
         prior, natural, proposal, num_draws=num_draws, num_chains=num_chains, seed=seed, threads=threads
     )
     return Run(
-        prior, tuple(restrictions), tuple(designs), state.sites, state.moments, natural, proposal, draws, tuple(moves)
+        prior,
+        tuple(restrictions),
+        tuple(designs),
+        state.sites,
+        state.moments,
+        natural,
+        proposal,
+        draws,
+        tuple(r.move for r in done),
     )
+
+
+def merge(run: Run, new_sites: Sequence[Site], *, seed: int = 0, threads: int = 1) -> Run:
+    """The same run with other sites, one per shard: merged and drawn from anew."""
+    natural, proposal, moments = rounds.merge(run.hierarchy, run.restrictions, new_sites, run.proposal.mode, threads)
+    num_chains, num_draws = run.draws.theta.shape[:2]
+    draws = combiner.draw(
+        run.hierarchy, natural, proposal, num_draws=num_draws, num_chains=num_chains, seed=seed, threads=threads
+    )
+    return run._replace(sites=tuple(new_sites), moments=moments, natural=natural, proposal=proposal, draws=draws)
 
 
 def audit(run: Run, config: AuditConfig | None = None, *, num_nodes: int = 11, threads: int = 1) -> dict[str, Any]:
@@ -176,6 +204,14 @@ def audit(run: Run, config: AuditConfig | None = None, *, num_nodes: int = 11, t
         )
         for r, d, s in zip(run.restrictions, run.designs, run.sites, strict=True)
     ]
+
+    def refresh(moments: Moments) -> list[Site]:
+        parts = [rounds.part_of(moments, r) for r in run.restrictions]
+        return [
+            sites.fit(r.tree, d, run.hierarchy.family, part.mean, part.covariance, num_nodes=num_nodes)
+            for r, d, part in zip(run.restrictions, run.designs, parts, strict=True)
+        ]
+
     entries = [
         {
             "shard_id": f"{s:02d}",
@@ -198,5 +234,6 @@ def audit(run: Run, config: AuditConfig | None = None, *, num_nodes: int = 11, t
         [{"round": i, "move": m, "damping": 1.0, "seconds": 0.0} for i, m in enumerate(run.moves)],
         float(run.draws.acceptance.mean()),
         threads,
+        refresh,
     )
     return verdict.judge(run.hierarchy, config, evidence)

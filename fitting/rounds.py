@@ -21,6 +21,9 @@ from fitting.sites import Site
 from fitting.tree import Restriction
 
 ANCHOR_SD = 0.05
+MIN_DAMPING = 1 / 16
+NUTS_ROUNDS = 3
+NUTS_TOLERANCE = 0.05
 
 
 class RoundsState(NamedTuple):
@@ -93,9 +96,41 @@ def step(
     return RoundsState(moments, proposal.mode, sites, info.move), info
 
 
-def next_damping(damping: float, previous_move: float, move: float) -> float:
-    """Halve the step when a round moved further than the one before; never below 1/16."""
-    return max(damping / 2, 1 / 16) if move > 1.0 and move > previous_move else damping
+class Schedule(NamedTuple):
+    """Which rounds a method runs. ``exact_sites``: a site is the likelihood itself (Gaussian family), so one round does."""
+
+    method: str
+    max_rounds: int
+    tolerance: float
+    damping: float
+    exact_sites: bool
+
+
+class Round(NamedTuple):
+    """How a round fits its sites (``vi``, ``laplace`` or ``nuts``), its damping, and, once it is over, its move."""
+
+    method: str
+    damping: float
+    move: float = np.inf
+
+
+def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
+    """The round to run after those in ``history``; None when the posterior has stopped moving or rounds are used up.
+
+    A round that moved further than the one before halves the step of the next. NUTS starts where variational rounds
+    have settled, so that every shard has a cavity, and runs a few rounds, which move the means by little but noise.
+    """
+    base = "laplace" if schedule.method == "laplace" else "vi"
+    if not history:
+        return Round(base, schedule.damping)
+    last, sampled = history[-1], [r for r in history if r.method == "nuts"]
+    if sampled:
+        settled = last.move < NUTS_TOLERANCE or len(sampled) == NUTS_ROUNDS
+        return None if settled else Round("nuts", schedule.damping)
+    if last.move >= schedule.tolerance and not schedule.exact_sites and len(history) < schedule.max_rounds:
+        diverging = len(history) > 1 and last.move > 1.0 and last.move > history[-2].move
+        return Round(base, max(last.damping / 2, MIN_DAMPING) if diverging else last.damping)
+    return Round("nuts", schedule.damping) if schedule.method == "nuts" and not schedule.exact_sites else None
 
 
 def blend(old: Site, new: Site, damping: float) -> Site:
