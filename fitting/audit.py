@@ -7,13 +7,15 @@ importance weight is the sum over shards of :math:`\log L_s(\theta) - \log t_s(\
 * Pareto k and efficiency of the weights (Vehtari et al. 2024, JMLR 25), and the means and sds they correct to;
 * the score: each shard's site is made afresh under the merged posterior, and ``V g_s``, with
   :math:`g_s = E_q\nabla\log L_s - E_q\nabla\log t_s`, is how far that shard alone moves each mean. All of them together,
-  hyperparameters included, are one more round: the error of every coefficient in posterior sds;
-* heterogeneity: is a shard telling another story than the rest (Cochran's Q for each shard against the others)?
+  hyperparameters included, are one more round: the error of every coefficient in posterior sds. Where that round moves far
+  the rounds go on until they stand still, because a single Newton step over- or undershoots a large error;
+* heterogeneity: is a shard telling another story than the rest (Cochran's Q for each shard against the others), and how far
+  does it pull the common coefficients (their means with and without it)?
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +34,12 @@ DRAW_CHUNK = 100
 EXACT = 1e-9
 HOPELESS = 100.0  # an sd of log weights at which importance sampling means nothing
 INFORMATIVE = 1e-3  # a direction in which a shard knows less than this share of what the others know says nothing
+FAR = 0.5  # posterior sds: after a smaller move the next round would change the score by a few per cent of it
+MAX_REFRESHES = 20
+LARGEST_STEP = 2.0  # logits: from a wrong start a whole Newton step on a sigmoid can land further away than it began
+
+Refresh = Callable[[Moments], Sequence[Site]]
+"""Makes the sites of all shards afresh under these moments of the whole tree: one more pass over the data."""
 
 
 class ShardAudit(NamedTuple):
@@ -55,20 +63,32 @@ class Importance(NamedTuple):
 
 
 class Heterogeneity(NamedTuple):
-    """Chi-squared distance of a shard from the posterior of all others, on the coefficients common to all."""
+    """Chi-squared distance of a shard from the posterior of all others, on the coefficients common to all.
+
+    ``influence`` is the mean with the shard minus the mean without it at ``influence_where``, the root coefficient that it
+    pulls furthest, in sds of the posterior with it, scales held fixed.
+    """
 
     statistic: float
     df: int
     p_value: float
+    influence: float
+    influence_where: int
 
 
 class Score(NamedTuple):
-    """Errors of the means in posterior sds: all shards together (D,), and each shard's own worst with its place."""
+    """Errors of the means in posterior sds: all shards together (D,), and each shard's own worst with its place.
+
+    ``shard_share`` is each shard's part of the largest error of all, summing to about one; ``num_refreshes`` how many
+    passes over the data beyond the first the size took.
+    """
 
     total: np.ndarray
     shard_worst: np.ndarray
     shard_where: np.ndarray
+    shard_share: np.ndarray
     refreshed: Moments
+    num_refreshes: int
 
 
 def shard(
@@ -130,26 +150,49 @@ def k_hat(log_ratio: np.ndarray) -> float:
 
 def score(
     hierarchy: Hierarchy, restrictions: Sequence[Restriction], used: Sequence[Site], fresh: Sequence[Site],
-    moments: Moments, proposal: Proposal, threads: int = 1,
+    moments: Moments, proposal: Proposal, threads: int = 1, refresh: Refresh | None = None,
 ) -> Score:  # fmt: skip
-    """How far every mean is off, in sds: all sites made afresh and merged again, and each shard's own part of the move."""
-    tree, psi = hierarchy.model.tree, proposal.mode
-    natural, _, refreshed = rounds.merge(hierarchy, restrictions, fresh, psi, threads)
+    """How far every mean is off, in sds: all sites made afresh and merged again, and each shard's own part of the move.
+
+    With new sites the mean moves by ``V* sum_s (shift*_s - shift_s - (precision*_s - precision_s) m)``, given the scales, so
+    a shard's own part is its term of that sum, however many rounds the new sites took.
+
+    Parameters
+    ----------
+    fresh
+        Sites made under ``moments``.
+    refresh
+        If given, further rounds are made of it, each at most ``LARGEST_STEP`` away, while the last one moved a mean by more
+        than ``FAR``; otherwise the score is that of one round, a Newton step.
+    """
+    tree = hierarchy.model.tree
+    at, count = moments, 0
+    natural, current, refreshed = rounds.merge(hierarchy, restrictions, fresh, proposal.mode, threads)
+    while refresh is not None and count < MAX_REFRESHES:
+        step = refreshed.mean - at.mean
+        if not np.max(np.abs(step) / np.sqrt(refreshed.covariance[tree.diagonal])) > FAR:
+            break
+        part = 1.0 if hierarchy.family.has_residual_scale else min(1.0, LARGEST_STEP / float(np.max(np.abs(step))))
+        at, count = Moments(at.mean + part * step, refreshed.covariance), count + 1
+        fresh = refresh(at)
+        natural, current, refreshed = rounds.merge(hierarchy, restrictions, fresh, current.mode, threads)
+    psi = current.mode
     sd = np.sqrt(refreshed.covariance[tree.diagonal])
     total = (refreshed.mean - moments.mean) / sd
     total[hierarchy.model.is_padding] = 0.0
+    largest = int(np.argmax(np.abs(total)))
     factor = combiner.condition(hierarchy, natural, psi).factor
     scale = float(hierarchy.residual_sd(psi)) ** -2.0
-    worst, where = np.zeros(len(used)), np.zeros(len(used), dtype=np.int64)
-    for s, (restriction, old, new) in enumerate(zip(restrictions, used, fresh, strict=True)):
+    worst, where, part = np.zeros(len(used)), np.zeros(len(used), dtype=np.int64), np.zeros(len(used))
+    for s, (restriction, old, now) in enumerate(zip(restrictions, used, fresh, strict=True)):
         mean = moments.mean[restriction.coefficients][:, None]
-        change = new.shift - old.shift - tr.multiply(restriction.tree, new.precision - old.precision, mean)[:, 0]
+        change = now.shift - old.shift - tr.multiply(restriction.tree, now.precision - old.precision, mean)[:, 0]
         gradient = np.zeros(tree.num_coefficients)
         gradient[restriction.coefficients] = change * scale
-        move = tr.solve(tree, factor, gradient) / sd
-        where[s] = np.argmax(np.abs(move))
-        worst[s] = move[where[s]]
-    return Score(total, worst, where, refreshed)
+        own = tr.solve(tree, factor, gradient) / sd
+        where[s] = np.argmax(np.abs(own))
+        worst[s], part[s] = own[where[s]], own[largest]
+    return Score(total, worst, where, part / (part.sum() or 1.0), refreshed, count)
 
 
 def heterogeneity(
@@ -163,6 +206,9 @@ def heterogeneity(
     """
     scale = float(hierarchy.residual_sd(psi)) ** -2.0
     nothing = _root_marginal(hierarchy, np.zeros_like(natural.precision), np.zeros_like(natural.shift), psi)
+    whole = _root_marginal(hierarchy, natural.precision * scale, natural.shift * scale, psi)
+    inverse = np.linalg.inv(whole[0])
+    mean, sd = inverse @ whole[1], np.sqrt(np.diagonal(inverse))
     found = []
     for restriction, site in zip(restrictions, used, strict=True):
         precision, shift = np.zeros_like(natural.precision), np.zeros_like(natural.shift)
@@ -172,17 +218,38 @@ def heterogeneity(
             rest = _root_marginal(hierarchy, natural.precision * scale - precision, natural.shift * scale - shift, psi)
             alone = _root_marginal(hierarchy, precision, shift, psi)
         except np.linalg.LinAlgError:  # a site that is no likelihood at all: nothing to compare, and the score says so
-            found.append(Heterogeneity(np.inf, 0, 0.0))
+            found.append(Heterogeneity(np.inf, 0, 0.0, np.nan, 0))
             continue
         information = alone[0] - nothing[0]
         covariance = np.linalg.inv(rest[0])
+        others = covariance @ rest[1]
+        pull = (mean - others) / sd
+        where = int(np.argmax(np.abs(pull)))
         lower = np.linalg.cholesky(covariance)
         values, vectors = np.linalg.eigh(lower.T @ information @ lower)
-        u = vectors.T @ (lower.T @ (alone[1] - nothing[1] - information @ (covariance @ rest[1])))
         kept = values > INFORMATIVE
-        statistic, df = float(np.sum(u[kept] ** 2 / (values[kept] + values[kept] ** 2))), int(kept.sum())
-        found.append(Heterogeneity(statistic, df, float(chdtrc(df, statistic)) if df else 1.0))
+        z = (vectors.T @ (lower.T @ (alone[1] - nothing[1] - information @ others)))[kept]
+        z /= np.sqrt(values[kept] + values[kept] ** 2)
+        if not hierarchy.family.has_residual_scale:
+            present = np.diagonal(information) > 0
+            reach = np.square((lower @ vectors[:, kept])[present]).max(axis=0, initial=0.0)
+            z = unskewed(z, values[kept] / np.maximum(reach, 1e-300))
+        statistic, df = float(np.sum(z**2)), int(kept.sum())
+        p_value = float(chdtrc(df, statistic)) if df else 1.0
+        found.append(Heterogeneity(statistic, df, p_value, float(pull[where]), where))
     return found
+
+
+def unskewed(z: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Absolute standardised scores of rare events, brought back to a normal's tail.
+
+    A sum that amounts to ``count`` events has skewness up to ``count ** -0.5``, so its large values are commoner than a
+    normal's: two events where 1/8 is expected are 5.3 sds, and happen once in 140 times. Solves
+    ``w + w**2 / (6 sqrt(count)) = |z|``, the leading Cornish-Fisher term (Cornish & Fisher 1938), made monotone; w is never
+    larger than |z|, and equal to it as events abound.
+    """
+    c = 1.0 / (6.0 * np.sqrt(count))
+    return 2.0 * np.abs(z) / (1.0 + np.sqrt(1.0 + 4.0 * c * np.abs(z)))
 
 
 def _root_marginal(

@@ -7,7 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fitting.audit import Heterogeneity, Importance, Score, ShardAudit, heterogeneity, holm, importance, k_hat, score
+from fitting.audit import (
+    Heterogeneity,
+    Importance,
+    Refresh,
+    Score,
+    ShardAudit,
+    heterogeneity,
+    holm,
+    importance,
+    k_hat,
+    score,
+)
 from fitting.combiner import Moments, Natural, Proposal
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
@@ -49,8 +60,12 @@ def gather(
     history: Sequence[dict[str, Any]],
     acceptance: float,
     threads: int = 1,
+    refresh: Refresh | None = None,
 ) -> Evidence:
-    """Put the shards' reports together; ``theta`` holds the draws they were made for, shape (M, D)."""
+    """Put the shards' reports together; ``theta`` holds the draws they were made for, shape (M, D).
+
+    ``refresh`` makes all sites afresh under other moments: the size of a large error needs it (``fitting.audit.score``).
+    """
     ratios = np.stack([r.log_ratio for r in reports])
     trials, successes = np.zeros(theta.shape[1]), np.zeros(theta.shape[1])
     for restriction, report in zip(restrictions, reports, strict=True):
@@ -61,7 +76,7 @@ def gather(
         ratios,
         np.array([k_hat(r) for r in ratios]),
         importance(ratios.sum(axis=0), theta),
-        score(hierarchy, restrictions, used, [r.fresh for r in reports], moments, proposal, threads),
+        score(hierarchy, restrictions, used, [r.fresh for r in reports], moments, proposal, threads, refresh),
         heterogeneity(hierarchy, natural, restrictions, used, proposal.mode),
         trials,
         successes,
@@ -101,14 +116,12 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
             messages.append({"severity": status, "where": where, "what": f"{meaning}: {_plain(value)}", "do": do})
 
     worst = int(np.argmax(np.abs(errors)))
-    shard_scores = np.abs(evidence.score.shard_worst)
-    shard = int(np.argmax(shard_scores)) if len(shard_scores) else 0
-    place = f"{names[worst]}, most from shard {evidence.shards[shard]['shard_id']}"
+    place = f"{names[worst]}, {_origin(evidence)}"
     gate(
         "score",
         float(np.abs(errors[worst])),
         place,
-        "largest error of a mean that one more round would correct, in posterior sds",
+        "largest error of a mean that more rounds would correct, in posterior sds",
         "run more rounds (fit.rounds); if it stays, look at the shard's data and its site",
     )
     limits = (config.warn_above.score, config.fail_above.score)
@@ -147,7 +160,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
                 "severity": "warn",
                 "where": f"shard {evidence.shards[s]['shard_id']}",
                 "what": f"tells another story than the other shards on the common effects (chi-squared {h.statistic:.0f} on {h.df} df, "
-                f"adjusted p {adjusted[s]:.2g})",
+                f"adjusted p {adjusted[s]:.2g}); it pulls {names[h.influence_where]} by {h.influence:.2g} posterior sds",
                 "do": "check how this shard codes the outcome and the predictors; if it is right, let the effect vary by shard's group. "
                 "Dropping the shard changes the population",
             }
@@ -211,6 +224,16 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
     }
 
 
+def _origin(evidence: Evidence) -> str:
+    """Which shards the largest score comes from: one, or how many alike (the inverse of the sum of squared shares)."""
+    share = np.abs(evidence.score.shard_share)
+    share = share / (share.sum() or 1.0)
+    largest = int(np.argmax(share))
+    if not share[largest] < 0.5:
+        return f"from shard {evidence.shards[largest]['shard_id']}"
+    return f"from about {1.0 / np.sum(share**2):.0f} of {len(share)} shards, most from {evidence.shards[largest]['shard_id']}"
+
+
 def _shards(
     evidence: Evidence, spreads: np.ndarray, adjusted: np.ndarray, names: np.ndarray, config: AuditConfig
 ) -> list[dict[str, Any]]:
@@ -230,6 +253,8 @@ def _shards(
                 "score_where": str(names[evidence.score.shard_where[s]]),
                 "status": status,
                 "heterogeneity": {"statistic": _number(h.statistic), "df": h.df, "p_adjusted": _number(adjusted[s])},
+                "influence": _number(h.influence),
+                "influence_where": str(names[h.influence_where]),
             }
         )
     return rows
