@@ -89,10 +89,9 @@ class CellTable:
                 self.columns[i] = contract.decide_role(column, self._distinct(i))
         self._number_reasons()
         labels = {column.name: self._distinct(self.columns.index(column)) for column in self.factors}
-        codings = self._encode_with(labels, {})
-        unused = self._unused_levels(labels, codings)
-        if any(unused.values()) and self.num_good_cells() > 0:
-            codings = self._encode_with(labels, unused)
+        codings = self._encode_with(labels)
+        if self.quarantined() and self.num_good_cells() > 0:
+            codings |= self._drop_idle_levels(labels, codings)
         self._execute("DROP TABLE cells")
         self._execute("CREATE VIEW good AS SELECT * EXCLUDE (reason) FROM coded WHERE reason = 0")
         return codings
@@ -260,9 +259,7 @@ class CellTable:
             else:
                 contract.numeric_reasons(column, self._reasons)
 
-    def _encode_with(
-        self, labels: dict[str, list[str | None]], unused: dict[str, frozenset[str | None]]
-    ) -> dict[str, FactorCoding]:
+    def _encode_with(self, labels: dict[str, list[str | None]]) -> dict[str, FactorCoding]:
         codings: dict[str, FactorCoding] = {}
         is_merging = False
         for i, column in enumerate(self.columns):
@@ -270,13 +267,13 @@ class CellTable:
                 is_merging |= column.kind == "text"
                 continue
             values = labels[column.name]
-            codings[column.name], codes = contract.code_levels(column, values, unused.get(column.name, frozenset()))
+            codings[column.name], codes = contract.code_levels(column, values)
             good = [code for code in codes if code >= 0]
             is_merging |= len(set(good)) < len(good) or column.kind == "float"
             bind = Bind()
             raw = f"SELECT k{i}, {self._text(i)} AS label FROM (SELECT DISTINCT k{i} FROM cells)"
             self._execute(
-                f"CREATE OR REPLACE TABLE map{i} AS SELECT k{i} AS raw, code FROM ({raw}) AS raw "
+                f"CREATE TABLE map{i} AS SELECT k{i} AS raw, code FROM ({raw}) AS raw "
                 f"JOIN ({_lookup_sql(values, codes, bind)}) AS known ON raw.label IS NOT DISTINCT FROM known.label",
                 bind,
             )
@@ -287,7 +284,7 @@ class CellTable:
             keys = ", ".join([*(self.code(column) for column in self.columns), *self._bucket, "reason"])
             added = ", ".join(f"CAST(sum({name}) AS {_sum_type(name, sums)}) AS {name}" for name in sums)
             coded = f"SELECT {keys}, {added} FROM ({coded}) GROUP BY {keys}"
-        self._execute(f"CREATE OR REPLACE TABLE coded AS {coded}", bind)
+        self._execute(f"CREATE TABLE coded AS {coded}", bind)
         return codings
 
     def _coded_sql(self, relation: str, bind: Bind, others: list[str]) -> str:
@@ -316,21 +313,25 @@ class CellTable:
         selected = ", ".join([*fields, reason, *others])
         return f"SELECT {selected} FROM {relation} AS r {' '.join(joins)}"
 
-    def _unused_levels(
+    def _drop_idle_levels(
         self, labels: dict[str, list[str | None]], codings: dict[str, FactorCoding]
-    ) -> dict[str, frozenset[str | None]]:
-        """Values that occur in quarantined rows only; not asked for if nothing is quarantined."""
-        if not self.quarantined():
-            return {}
-        unused: dict[str, frozenset[str | None]] = {}
+    ) -> dict[str, FactorCoding]:
+        """Recode the factors some of whose levels occur in quarantined rows only, and return their codings."""
+        changed: dict[str, FactorCoding] = {}
         for column in self.factors:
-            if column.config.levels is None:
-                rows = self._execute(f"SELECT DISTINCT {self.code(column)} FROM coded WHERE reason = 0")
-                levels = codings[column.name].levels
-                idle = {*levels} - {levels[row[0]] for row in rows}
-                names_of = {value: _level_name(column, value) for value in labels[column.name]}
-                unused[column.name] = frozenset(value for value, name in names_of.items() if name in idle)
-        return unused
+            name, code = column.name, self.code(column)
+            rows = self._execute(f"SELECT DISTINCT {code} FROM coded WHERE reason = 0")
+            idle = {*codings[name].levels} - {codings[name].levels[row[0]] for row in rows}
+            if column.config.levels is not None or not idle:
+                continue
+            unused = frozenset(value for value in labels[name] if _level_name(column, value) in idle)
+            _, before = contract.code_levels(column, labels[name])
+            changed[name], after = contract.code_levels(column, labels[name], unused)
+            moved = {old: new for old, new in zip(before, after, strict=True) if old >= 0 and old != new}
+            bind = Bind()
+            pairs = f"SELECT unnest({bind([*moved])}::INTEGER[]) AS old, unnest({bind([*moved.values()])}::INTEGER[]) AS new"
+            self._execute(f"UPDATE coded SET {code} = moved.new FROM ({pairs}) AS moved WHERE {code} = moved.old", bind)
+        return changed
 
     def _numeric_coding(self, column: ModelColumn) -> NumericCoding:
         x = self.code(column)
