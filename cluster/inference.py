@@ -22,6 +22,7 @@ from fitting.tree import Restriction
 from sharding import storage, store
 
 if TYPE_CHECKING:
+    from cluster.config import RunConfig
     from cluster.stages import StageContext
 
 ROUNDS_FILE = "sites/rounds.json"
@@ -84,16 +85,15 @@ def open_work(context: StageContext) -> Work:
     """Read what a stage needs from the run directory."""
     manifest = store.read_manifest(context.directory)
     dictionary = storage.read_bytes(storage.join(context.directory, store.DICTIONARY))
-    config = context.config.model
-    ref = ModelRef(
-        context.directory,
-        storage.sha256_bytes(dictionary),
-        config.formula,
-        config.family,
-        tuple(sorted(config.priors.items())),
-    )
+    ref = _model_ref(context.directory, dictionary, context.config)
     entries = tuple(e for e in manifest["shards"] if e["num_trials"])
     return Work(context, ref, tasks.build_hierarchy(ref), entries)
+
+
+def _model_ref(directory: str, dictionary: bytes, config: RunConfig) -> ModelRef:
+    model = config.model
+    priors = tuple(sorted(model.priors.items()))
+    return ModelRef(directory, storage.sha256_bytes(dictionary), model.formula, model.family, priors)
 
 
 # ---- fit ----
@@ -180,6 +180,13 @@ def _digest(arrays: Any) -> str | None:
 
 
 # ---- merge ----
+
+
+def resolved_priors(directory: str, config: RunConfig) -> dict[str, str]:
+    """The prior of every fixed coefficient and hyperparameter by its full name, defaults filled in."""
+    dictionary = storage.read_bytes(storage.join(directory, store.DICTIONARY))
+    ref = _model_ref(directory, dictionary, config)
+    return {name: str(prior) for name, prior in tasks.build_hierarchy(ref).described().items()}
 
 
 @dataclass(frozen=True)

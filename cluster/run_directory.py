@@ -36,7 +36,7 @@ FILES = {
 
 _KEPT_WHEN_STALE = ("ingest", "fit")  # these look after their own files: shards and sites are reused one by one
 _AMENDED_BY = {"audit": ("fit", "merge")}  # an audit that fails runs more rounds, which write these anew
-_FACTS = ("config_sha256", "overrides", "seed", "executor", "truth")
+_FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors")
 _VERSIONS = ("caucus", "jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
 
 
@@ -193,7 +193,7 @@ def read_directory(path: str) -> RunDirectory:
             found = f"has a manifest of version {stored['schema_version']}, expected {SCHEMA_VERSION}"
             raise RunDirectoryError(path, found, "Use the version of Caucus that wrote it, or a new folder.")
         records = {name: StageRecord(**record) for name, record in stored["stages"].items()}
-        return RunDirectory(path, stored["identity"], records, {name: stored[name] for name in _FACTS})
+        return RunDirectory(path, stored["identity"], records, {name: stored.get(name) for name in _FACTS})
     except (ValueError, KeyError, TypeError, AttributeError):
         do = "Remove manifest.json to have every stage checked and run again."
         raise RunDirectoryError(path, "has a manifest.json that is damaged", do) from None

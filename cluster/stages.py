@@ -224,6 +224,8 @@ def _run_stage(
         executor = shared.get(config.run, plan.num_cells(directory.path))  # before JAX is imported
         context = StageContext(config, directory.path, executor, progress, step.key)
         _function(step.stage)(context)
+        if step.stage == "merge":
+            directory.facts["priors"] = _function("resolved_priors")(directory.path, config)
     else:
         from reporting import report
 
@@ -234,10 +236,10 @@ def _run_stage(
     progress.end(seconds)
 
 
-def _function(stage: str) -> Callable[[StageContext], Any]:
+def _function(name: str) -> Callable[..., Any]:
     from cluster import inference
 
-    return getattr(inference, stage)
+    return getattr(inference, name)
 
 
 def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -> None:
@@ -271,6 +273,7 @@ def _open_locked(loaded: Loaded) -> Iterator[RunDirectory]:
             "seed": config.run.seed,
             "executor": config.run.executor,
             "truth": _truth(config),
+            "priors": directory.facts.get("priors"),  # told by the merge
         }
         directory.save()
         storage.publish_bytes(storage.join(path, "run.yaml"), resolved.encode())

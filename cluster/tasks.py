@@ -5,6 +5,8 @@ A worker keeps the model and the shards it has read, so that a later round does 
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections import OrderedDict
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -64,10 +66,11 @@ class SiteTask(NamedTuple):
 
 
 class SiteResult(NamedTuple):
-    """A fitted site, and how sampling went (empty unless it was sampled)."""
+    """A fitted site, how sampling went (empty unless it was sampled), and the most memory its worker has held."""
 
     file: SiteFile
     info: dict[str, float]
+    peak_memory_bytes: int
 
 
 class AuditTask(NamedTuple):
@@ -160,7 +163,7 @@ def fit_site(task: SiteTask) -> SiteResult:
     """Fit, publish and return one shard's site; a site already there with the task's key is returned as it is."""
     current = site_files.read_if_current(task.path, task.key)
     if current is not None:
-        return SiteResult(current, {})
+        return SiteResult(current, {}, _peak_memory_bytes())
     prior = build_hierarchy(task.ref)
     shard = load_shard(task.ref, task.entry)
     tree = shard.restriction.tree
@@ -181,7 +184,7 @@ def fit_site(task: SiteTask) -> SiteResult:
         site = sites.fit(tree, shard.design, prior.family, moments.mean, covariance, num_nodes=task.num_nodes)
     file = SiteFile(site, shard.nodes, task.key)
     site_files.write(task.path, file)
-    return SiteResult(file, info)
+    return SiteResult(file, info, _peak_memory_bytes())
 
 
 def audit_shard(task: AuditTask) -> ShardAudit:
@@ -228,6 +231,11 @@ def sum_shard(task: SumTask) -> ShardSums:
     if not prior.family.has_residual_scale:
         known = predict.calibration(means, columns["num_trials"].astype(np.float64), observed)
     return ShardSums(tuple(margins), known)
+
+
+def _peak_memory_bytes() -> int:
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _num_bytes(shard: Shard) -> int:

@@ -79,6 +79,19 @@ class Hierarchy:
                 out += [f"cor({names[j]},{names[i]}|{group.name})" for i in range(len(names)) for j in range(i)]
         return out + (["sigma"] if self.residual_prior is not None else [])
 
+    def described(self) -> dict[str, Prior]:
+        """The prior of every fixed coefficient and hyperparameter, by its full name."""
+        spread = self.fixed_precision**-0.5
+        fixed = [Prior("normal", (float(m), round(float(s), 12))) for m, s in zip(self.fixed_mean, spread, strict=True)]
+        out = dict(zip((name for block in self.model.fixed for name in block.names), fixed, strict=True))
+        for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
+            own = [
+                *self.scale_priors[g],
+                *[self.correlation_priors[g]] * (part.stop - part.start - len(group.coefficient_names)),
+            ]
+            out |= dict(zip(self.names()[part], own, strict=True))
+        return out | ({"sigma": self.residual_prior} if self.residual_prior is not None else {})
+
     def natural(self, psi: np.ndarray) -> np.ndarray:
         """Standard deviations, correlations and residual sd of every draw of psi, (M, H): shape (M, H)."""
         out = np.array(psi, dtype=np.float64)

@@ -143,8 +143,8 @@ def fit(
             from fitting import tilted_nuts  # JAX takes a second to import
 
             key = tilted_nuts.shard_key(seed, s, number)
-            fitted, _ = tilted_nuts.fit(key, restriction.tree, design, kind, *part, state.sites[s], **sampling)
-            return fitted
+            mean, covariance = part
+            return tilted_nuts.fit(key, restriction.tree, design, kind, mean, covariance, state.sites[s], **sampling)[0]
         covariance = np.zeros_like(part.covariance) if how == "laplace" else part.covariance
         return sites.fit(restriction.tree, design, kind, part.mean, covariance, num_nodes=num_nodes)
 
