@@ -1,0 +1,420 @@
+"""Does the audit tell the truth? Planted faults, each detected, located and sized against the true error; and healthy runs.
+
+``python -m benchmarks.audit_faults`` prints two Markdown tables and writes them into `docs/audit.md` (about two minutes on a
+core). The true error of a coefficient is the difference between the mean of the faulty merge and that of the same cells fitted
+without the fault, in posterior sds of the latter; for separation, between the variational mean and the exact one by quadrature.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from benchmarks import problems
+from benchmarks.problems import REPOSITORY
+from fitting import in_memory, rounds, sites
+from fitting import tree as tr
+from fitting.in_memory import Run
+from fitting.sites import Site
+
+PAGE = REPOSITORY / "docs" / "audit.md"
+TOLERANCE = 0.25  # of the true error: how far off a reported size may be
+FAULTY = 3  # number of the shard that the fault is planted in
+
+
+class Finding(NamedTuple):
+    """One row: what the audit said of a planted fault, and what is true."""
+
+    fault: str
+    signal: str
+    verdict: str
+    detected: bool
+    where: str
+    located: bool
+    reported: float
+    true: float
+
+    @property
+    def ratio(self) -> float:
+        return abs(self.reported / self.true)
+
+    @property
+    def holds(self) -> bool:
+        return self.detected and self.located and abs(self.ratio - 1) <= TOLERANCE
+
+
+class Healthy(NamedTuple):
+    """One healthy problem: how the audit judged it, and its most extreme numbers."""
+
+    name: str
+    num_cells: int
+    num_shards: int
+    verdict: str
+    score: float
+    shift: float
+    log_ratio_sd: float
+    k_hat: float | None
+    min_p: float
+    gates: str
+
+
+# ---- cells ----
+
+
+def cells_of(columns: dict[str, np.ndarray], outcome: np.ndarray, family: str = "binomial") -> pd.DataFrame:
+    """Cells of rows: every combination of the columns with the family's statistics."""
+    frame = pd.DataFrame(columns).assign(y=outcome.astype(np.float64), y_squared=np.square(outcome, dtype=np.float64))
+    grouped = frame.groupby(list(columns), as_index=False)
+    if family == "gaussian":
+        return grouped.agg(num_trials=("y", "size"), sum_y=("y", "sum"), sum_y_squared=("y_squared", "sum"))
+    return grouped.agg(num_trials=("y", "size"), num_successes=("y", "sum"))
+
+
+def fit(cells: pd.DataFrame, formula: str, shards: np.ndarray | None, **options: Any) -> Run:
+    """Fit cells whose columns beyond the statistics are those of the formula, and perhaps `shard`."""
+    return in_memory.fit({name: cells[name].to_numpy() for name in cells}, formula, shards=shards, **options)
+
+
+def sds(run: Run) -> np.ndarray:
+    """Posterior sds, shape (D,)."""
+    return np.sqrt(run.moments.covariance[run.hierarchy.model.tree.diagonal])
+
+
+def names(run: Run) -> np.ndarray:
+    """Names of the coefficients, shape (D,)."""
+    return run.hierarchy.model.coefficient_names()
+
+
+# ---- faults that the score sizes ----
+
+
+def scored(fault: str, bad: Run, good: Run, shard: int | None) -> Finding:
+    """A merge whose sites are not the likelihood; ``shard`` is the one at fault, None if all are alike."""
+    result = in_memory.audit(bad)
+    error = (good.moments.mean - bad.moments.mean) / sds(good)
+    worst = int(np.argmax(np.abs(error)))
+    gate = next(g for g in result["gates"] if g["name"] == "score")
+    loudest = max(result["shards"], key=lambda s: abs(s["score"]))
+    spread = max(result["shards"], key=lambda s: s["log_ratio_sd"])
+    named = result["coefficients"][0]["name"]
+    located = named == names(good)[worst]
+    if shard is not None:
+        located &= loudest["shard_id"] == spread["shard_id"] == f"{shard:02d}"
+        located &= f"shard {shard:02d}" in gate["where"]
+    return Finding(
+        fault, "score", result["verdict"], gate["status"] != "pass", gate["where"], located, gate["value"], error[worst]
+    )
+
+
+def classic_sites(run: Run) -> list[Site]:
+    """Sites of the classic one-shot merge: every shard alone, at its own mode under its share of the prior."""
+    prior, share = run.hierarchy, 1.0 / len(run.designs)
+    start = rounds.init(prior).moments
+    found = []
+    for restriction, design in zip(run.restrictions, run.designs, strict=True):
+        mode = rounds.part_of(start, restriction).mean
+        for _ in range(100):
+            site = sites.fit(
+                restriction.tree, design, prior.family, mode, np.zeros(restriction.tree.num_entries), num_nodes=1
+            )
+            precision = tr.dense(restriction.tree, site.precision) + np.diag(prior.fixed_precision * share)
+            previous, mode = mode, np.linalg.solve(precision, site.shift + prior.fixed_precision * prior.fixed_mean * share)
+            if np.max(np.abs(mode - previous)) < 1e-9:
+                break
+        found.append(site)
+    return found
+
+
+def rare_predictor(num_shards: int, seed: int = 1) -> tuple[Run, Run]:
+    """100,000 rows, a 5% base rate, a predictor in 1% of them: merged in the classic way, and well."""
+    rng = np.random.default_rng(seed)
+    rare = (rng.random(100_000) < 0.01).astype(np.float64)
+    outcome = rng.random(len(rare)) < expit(-2.94 + rare)
+    cells = cells_of({"shard": np.arange(len(rare)) * num_shards // len(rare), "rare": rare}, outcome)
+    good = fit(cells, "y ~ 1 + rare", cells["shard"].to_numpy())
+    return in_memory.merge(good, classic_sites(good)), good
+
+
+def nation(num_rows: int = 200_000) -> tuple[pd.DataFrame, str]:
+    """Ten states x thirty counties, race, age, race x age: the problem of design section 2, with the formula."""
+    problem = problems.small_nation(seed=1, num_rows=num_rows)
+    return problem.cells, f"y ~ {problem.formula}"
+
+
+def corrupted(good: Run, factor: float) -> Run:
+    """One site with precision and shift too large."""
+    new = list(good.sites)
+    site = new[FAULTY]
+    new[FAULTY] = site._replace(precision=factor * site.precision, shift=factor * site.shift)
+    return in_memory.merge(good, new)
+
+
+def shifted(good: Run, size: float) -> Run:
+    """One site moved by ``size`` of its own sds in its three most informative coefficients."""
+    new = list(good.sites)
+    site, tree = new[FAULTY], good.restrictions[FAULTY].tree
+    information = site.precision[tree.diagonal]
+    informative = np.argsort(-information)[:3]
+    planted = site.shift.copy()
+    planted[informative] += size * np.sqrt(information[informative])
+    new[FAULTY] = site._replace(shift=planted)
+    return in_memory.merge(good, new)
+
+
+def permuted(cells: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The faulty state's cells with the levels of a factor in another order."""
+    levels = np.unique(cells[column])
+    other = dict(zip(levels, np.roll(levels, 1), strict=True))
+    return cells.assign(**{column: cells[column].map(other).where(in_faulty_state(cells), cells[column])})
+
+
+def in_faulty_state(cells: pd.DataFrame) -> np.ndarray:
+    return cells["state"].to_numpy() == np.unique(cells["state"])[FAULTY]
+
+
+# ---- faults in the data: heterogeneity, sized by the shard's influence ----
+
+
+def influential(fault: str, bad: Run, good: Run, shard: int = FAULTY) -> Finding:
+    """A shard whose data tell another story; the true error is that of the common coefficients."""
+    result = in_memory.audit(bad)
+    common = slice(0, good.hierarchy.model.tree.block_sizes[0])
+    error = ((bad.moments.mean - good.moments.mean) / sds(good))[common]
+    worst = int(np.argmax(np.abs(error)))
+    flagged = [s for s in result["shards"] if s["heterogeneity"]["p_adjusted"] < 0.001]
+    entry = result["shards"][shard]
+    first = max(result["shards"], key=lambda s: s["heterogeneity"]["statistic"])
+    p = entry["heterogeneity"]["p_adjusted"]
+    where = f"{entry['influence_where']}, shard {first['shard_id']} (adjusted p {p:.1g}; {len(flagged)} flagged)"
+    located = first is entry and entry["influence_where"] == names(good)[worst]
+    return Finding(
+        fault, "influence", result["verdict"], entry in flagged, where, located, entry["influence"], error[worst]
+    )
+
+
+def flipped(cells: pd.DataFrame, faulty: np.ndarray) -> pd.DataFrame:
+    """Outcomes turned round in some cells."""
+    turned = cells["num_trials"] - cells["num_successes"]
+    return cells.assign(num_successes=cells["num_successes"].where(~faulty, turned))
+
+
+def random_shards(seed: int = 2, num_shards: int = 50) -> pd.DataFrame:
+    """100,000 rows at a 70% rate in random shards."""
+    rng = np.random.default_rng(seed)
+    size = 100_000
+    race, age, female = rng.choice(5, size, p=[0.6, 0.2, 0.12, 0.07, 0.01]), rng.integers(0, 6, size), rng.integers(0, 2, size)
+    eta = 0.8 + rng.normal(0, 0.4, 5)[race] + rng.normal(0, 0.3, 6)[age] + 0.2 * female
+    columns = {"shard": rng.integers(0, num_shards, size), "female": female.astype(float), "race": race, "age": age}
+    return cells_of(columns, rng.random(size) < expit(eta))
+
+
+# ---- separation: variational means against quadrature ----
+
+
+def separated_predictor() -> Finding:
+    """A fixed effect whose 40 rows have no success, in four shards; exact posterior on a grid of two dimensions."""
+    rng = np.random.default_rng(3)
+    x = (np.arange(8_000) < 40).astype(np.float64)
+    outcome = (rng.random(len(x)) < 0.35) & (x == 0)
+    cells = cells_of({"shard": rng.integers(0, 4, len(x)), "x": x}, outcome)
+    run = fit(cells, "y ~ 1 + x", cells["shard"].to_numpy(), num_draws=1000)
+    total = cells.groupby("x")[["num_trials", "num_successes"]].sum().to_numpy(np.float64)
+    intercept, effect = np.linspace(-1.0, -0.2, 401)[:, None], np.linspace(-14.0, 4.0, 1801)[None, :]
+    log_p = -0.5 * (intercept / 2.5) ** 2 - 0.5 * (effect / 2.5) ** 2
+    for (trials, successes), eta in zip(total, (intercept, intercept + effect), strict=True):
+        log_p = log_p + successes * eta - trials * np.logaddexp(0.0, eta)
+    weight = np.exp(log_p - log_p.max())
+    return separated("separation: a fixed effect without a success", run, "x", float((weight * effect).sum() / weight.sum()))
+
+
+def separated_level() -> Finding:
+    """A group level whose 60 rows have no success; exact by quadrature over intercept and scale, and within over effects."""
+    rng = np.random.default_rng(4)
+    trials = np.array([60.0, *np.full(11, 200.0)])
+    successes = np.array([0.0, *rng.binomial(200, expit(-0.4 + rng.normal(0, 0.5, 11)))])
+    cells = pd.DataFrame(
+        {"g": [f"g{i:02d}" for i in range(12)], "shard": np.arange(12) % 4, "num_trials": trials, "num_successes": successes}
+    )
+    run = fit(cells, "y ~ 1 + (1 | g)", cells["shard"].to_numpy(), num_draws=1000)
+    z = np.linspace(-8.0, 8.0, 321)
+    total = first = 0.0
+    grid = [(a, s) for a in np.linspace(-2.5, 1.5, 81) for s in np.linspace(-2.5, 1.6, 83)]
+    logs, means = np.empty(len(grid)), np.empty(len(grid))
+    for i, (intercept, log_sd) in enumerate(grid):
+        sd = np.exp(log_sd)
+        eta = intercept + sd * z[:, None]
+        log_p = successes * eta - trials * np.logaddexp(0.0, eta) - 0.5 * z[:, None] ** 2
+        top = log_p.max(axis=0)
+        weight = np.exp(log_p - top)
+        logs[i] = (top + np.log(weight.sum(axis=0))).sum() - 0.5 * (intercept / 2.5) ** 2 - 0.5 * sd**2 + log_sd
+        means[i] = sd * (weight[:, 0] @ z) / weight[:, 0].sum()
+    outer = np.exp(logs - logs.max())
+    total, first = outer.sum(), outer @ means
+    return separated("separation: a group level without a success", run, "1|g[g00]", float(first / total))
+
+
+def separated(fault: str, run: Run, name: str, exact_mean: float) -> Finding:
+    """What the importance weights say of a separated coefficient, against its exact mean."""
+    result = in_memory.audit(run, in_memory.AuditConfig(draws=4000))
+    entry = next(c for c in result["coefficients"] if c["name"] == name)
+    listed = [r for r in result["levels"] if r["issue"] == "separated"]
+    place = int(np.flatnonzero(names(run) == name)[0])
+    error = (exact_mean - run.moments.mean[place]) / sds(run)[place]
+    largest = max(result["coefficients"], key=lambda c: abs(c["shift"]))
+    where = f"{largest['name']}, in the list of separated levels; size ± {entry['shift_mcse']:.2g}"
+    located = largest["name"] == name and any(name in (r["level"], f"{r['term']}[{r['level']}]") for r in listed)
+    return Finding(fault, "shift", result["verdict"], bool(listed), where, located, entry["shift"], error)
+
+
+def faults() -> Iterator[Finding]:
+    """Every planted fault, audited."""
+    for num_shards in (10, 100, 400):
+        bad, good = rare_predictor(num_shards)
+        yield scored(f"rare predictor, classic merge of {num_shards} shards of {100_000 // num_shards:,} rows", bad, good, None)
+    yield separated_predictor()
+    yield separated_level()
+
+    cells, formula = nation()
+    states = cells["state"].to_numpy()
+    good = fit(cells, formula, states)
+    yield scored("a site with precision and shift 30% too large", corrupted(good, 1.3), good, FAULTY)
+    yield scored("a site shifted by 4 of its sds", shifted(good, 4.0), good, FAULTY)
+    yield scored("a site shifted by 40 of its sds", shifted(good, 40.0), good, FAULTY)
+    recoded = fit(permuted(cells, "age"), formula, states)
+    yield scored("a site made with another coding (ages rotated)", recoded._replace(designs=good.designs), good, FAULTY)
+    yield influential("data written with another coding (ages rotated)", recoded, good)
+    yield influential("outcomes of one state turned round", fit(flipped(cells, in_faulty_state(cells)), formula, states), good)
+
+    cells, formula = random_shards(), "y ~ 1 + female + (1 | race) + (1 | age)"
+    shards = cells["shard"].to_numpy()
+    good = fit(cells, formula, shards)
+    yield influential(
+        "outcomes of one random shard of 50 turned round", fit(flipped(cells, shards == FAULTY), formula, shards), good
+    )
+
+
+# ---- healthy problems ----
+
+
+def simulate(
+    seed: int, num_rows: int, base: float, sizes: dict[str, int], *, num_shards: int, rare: float = 0.0, slope: bool = False,
+    skew: float = 0.0, family: str = "binomial",
+) -> tuple[pd.DataFrame, str]:  # fmt: skip
+    """A problem from its own model: group levels of unequal size (``skew``), perhaps a rare predictor and a varying slope."""
+    rng = np.random.default_rng(seed)
+    columns: dict[str, np.ndarray] = {"shard": rng.integers(0, num_shards, num_rows)}
+    eta, terms = np.full(num_rows, base), ["1", "x"]
+    x = rng.integers(0, 2, num_rows).astype(np.float64)
+    columns["x"] = x
+    eta += 0.3 * x
+    if rare:
+        columns["rare"] = (rng.random(num_rows) < rare).astype(np.float64)
+        eta += 0.7 * columns["rare"]
+        terms.append("rare")
+    for i, (name, size) in enumerate(sizes.items()):
+        share = np.exp(skew * rng.normal(size=size))
+        columns[name] = rng.choice(size, num_rows, p=share / share.sum())
+        eta += rng.normal(0, 0.4, size)[columns[name]]
+        if slope and i == 0:
+            eta += rng.normal(0, 0.3, size)[columns[name]] * x
+        terms.append(f"({'1 + x' if slope and i == 0 else '1'} | {name})")
+    outcome = eta + rng.normal(0, 1.5, num_rows) if family == "gaussian" else rng.random(num_rows) < expit(eta)
+    return cells_of(columns, outcome, family), f"y ~ {' + '.join(terms)}"
+
+
+HEALTHY: dict[str, dict[str, Any]] = {
+    "small, balanced": {"num_rows": 2_000, "base": 0.0, "sizes": {"g": 10}, "num_shards": 4},
+    "tiny": {"num_rows": 300, "base": 0.3, "sizes": {"g": 6}, "num_shards": 2},
+    "base rate 2%": {"num_rows": 50_000, "base": -3.9, "sizes": {"g": 20, "h": 6}, "num_shards": 10},
+    "base rate 98%": {"num_rows": 50_000, "base": 3.9, "sizes": {"g": 20, "h": 6}, "num_shards": 10},
+    "base rate 5%, sparse": {"num_rows": 5_000, "base": -2.9, "sizes": {"g": 50, "h": 8}, "num_shards": 8},
+    "one shard": {"num_rows": 20_000, "base": -0.5, "sizes": {"g": 30, "h": 8}, "num_shards": 1},
+    "51 shards": {"num_rows": 100_000, "base": -0.5, "sizes": {"g": 30, "h": 8}, "num_shards": 51},
+    "400 small shards": {"num_rows": 100_000, "base": -2.9, "sizes": {"g": 10}, "num_shards": 400},
+    "400 shards, rare predictor": {"num_rows": 100_000, "base": -2.9, "sizes": {"g": 5}, "num_shards": 400, "rare": 0.01},
+    "rare predictor, 0.2%": {"num_rows": 50_000, "base": -1.0, "sizes": {"g": 10}, "num_shards": 20, "rare": 0.002},
+    "two levels": {"num_rows": 5_000, "base": -0.5, "sizes": {"g": 2, "h": 3}, "num_shards": 5},
+    "very uneven levels": {"num_rows": 20_000, "base": -0.7, "sizes": {"g": 200}, "num_shards": 10, "skew": 2.0},
+    "300 sparse levels": {"num_rows": 3_000, "base": -0.3, "sizes": {"g": 300, "h": 5}, "num_shards": 6},
+    "correlated slopes": {"num_rows": 30_000, "base": -0.5, "sizes": {"g": 40, "h": 6}, "num_shards": 10, "slope": True},
+    "correlated slopes, sparse": {"num_rows": 2_000, "base": -1.0, "sizes": {"g": 30}, "num_shards": 5, "slope": True},
+    "large": {"num_rows": 500_000, "base": 0.5, "sizes": {"g": 60, "h": 10, "k": 4}, "num_shards": 20},
+    "gaussian": {"num_rows": 20_000, "base": 10.0, "sizes": {"g": 40, "h": 5}, "num_shards": 10, "family": "gaussian"},
+    "gaussian, sparse": {"num_rows": 300, "base": -5.0, "sizes": {"g": 60}, "num_shards": 3, "family": "gaussian"},
+}
+
+
+def healthy() -> Iterator[Healthy]:
+    """Twenty problems without a fault: eighteen simulated, the small nation by state, the real survey by state."""
+    for seed, (name, options) in enumerate(HEALTHY.items()):
+        cells, formula = simulate(seed, **options)
+        yield judged(name, cells, formula, cells["shard"].to_numpy(), family=options.get("family", "binomial"))
+    for problem in (problems.small_nation(), problems.survey()):
+        formula = f"y ~ {problem.formula}"
+        yield judged(problem.name, problem.cells, formula, problem.cells["state"].to_numpy(), chosen_priors=problem.priors)
+
+
+def judged(name: str, cells: pd.DataFrame, formula: str, shards: np.ndarray, **options: Any) -> Healthy:
+    """Fit and audit one healthy problem."""
+    result = in_memory.audit(fit(cells, formula, shards, **options))
+    values = {g["name"]: g["value"] for g in result["gates"]}
+    return Healthy(
+        name, len(cells), len(result["shards"]), result["verdict"], values["score"], values["shift"], values["log_ratio_sd"],
+        result["total"]["k_hat"], min(s["heterogeneity"]["p_adjusted"] for s in result["shards"]),
+        ", ".join(sorted({m["what"].split(":")[0] for m in result["messages"]})) or "none",
+    )  # fmt: skip
+
+
+# ---- the page ----
+
+
+def fault_table(rows: list[Finding]) -> list[str]:
+    """Markdown of the faults."""
+    lines = ["| fault | verdict | by | located at | reported, sds | true, sds | ratio | holds |", "|---|---|---|---|--:|--:|--:|---|"]
+    for r in rows:
+        lines.append(
+            f"| {r.fault} | {r.verdict} | {r.signal} | {r.where} | {abs(r.reported):.2f} | {abs(r.true):.2f} | {r.ratio:.2f} "
+            f"| {'yes' if r.holds else 'NO'} |"
+        )
+    return lines
+
+
+def healthy_table(rows: list[Healthy]) -> list[str]:
+    """Markdown of the healthy problems."""
+    lines = [
+        "| problem | cells | shards | verdict | score | shift | log-ratio sd | k̂ | smallest adjusted p | messages |",
+        "|---|--:|--:|---|--:|--:|--:|--:|--:|---|",
+    ]
+    for r in rows:
+        k_hat = "exact" if r.k_hat is None else f"{r.k_hat:.2f}"
+        lines.append(
+            f"| {r.name} | {r.num_cells:,} | {r.num_shards} | {r.verdict} | {r.score:.3f} | {r.shift:.3f} "
+            f"| {r.log_ratio_sd:.3f} | {k_hat} | {r.min_p:.2g} | {r.gates} |"
+        )
+    return lines
+
+
+def write(name: str, lines: list[str]) -> None:
+    """Put a table into the page, between its two markers."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    head, _, rest = PAGE.read_text().partition(begin)
+    _, _, tail = rest.partition(end)
+    PAGE.write_text(head + begin + "\n".join(lines) + "\n" + end + tail)
+
+
+def main() -> int:
+    """Print and write both tables; 1 if a fault is missed or a healthy problem fails."""
+    found, well = list(faults()), list(healthy())
+    for name, lines in (("faults", fault_table(found)), ("healthy", healthy_table(well))):
+        print("\n".join(lines), end="\n\n")
+        write(name, lines)
+    return int(not all(r.holds for r in found) or any(r.verdict == "fail" for r in well))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
