@@ -73,8 +73,15 @@ def _results(loaded: Loaded, finished: Finished, truth_file: Path) -> Iterator[s
         compared = compare_with_truth(estimates, truth, outcome=outcome)
         if margin == "state":
             yield from _state_table(compared.table, estimates["num_trials"].to_pylist())
-        raw = "" if compared.raw_coverage is None else f"; those of the raw means in {compared.raw_coverage:.0%}"
-        yield f"90% intervals cover the truth in {compared.coverage:.0%} of {compared.num_groups:,} {plural}{raw}"
+        yield (
+            f"90% intervals cover the truth in {compared.coverage:.0%} of {compared.num_groups:,} {plural}; "
+            f"root mean square error {100 * compared.rmse:.1f} points"
+        )
+        if compared.raw_coverage is not None and compared.raw_rmse is not None:
+            yield (
+                f"  raw means beside them: {compared.raw_coverage:.0%} (Wilson intervals, where anybody answered), "
+                f"error {100 * compared.raw_rmse:.1f} points"
+            )
     yield f"report: {finished.directory}/report.html"
 
 

@@ -62,11 +62,11 @@ class Work:
         """
         results: list[Any] = [None] * len(self.entries)
         number = {entry["shard_id"]: s for s, entry in enumerate(self.entries)}
-        done, error = 0, None
-        for outcome in self.context.executor.map_unordered(
+        error = None
+        outcomes = self.context.executor.map_unordered(
             fn, tasks_of_shards, max_in_flight=self.context.config.run.in_flight
-        ):
-            done += 1
+        )
+        for done, outcome in enumerate(outcomes, start=1):
             self.context.progress.update(done=done, total=len(self.entries), **shown)
             if outcome.error is not None:
                 error = error or outcome.error
