@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from sharding import contract, plan, sources, storage, store
 from sharding.cells import CellTable
@@ -169,7 +170,7 @@ def _connected(data: DataConfig, scratch: Path) -> Iterator[duckdb.DuckDBPyConne
             "data.memory_limit", f"more to hold than {data.memory_limit} and the free disk allow",
             "memory for the cells of the model", "Raise data.memory_limit, free disk space, or use fewer columns."
         ) from None  # fmt: skip
-    except duckdb.Error as error:  # its text can hold values of a row, so only its kind is told
+    except (duckdb.Error, pa.ArrowException) as error:  # its text can hold values of a row, so only its kind is told
         raise SourceError(
             "data.source", f"data that cannot be read ({type(error).__name__})", "whole files",
             "Copy the files again (one may be truncated or damaged)."

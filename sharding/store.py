@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy.typing as npt
@@ -18,6 +20,8 @@ from sharding.plan import PlannedShard
 
 SCHEMA_VERSION = 1
 ROWS_PER_GROUP = 1 << 17
+NUM_WRITERS = 4
+MAX_CELLS_HELD = 1 << 18
 DICTIONARY = "dictionary.json"
 MANIFEST = "shards/manifest.json"
 
@@ -25,26 +29,41 @@ MANIFEST = "shards/manifest.json"
 def write_shards(directory: str, plan: Sequence[PlannedShard], cells: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
     """Cut the sorted stream ``cells`` as planned, and yield the manifest entry of every shard once it is published.
 
-    The same cells give the same bytes: fixed order, fixed row groups, no time stamp.
+    The same cells give the same bytes: fixed order, fixed row groups, no time stamp. A few threads write at once, since
+    most of the time of a small file is waiting for the disk; shards too large to hold are written one at a time.
     """
     schema = cells.schema.with_metadata({"schema_version": str(SCHEMA_VERSION)})
     stream = _Stream(cells, schema)
-    for shard in plan:
-        path = f"shards/{shard.shard_id}.parquet"
-        num_rows = num_trials = 0
-        with (
-            storage.publishing(storage.join(directory, path)) as file,
-            pq.ParquetWriter(file, schema, compression="zstd") as writer,
-        ):
-            for table in stream.take(shard.num_cells):
-                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-                num_rows += pc.sum(table["num_rows"]).as_py()
-                num_trials += pc.sum(table["num_trials"]).as_py()
-        yield {
-            "shard_id": shard.shard_id, "path": path, "num_cells": shard.num_cells, "num_rows": num_rows,
-            "num_trials": num_trials, "num_bytes": file.num_bytes, "sha256": file.sha256,
-        }  # fmt: skip
+    pending: deque[Future[dict[str, Any]]] = deque()
+    with ThreadPoolExecutor(NUM_WRITERS) as writers:
+        for shard in plan:
+            if shard.num_cells <= MAX_CELLS_HELD:
+                pieces = list(stream.take(shard.num_cells))
+                pending.append(writers.submit(_write_shard, directory, shard, schema, pieces))
+            while pending and (len(pending) >= NUM_WRITERS or shard.num_cells > MAX_CELLS_HELD):
+                yield pending.popleft().result()
+            if shard.num_cells > MAX_CELLS_HELD:
+                yield _write_shard(directory, shard, schema, stream.take(shard.num_cells))
+        while pending:
+            yield pending.popleft().result()
     assert stream.is_exhausted(), "the plan covers all cells"
+
+
+def _write_shard(directory: str, shard: PlannedShard, schema: pa.Schema, pieces: Iterable[pa.Table]) -> dict[str, Any]:
+    path = f"shards/{shard.shard_id}.parquet"
+    num_rows = num_trials = 0
+    with (
+        storage.publishing(storage.join(directory, path)) as file,
+        pq.ParquetWriter(file, schema, compression="zstd") as writer,
+    ):
+        for table in pieces:
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            num_rows += pc.sum(table["num_rows"]).as_py()
+            num_trials += pc.sum(table["num_trials"]).as_py()
+    return {
+        "shard_id": shard.shard_id, "path": path, "num_cells": shard.num_cells, "num_rows": num_rows,
+        "num_trials": num_trials, "num_bytes": file.num_bytes, "sha256": file.sha256,
+    }  # fmt: skip
 
 
 def read_shard(directory: str, entry: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:

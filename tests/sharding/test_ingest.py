@@ -251,7 +251,7 @@ def test_hostile_names_and_values_are_only_names_and_values(helpers: Any, tmp_pa
     assert Counter(os.path.dirname(entry["path"]) for entry in report.manifest["shards"]) == {"shards": 5}
 
 
-def test_memory_limit_spills(helpers: Any, tmp_path: Path) -> None:
+def test_memory_limit_spills_or_says_what_to_raise(helpers: Any, tmp_path: Path) -> None:
     num_rows = 300_000
     table = pa.table(
         {"g": [str(i % 7) for i in range(num_rows)], "x": np.arange(num_rows) / 7, "voted": [0, 1] * (num_rows // 2)}
@@ -259,10 +259,33 @@ def test_memory_limit_spills(helpers: Any, tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "x.parquet")
     report = helpers.run(
         tmp_path / "x.parquet", tmp_path / "run", factor_columns=["g"], predictor_columns=["x"], group_columns=[("g",)],
-        shards={"by": "g", "target_cells": 20_000}, memory_limit="60MB",
+        shards={"by": "g", "target_cells": 20_000}, memory_limit="20MB",
     )  # fmt: skip
     assert report.num_cells == num_rows
     assert report.manifest["totals"]["rows_in_cells"] == num_rows
+    with pytest.raises(
+        SourceError, match=r"data\.memory_limit: found more to hold than 3MB .* Raise data\.memory_limit"
+    ):
+        helpers.run(tmp_path / "x.parquet", tmp_path / "none", factor_columns=["g"], predictor_columns=["x"],
+                    group_columns=[("g",)], shards={"by": "g"}, memory_limit="3MB")  # fmt: skip
+    assert list((tmp_path / "none").iterdir()) == []
+
+
+def test_large_shards_are_written_as_they_come(
+    helpers: Any, voters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ROWS_PER_GROUP", 7)
+    expected = helpers.run(voters, tmp_path / "a")
+    monkeypatch.setattr(store, "MAX_CELLS_HELD", 17)
+    report = helpers.run(voters, tmp_path / "b")
+    assert report.manifest["shards"] == expected.manifest["shards"]
+    assert report.manifest["totals"]["rows_in_cells"] == 400
+
+
+def test_leftover_of_a_killed_run_is_removed(helpers: Any, voters: Path, tmp_path: Path) -> None:
+    storage.publish_bytes(str(tmp_path / "run/.scratch-ingest/spill/people"), b"rows")
+    helpers.run(voters, tmp_path / "run")
+    assert not (tmp_path / "run/.scratch-ingest").exists()
 
 
 def test_progress_and_seconds(helpers: Any, voters: Path, tmp_path: Path) -> None:
