@@ -13,7 +13,6 @@ from reporting.svg import plain
 
 RANK = {"fail": 0, "warn": 1, "info": 2, "pass": 3}
 HEADLINE = {"pass": "Ready to use", "warn": "Usable with care", "fail": "Do not use these numbers yet"}
-HETEROGENEITY_ALPHA = 0.01
 
 
 @dataclass(frozen=True)
@@ -76,17 +75,20 @@ def _sentence(status: str, audit: dict[str, Any], actions: list[Action], num_tri
 
 def _actions(audit: dict[str, Any]) -> list[Action]:
     actions = [_gate(gate) for gate in audit.get("gates", []) if gate.get("status") in ("warn", "fail")]
+    limit = next((gate.get("warn_above") or 0.0 for gate in audit.get("gates", []) if gate.get("name") == "score"), 0.0)
     for shard in audit.get("shards", []):
-        actions += _shard(shard)
-    for row in audit.get("levels", []):
-        actions.append(Action("info", str(row.get("issue", "")), str(row.get("term", "")), str(row.get("level", "")), "",
-                              "Its estimate leans on the prior and on its neighbours; do not report it on its own."))
+        if abs(shard.get("score") or 0.0) > limit:
+            actions += _shard(shard)
+    actions += _levels(audit.get("levels", []))
     for row in audit.get("prior_sensitivity", []):
         if row.get("flag") not in (None, "", "ok", "-"):
             size = f"prior {plain(row.get('prior'), 2)}, likelihood {plain(row.get('likelihood'), 2)}"
             actions.append(Action("info", f"prior sensitivity: {row['flag']}", str(row.get("parameter", "")), "", size,
                                   "Compare with another prior: `--set model.priors...` redoes only the merge."))
+    told = tuple(str(gate["meaning"]) for gate in audit.get("gates", []) if gate.get("meaning"))
     for row in audit.get("messages", []):
+        if str(row.get("what", "")).startswith(told):
+            continue  # the gate has its own row
         severity = {"error": "fail", "warning": "warn"}.get(str(row.get("severity")), str(row.get("severity", "info")))
         actions.append(Action(severity, str(row.get("what", "")), str(row.get("where", "")), "", "",
                               str(row.get("do", ""))))
@@ -109,6 +111,27 @@ def _split(parameter: str) -> tuple[str, str]:
     return (term, level.removesuffix("]")) if bracket else (parameter, "")
 
 
+LEVEL_ISSUES = {
+    "few_trials": "hardly any known outcomes",
+    "no_trials": "no known outcome",
+    "separated": "every outcome is the same",
+}
+
+
+def _levels(rows: list[dict[str, Any]]) -> list[Action]:
+    """One action per term and issue: a big factor has thousands of levels without data."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        found.setdefault((str(row.get("term", "")), str(row.get("issue", ""))), []).append(str(row.get("level", "")))
+    do = "These estimates lean on the prior and on neighbours; do not report them on their own."
+    actions = []
+    for (term, issue), levels in found.items():
+        shown = ", ".join(levels[:4]) + (", ..." if len(levels) > 4 else "")
+        number = f"{len(levels):,} level{'' if len(levels) == 1 else 's'}"
+        actions.append(Action("info", f"{number} with {LEVEL_ISSUES.get(issue, issue)}", term, shown, "", do))
+    return actions
+
+
 def _shard(shard: dict[str, Any]) -> list[Action]:
     name, out = f"shard {shard.get('shard_id', '')}", []
     if shard.get("status") in ("warn", "fail"):
@@ -117,8 +140,4 @@ def _shard(shard: dict[str, Any]) -> list[Action]:
                           str(shard.get("score_where") or ""),
                           f"{sds}log-ratio sd {plain(shard.get('log_ratio_sd'), 2)}",
                           "Run more rounds, or fit it with `fit.method: nuts`; if it stays, look at how its data are coded."))
-    p_value = (shard.get("heterogeneity") or {}).get("p_adjusted")
-    if p_value is not None and p_value < HETEROGENEITY_ALPHA:
-        out.append(Action("warn", "this shard disagrees with all others", name, "", f"adjusted p {plain(p_value, 2)}",
-                          "See whether its data are coded as elsewhere; if the difference is real, let an effect vary."))
     return out

@@ -119,14 +119,17 @@ def test_actions_are_worst_first_and_say_where_how_far_and_what_to_do():
         "gates": [{"name": "score", "value": 0.5, "warn_above": 0.1, "fail_above": 0.3, "status": "fail",
                    "where": "1|state[OH]", "meaning": "error in sds", "do": "Run more rounds."},
                   {"name": "k_hat", "value": 0.1, "warn_above": 0.5, "fail_above": 0.7, "status": "pass"}],
-        "shards": [{"shard_id": "wi-03", "status": "pass", "heterogeneity": {"p_adjusted": 0.0004}},
+        "shards": [{"shard_id": "wi-03", "status": "warn", "score": 0.01, "heterogeneity": {"p_adjusted": 0.0004}},
                    {"shard_id": "oh", "status": "warn", "score": 0.2, "score_where": "1|race[black]", "log_ratio_sd": 0.6}],
-        "levels": [{"term": "1|race", "level": "other", "issue": "no successes"}],
+        "levels": [{"term": "1|race", "level": level, "issue": "no_trials"} for level in ("a", "b", "c", "d", "other")],
         "prior_sensitivity": [{"parameter": "sigma", "prior": 0.01, "likelihood": 0.2, "flag": "-"}],
-        "messages": [{"severity": "error", "where": "shard oh", "what": "did not converge", "do": "Look."}],
+        "messages": [{"severity": "error", "where": "shard oh", "what": "did not converge", "do": "Look."},
+                     {"severity": "warn", "where": "shard wi-03", "what": "tells another story", "do": "Look."},
+                     {"severity": "fail", "where": "1|state[OH]", "what": "error in sds: 0.5", "do": "Run more rounds."}],
     }
     actions = judge(audit, 10).actions
     assert [action.severity for action in actions] == ["fail", "fail", "warn", "warn", "info"]
+    assert [a.where for a in actions if a.what == "5 levels with no known outcome"] == ["1|race"]
     assert (actions[0].where, actions[0].level, actions[0].size) == ("1|state", "OH", "0.5 sds, limit 0.3")
     assert actions[0].do == "Run more rounds."
     assert {action.where for action in actions} >= {"shard wi-03", "shard oh", "1|race"}
