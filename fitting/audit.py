@@ -66,13 +66,15 @@ class Heterogeneity(NamedTuple):
     """Chi-squared distance of a shard from the posterior of all others, on the coefficients common to all.
 
     ``influence`` is the mean with the shard minus the mean without it at ``influence_where``, the root coefficient that it
-    pulls furthest, in sds of the posterior with it, scales held fixed.
+    pulls furthest, in sds of the posterior with it, scales held fixed; ``influence_sd`` is how much a healthy shard of its
+    size would pull there by chance.
     """
 
     statistic: float
     df: int
     p_value: float
     influence: float
+    influence_sd: float
     influence_where: int
 
 
@@ -126,7 +128,7 @@ def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
     if not spread < HOPELESS:  # one draw has all the weight: there is nothing to correct with
         unknown = np.full(theta.shape[1], np.nan)
         return Importance(spread, 1.0 / len(theta), np.inf, unknown, unknown, unknown)
-    log_weights, k_hat = array_stats.psislw(log_ratio - log_ratio.max())
+    log_weights, k_hat = array_stats.psislw(log_ratio.max() - log_ratio)  # it takes the negative, as for leave-one-out
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     mean, sd = theta.mean(axis=0), np.maximum(theta.std(axis=0), 1e-300)
@@ -145,7 +147,7 @@ def k_hat(log_ratio: np.ndarray) -> float:
     spread = float(log_ratio.std())
     if spread < EXACT:
         return -np.inf
-    return float(array_stats.psislw(log_ratio - log_ratio.max())[1]) if spread < HOPELESS else np.inf
+    return float(array_stats.psislw(log_ratio.max() - log_ratio)[1]) if spread < HOPELESS else np.inf
 
 
 def score(
@@ -207,8 +209,7 @@ def heterogeneity(
     scale = float(hierarchy.residual_sd(psi)) ** -2.0
     nothing = _root_marginal(hierarchy, np.zeros_like(natural.precision), np.zeros_like(natural.shift), psi)
     whole = _root_marginal(hierarchy, natural.precision * scale, natural.shift * scale, psi)
-    inverse = np.linalg.inv(whole[0])
-    mean, sd = inverse @ whole[1], np.sqrt(np.diagonal(inverse))
+    mean, sd = whole.root @ whole.solved, np.sqrt(np.square(whole.root).sum(axis=1))
     found = []
     for restriction, site in zip(restrictions, used, strict=True):
         precision, shift = np.zeros_like(natural.precision), np.zeros_like(natural.shift)
@@ -218,25 +219,24 @@ def heterogeneity(
             rest = _root_marginal(hierarchy, natural.precision * scale - precision, natural.shift * scale - shift, psi)
             alone = _root_marginal(hierarchy, precision, shift, psi)
         except np.linalg.LinAlgError:  # a site that is no likelihood at all: nothing to compare, and the score says so
-            found.append(Heterogeneity(np.inf, 0, 0.0, np.nan, 0))
+            found.append(Heterogeneity(np.inf, 0, 0.0, np.nan, np.nan, 0))
             continue
-        information = alone[0] - nothing[0]
-        covariance = np.linalg.inv(rest[0])
-        others = covariance @ rest[1]
+        information = alone.precision - nothing.precision
+        others = rest.root @ rest.solved
         pull = (mean - others) / sd
         where = int(np.argmax(np.abs(pull)))
-        lower = np.linalg.cholesky(covariance)
-        values, vectors = np.linalg.eigh(lower.T @ information @ lower)
+        chance = np.sqrt(max(float(np.sum(rest.root[where] ** 2)) - sd[where] ** 2, 0.0)) / sd[where]
+        values, vectors = np.linalg.eigh(rest.root.T @ information @ rest.root)
         kept = values > INFORMATIVE
-        z = (vectors.T @ (lower.T @ (alone[1] - nothing[1] - information @ others)))[kept]
+        z = (vectors.T @ (rest.root.T @ (alone.shift - nothing.shift - information @ others)))[kept]
         z /= np.sqrt(values[kept] + values[kept] ** 2)
         if not hierarchy.family.has_residual_scale:
             present = np.diagonal(information) > 0
-            reach = np.square((lower @ vectors[:, kept])[present]).max(axis=0, initial=0.0)
+            reach = np.square((rest.root @ vectors[:, kept])[present]).max(axis=0, initial=0.0)
             z = unskewed(z, values[kept] / np.maximum(reach, 1e-300))
         statistic, df = float(np.sum(z**2)), int(kept.sum())
         p_value = float(chdtrc(df, statistic)) if df else 1.0
-        found.append(Heterogeneity(statistic, df, p_value, float(pull[where]), where))
+        found.append(Heterogeneity(statistic, df, p_value, float(pull[where]), float(chance), where))
     return found
 
 
@@ -252,16 +252,23 @@ def unskewed(z: np.ndarray, count: np.ndarray) -> np.ndarray:
     return 2.0 * np.abs(z) / (1.0 + np.sqrt(1.0 + 4.0 * c * np.abs(z)))
 
 
-def _root_marginal(
-    hierarchy: Hierarchy, precision: np.ndarray, shift: np.ndarray, psi: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (G, G) and shift (G,) of the root, prior included, after everything below is integrated out."""
+class _Root(NamedTuple):
+    """Gaussian of the root: precision (G, G), shift (G,), a square root of the covariance (G, G) and ``root' shift``."""
+
+    precision: np.ndarray
+    shift: np.ndarray
+    root: np.ndarray
+    solved: np.ndarray
+
+
+def _root_marginal(hierarchy: Hierarchy, precision: np.ndarray, shift: np.ndarray, psi: np.ndarray) -> _Root:
+    """The root, prior included, after everything below is integrated out."""
     tree = hierarchy.model.tree
     precision, shift, _ = hierarchy.add_prior(psi, precision, shift)
     factor = tr.cholesky(tree, precision)
     solved = tr.forward(tree, factor, shift[:, None])[: tree.block_sizes[0], 0]
     lower = np.linalg.inv(factor.inverse_lower[0][0])
-    return lower @ lower.T, lower @ solved
+    return _Root(lower @ lower.T, lower @ solved, factor.inverse_lower[0][0].T, solved)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

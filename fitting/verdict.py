@@ -160,7 +160,8 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
                 "severity": "warn",
                 "where": f"shard {evidence.shards[s]['shard_id']}",
                 "what": f"tells another story than the other shards on the common effects (chi-squared {h.statistic:.0f} on {h.df} df, "
-                f"adjusted p {adjusted[s]:.2g}); it pulls {names[h.influence_where]} by {h.influence:.2g} posterior sds",
+                f"adjusted p {adjusted[s]:.2g}); it pulls {names[h.influence_where]} by {h.influence:.2g} posterior sds "
+                f"(a healthy one: 0 ± {h.influence_sd:.2g})",
                 "do": "check how this shard codes the outcome and the predictors; if it is right, let the effect vary by shard's group. "
                 "Dropping the shard changes the population",
             }
@@ -254,6 +255,7 @@ def _shards(
                 "status": status,
                 "heterogeneity": {"statistic": _number(h.statistic), "df": h.df, "p_adjusted": _number(adjusted[s])},
                 "influence": _number(h.influence),
+                "influence_sd": _number(h.influence_sd),
                 "influence_where": str(names[h.influence_where]),
             }
         )
