@@ -20,6 +20,7 @@ from fitting.hierarchy import Hierarchy
 from fitting.rounds import Round, RoundsState
 from fitting.tree import Restriction
 from sharding import storage, store
+from sharding.errors import ContractError
 
 if TYPE_CHECKING:
     from cluster.config import RunConfig
@@ -82,12 +83,26 @@ class Work:
 
 
 def open_work(context: StageContext) -> Work:
-    """Read what a stage needs from the run directory."""
+    """Read what a stage needs from the run directory.
+
+    Raises
+    ------
+    ContractError
+        A margin of `poststratify` is a number in the model. Only ingest knows; told before anything is fitted.
+    """
     manifest = store.read_manifest(context.directory)
     dictionary = storage.read_bytes(storage.join(context.directory, store.DICTIONARY))
     ref = _model_ref(context.directory, dictionary, context.config)
     entries = tuple(e for e in manifest["shards"] if e["num_trials"])
-    return Work(context, ref, tasks.build_hierarchy(ref), entries)
+    hierarchy = tasks.build_hierarchy(ref)
+    columns = {column for margin in context.config.poststratify.by for column in margin.split(":")}
+    numeric = sorted(columns & set(hierarchy.model.coding.numerics))
+    if numeric:
+        raise ContractError(
+            "poststratify.by", f"{numeric}, numeric in the model", "factors",
+            "Choose a factor, or declare `type: factor` in data.columns.",
+        )  # fmt: skip
+    return Work(context, ref, hierarchy, entries)
 
 
 def _model_ref(directory: str, dictionary: bytes, config: RunConfig) -> ModelRef:
@@ -129,10 +144,12 @@ def _round(
             config.run.seed, config.fit.shard_warmup, config.fit.shard_draws, config.fit.shard_chains
         )
 
+    under = rounds.moments_for(work.hierarchy, state, restrictions, method)
+
     def items() -> Iterator[tasks.SiteTask]:
         for s in work.longest_first():
             entry = work.entries[s]
-            part = rounds.part_of(state.moments, restrictions[s]) if restrictions else None
+            part = rounds.part_of(under, restrictions[s]) if restrictions else None
             site = state.sites[s] if sampling is not None else None
             depends_on = {
                 "shard": entry["sha256"], "dictionary": work.ref.dictionary_sha256, "formula": work.ref.formula,

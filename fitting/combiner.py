@@ -216,6 +216,13 @@ def _map(fn: Callable[[int], Any], count: int, threads: int) -> list[Any]:
         return list(pool.map(fn, range(count)))
 
 
+def conditional_moments(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> Moments:
+    """Moments of the coefficients given hyperparameters, shape (H,)."""
+    tree = hierarchy.model.tree
+    given = condition(hierarchy, sites, psi)
+    return Moments(tr.backward(tree, given.factor, given.solved)[:, 0], tr.covariance(tree, given.factor))
+
+
 def moments(
     hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_points: int = 32, threads: int = 1
 ) -> Moments:

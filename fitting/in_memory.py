@@ -134,9 +134,9 @@ def fit(
         whole = built.design(part, {name: values[rows] for name, values in statistics.items()})
         designs.append(model.localise(whole, restriction))
 
-    def site(s: int, state: rounds.RoundsState, number: int, how: str) -> Site:
+    def site(s: int, state: rounds.RoundsState, under: Moments, number: int, how: str) -> Site:
         restriction, design = restrictions[s], designs[s]
-        part = rounds.part_of(state.moments, restriction)
+        part = rounds.part_of(under, restriction)
         if fit_site is not None:
             return fit_site(restriction, design, part, state.sites[s] if state.sites else None, s, number)
         if how == "nuts":
@@ -153,7 +153,8 @@ def fit(
     state = rounds.init(prior)
     done: list[rounds.Round] = []
     while (coming := rounds.next_round(schedule, done)) is not None:
-        new = [site(s, state, len(done), coming.method) for s in range(len(designs))]
+        under = rounds.moments_for(prior, state, restrictions, coming.method)
+        new = [site(s, state, under, len(done), coming.method) for s in range(len(designs))]
         state, info = rounds.step(prior, state, restrictions, new, damping=coming.damping, threads=threads)
         done.append(coming._replace(move=info.move))
     natural = combiner.product(built.tree, list(zip(restrictions, state.sites, strict=True)))

@@ -59,6 +59,21 @@ def init(hierarchy: Hierarchy) -> RoundsState:
     return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome_sd), (), np.inf)
 
 
+def moments_for(
+    hierarchy: Hierarchy, state: RoundsState, restrictions: Sequence[Restriction], method: str
+) -> Moments:
+    """What a round fits its sites under: the posterior, hyperparameters integrated out; for NUTS given their mode.
+
+    With hyperparameters integrated out the Gaussian that matches the posterior can be wider than a site, so that dividing
+    the site out leaves no distribution (always so with one shard and weak scales). Given hyperparameters the cavity is
+    prior times the other sites, and proper.
+    """
+    if method != "nuts":
+        return state.moments
+    natural = combiner.product(hierarchy.model.tree, list(zip(restrictions, state.sites, strict=True)))
+    return combiner.conditional_moments(hierarchy, natural, state.psi)
+
+
 def part_of(moments: Moments, restriction: Restriction) -> Moments:
     """Moments on the coefficients of one shard: what its worker is given."""
     return Moments(moments.mean[restriction.coefficients], moments.covariance[restriction.entries])
