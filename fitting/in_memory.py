@@ -62,11 +62,11 @@ def code(
             mean = float(np.average(coded[name], weights=weight))
             sd = float(np.sqrt(np.average((coded[name] - mean) ** 2, weights=weight)))
             numerics[name] = Numeric(0.0, 1.0, True) if binary else Numeric(mean, sd or 1.0, False)
-    groups = {g: np.unique(np.stack([coded[c] for c in g], axis=1), axis=0) for g in parsed.group_columns}
+    groups = {g: _combinations([coded[c] for c in g]) for g in parsed.group_columns}
     parents: dict[str, dict[str, np.ndarray]] = {}
     for inner in parsed.factor_columns:
         for outer in parsed.factor_columns:
-            pairs = np.unique(np.stack([coded[inner], coded[outer]], axis=1), axis=0)
+            pairs = _combinations([coded[inner], coded[outer]])
             if inner != outer and len(pairs) == len(factors[inner]):
                 parents.setdefault(inner, {})[outer] = pairs[:, 1]
     total = statistics["num_trials"].sum()
@@ -78,6 +78,12 @@ def code(
         sd = float(np.sqrt(max(statistics["sum_y_squared"].sum() / total - mean**2, 0.0)))
     coding = Coding(factors, dict.fromkeys(factors, 0), numerics, groups, parents, mean, sd)
     return coding, coded
+
+
+def _combinations(codes: Sequence[np.ndarray]) -> np.ndarray:
+    """Observed combinations of codes, sorted, shape (number of them, number of columns)."""
+    sizes = tuple(int(c.max()) + 1 for c in codes)
+    return np.stack(np.unravel_index(np.unique(np.ravel_multi_index(tuple(codes), sizes)), sizes), axis=1)
 
 
 def fit(
