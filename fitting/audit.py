@@ -34,6 +34,8 @@ DRAW_CHUNK = 100
 EXACT = 1e-9
 HOPELESS = 100.0  # an sd of log weights at which importance sampling means nothing
 INFORMATIVE = 1e-3  # a direction in which a shard knows less than this share of what the others know says nothing
+HETEROGENEITY_LEVEL = 0.001
+MAX_SET_ASIDE = 10  # shards: with more of them telling other stories there is no common one to compare with
 FAR = 0.5  # posterior sds: after a smaller move the next round would change the score by a few per cent of it
 MAX_REFRESHES = 20
 LARGEST_STEP = 2.0  # logits: from a wrong start a whole Newton step on a sigmoid can land further away than it began
@@ -76,6 +78,13 @@ class Heterogeneity(NamedTuple):
     influence: float
     influence_sd: float
     influence_where: int
+
+    @property
+    def excess(self) -> float:
+        """How far out, on a scale that goes on where p-values underflow: Wilson & Hilferty's (1931) normal deviate."""
+        if not self.df:
+            return np.inf if self.statistic else -np.inf
+        return float(np.cbrt(self.statistic / self.df) - 1 + 2 / (9 * self.df)) / np.sqrt(2 / (9 * self.df))
 
 
 class Score(NamedTuple):
@@ -174,8 +183,8 @@ def score(
         step = refreshed.mean - at.mean
         if not np.max(np.abs(step) / np.sqrt(refreshed.covariance[tree.diagonal])) > FAR:
             break
-        part = 1.0 if hierarchy.family.has_residual_scale else min(1.0, LARGEST_STEP / float(np.max(np.abs(step))))
-        at, count = Moments(at.mean + part * step, refreshed.covariance), count + 1
+        stride = 1.0 if hierarchy.family.has_residual_scale else min(1.0, LARGEST_STEP / float(np.max(np.abs(step))))
+        at, count = Moments(at.mean + stride * step, refreshed.covariance), count + 1
         fresh = refresh(at)
         natural, current, refreshed = rounds.merge(hierarchy, restrictions, fresh, current.mode, threads)
     psi = current.mode
@@ -198,26 +207,56 @@ def score(
 
 
 def heterogeneity(
-    hierarchy: Hierarchy, natural: Natural, restrictions: Sequence[Restriction], used: Sequence[Site], psi: np.ndarray
-) -> list[Heterogeneity]:
+    hierarchy: Hierarchy, natural: Natural, restrictions: Sequence[Restriction], used: Sequence[Site],
+    moments: Moments, psi: np.ndarray,
+) -> list[Heterogeneity]:  # fmt: skip
     """Distance of each shard's message to the root from the posterior that all the other shards give the root.
+
+    A shard with much data that tells another story makes every other shard look odd beside it. So while one stands out, the
+    one furthest out is set aside, with its distance as it was, and the others are compared among themselves.
+    """
+    found: list[Heterogeneity | None] = [None] * len(used)
+    precision, shift = natural.precision, natural.shift
+    sd = np.sqrt(moments.covariance[hierarchy.model.tree.diagonal])[: hierarchy.model.tree.block_sizes[0]]
+    left = list(range(len(used)))
+    while True:
+        parts = [(restrictions[s], used[s]) for s in left]
+        compared = dict(zip(left, _against_the_rest(hierarchy, precision, shift, parts, psi, sd), strict=True))
+        adjusted = np.minimum(np.array([compared[s].p_value for s in left]) * len(left), 1.0)
+        outside = int(np.argmax([compared[s].excess for s in left]))
+        aside = len(used) - len(left)
+        if len(left) < 3 or aside == MAX_SET_ASIDE or not adjusted[outside] < HETEROGENEITY_LEVEL:
+            break
+        s = left.pop(outside)
+        found[s] = compared[s]
+        precision, shift = precision.copy(), shift.copy()
+        precision[restrictions[s].entries] -= used[s].precision
+        shift[restrictions[s].coefficients] -= used[s].shift
+    return [done or compared[s] for s, done in enumerate(found)]
+
+
+def _against_the_rest(
+    hierarchy: Hierarchy, precision: np.ndarray, shift: np.ndarray, parts: Sequence[tuple[Restriction, Site]],
+    psi: np.ndarray, sd: np.ndarray,
+) -> list[Heterogeneity]:  # fmt: skip
+    """Each of some shards against the others of them, whose sites multiply to ``precision`` and ``shift``.
 
     The message integrates the shard's nested effects out under their prior, so a state may have its own level; it is
     the effects common to all shards on which it must agree. With u the score of the message at the others' mean, its
     variance is ``A + A V A`` for information A and the others' covariance V; directions without information are left out.
     """
     scale = float(hierarchy.residual_sd(psi)) ** -2.0
-    nothing = _root_marginal(hierarchy, np.zeros_like(natural.precision), np.zeros_like(natural.shift), psi)
-    whole = _root_marginal(hierarchy, natural.precision * scale, natural.shift * scale, psi)
-    mean, sd = whole.root @ whole.solved, np.sqrt(np.square(whole.root).sum(axis=1))
+    nothing = _root_marginal(hierarchy, np.zeros_like(precision), np.zeros_like(shift), psi)
+    whole = _root_marginal(hierarchy, precision * scale, shift * scale, psi)
+    mean, spread = whole.root @ whole.solved, np.square(whole.root).sum(axis=1)
     found = []
-    for restriction, site in zip(restrictions, used, strict=True):
-        precision, shift = np.zeros_like(natural.precision), np.zeros_like(natural.shift)
-        precision[restriction.entries] = site.precision * scale
-        shift[restriction.coefficients] = site.shift * scale
+    for restriction, site in parts:
+        own_precision, own_shift = np.zeros_like(precision), np.zeros_like(shift)
+        own_precision[restriction.entries] = site.precision * scale
+        own_shift[restriction.coefficients] = site.shift * scale
         try:
-            rest = _root_marginal(hierarchy, natural.precision * scale - precision, natural.shift * scale - shift, psi)
-            alone = _root_marginal(hierarchy, precision, shift, psi)
+            rest = _root_marginal(hierarchy, precision * scale - own_precision, shift * scale - own_shift, psi)
+            alone = _root_marginal(hierarchy, own_precision, own_shift, psi)
         except np.linalg.LinAlgError:  # a site that is no likelihood at all: nothing to compare, and the score says so
             found.append(Heterogeneity(np.inf, 0, 0.0, np.nan, np.nan, 0))
             continue
@@ -225,7 +264,7 @@ def heterogeneity(
         others = rest.root @ rest.solved
         pull = (mean - others) / sd
         where = int(np.argmax(np.abs(pull)))
-        chance = np.sqrt(max(float(np.sum(rest.root[where] ** 2)) - sd[where] ** 2, 0.0)) / sd[where]
+        chance = np.sqrt(max(float(np.sum(rest.root[where] ** 2)) - spread[where], 0.0)) / sd[where]
         values, vectors = np.linalg.eigh(rest.root.T @ information @ rest.root)
         kept = values > INFORMATIVE
         z = (vectors.T @ (rest.root.T @ (alone.shift - nothing.shift - information @ others)))[kept]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fitting.audit import (
+    HETEROGENEITY_LEVEL,
     Heterogeneity,
     Importance,
     Refresh,
@@ -22,10 +23,10 @@ from fitting.audit import (
 from fitting.combiner import Moments, Natural, Proposal
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
+from fitting.model import INTERCEPT
 from fitting.sites import Site
 from fitting.tree import Restriction
 
-HETEROGENEITY_LEVEL = 0.001
 READABLE_SPREAD = 0.5  # below this sd of the log ratio Pareto k is noise (design notes: 0.1 to 0.55 at an sd of 0.03)
 NUM_WORST = 20
 SEPARATED_TRIALS = 20
@@ -77,7 +78,7 @@ def gather(
         np.array([k_hat(r) for r in ratios]),
         importance(ratios.sum(axis=0), theta),
         score(hierarchy, restrictions, used, [r.fresh for r in reports], moments, proposal, threads, refresh),
-        heterogeneity(hierarchy, natural, restrictions, used, proposal.mode),
+        heterogeneity(hierarchy, natural, restrictions, used, moments, proposal.mode),
         trials,
         successes,
         history,
@@ -228,10 +229,10 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
 def _origin(evidence: Evidence) -> str:
     """Which shards the largest score comes from: one, or how many alike (the inverse of the sum of squared shares)."""
     share = np.abs(evidence.score.shard_share)
-    share = share / (share.sum() or 1.0)
     largest = int(np.argmax(share))
-    if not share[largest] < 0.5:
+    if not 0 < share[largest] < 0.5 * share.sum():
         return f"from shard {evidence.shards[largest]['shard_id']}"
+    share = share / share.sum()
     return f"from about {1.0 / np.sum(share**2):.0f} of {len(share)} shards, most from {evidence.shards[largest]['shard_id']}"
 
 
@@ -294,6 +295,9 @@ def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks:
         same = (trials > 0) & ((successes == 0) | (successes == trials)) & ~hierarchy.model.is_padding
         for place in np.flatnonzero(same & ((trials >= SEPARATED_TRIALS) | (blocks == "fixed"))):
             rows.append({"term": str(blocks[place]), "level": _level(str(names[place])), "issue": "separated"})
+        for name, count, positive in _references(hierarchy, trials, successes):
+            if count > 0 and positive in (0, count):
+                rows.append({"term": "fixed", "level": name, "issue": "separated"})
     for group in hierarchy.model.groups:
         few = group.coefficients[trials[group.coefficients[:, 0]] < FEW_TRIALS, 0]
         rows += [
@@ -305,6 +309,26 @@ def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks:
             for p in few
         ]
     return rows
+
+
+def _references(hierarchy: Hierarchy, trials: np.ndarray, successes: np.ndarray) -> Iterator[tuple[str, float, float]]:
+    """Reference level of each fixed factor or 0/1 predictor, which has no coefficient of its own: name and outcome totals."""
+    coding, fixed = hierarchy.model.coding, hierarchy.model.fixed
+    whole = next((block.coefficients for block in fixed if block.names == (INTERCEPT,)), None)
+    if whole is None:
+        return
+    for block in fixed:
+        if len(block.columns) != 1 or block.full:
+            continue
+        column = block.columns[0]
+        if column in coding.factors:
+            name = f"{column}[{coding.factors[column][coding.references[column]]}]"
+        elif coding.numerics[column].binary:
+            name = f"{column} = 0"
+        else:
+            continue
+        count, positive = (float(x[whole].sum() - x[block.coefficients].sum()) for x in (trials, successes))
+        yield name, count, positive
 
 
 def _level(name: str) -> str:
