@@ -144,7 +144,7 @@ class Model:
                 next_place += len(kinds) * size
             for j, part in enumerate(_expand(self.coding, group.parts)):
                 parts.append((group.level, places[:, j].astype(np.int32), _values(self.coding, part, columns)))
-        num_cells = len(next(iter(columns.values())))
+        num_cells = len(next(iter((*columns.values(), *statistics.values()))))  # a lone intercept has no columns
         for block in self.fixed:
             place, value = _fixed_nonzero(self.coding, block, columns, num_cells)
             parts.append((0, place, value))
