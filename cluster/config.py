@@ -106,6 +106,16 @@ class RunConfig(Frozen):
     poststratify: PoststratifyConfig = PoststratifyConfig()
     run: RunSection
 
+    @model_validator(mode="after")
+    def _one_outcome(self) -> "RunConfig":
+        outcome, named = self.model.parsed_formula().outcome, list(self.data.outcome_columns)
+        if len(named) == 1 and outcome != named[0]:
+            raise ValueError(
+                f"model: 'formula' is about {outcome!r} and `data.outcome` is {named[0]!r}; expected one name. "
+                f"If it is called otherwise in the files, write `outcome: {{{outcome}: column}}`"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Loaded:

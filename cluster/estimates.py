@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ def write(work: Work) -> None:
     config = work.context.config.poststratify
     names = tuple(dict.fromkeys((ALL, *config.by)))
     margins = tuple(() if name == ALL else tuple(name.split(":")) for name in names)
+    levels: dict[str, Sequence[str]] = dict(work.hierarchy.model.coding.factors)
     draws = posterior_files.read(work.directory, work.hierarchy)
     shape = draws.theta.shape[:2]
     theta = np.ascontiguousarray(draws.theta.reshape(-1, draws.theta.shape[-1]).T)
@@ -39,9 +40,10 @@ def write(work: Work) -> None:
         totals = [_add([s.margins[i] for s in shards]) for i in range(len(margins))]
     else:
         psi = draws.psi.reshape(-1, draws.psi.shape[-1])
-        totals = _from_frame(work, theta, psi, margins, config.frame, str(config.count))
+        totals, of_frame = _from_frame(work, theta, psi, margins, config.frame, str(config.count))
+        levels |= of_frame
     for name, columns, total in zip(names, margins, totals, strict=True):
-        _write_margin(work, name, columns, total, shape, config.interval)
+        _write_margin(work, name, {c: levels[c] for c in columns}, total, shape, config.interval)
     known = [s.calibration for s in shards if s.calibration is not None]
     if known:
         summed = predict.Calibration(
@@ -88,12 +90,11 @@ def _add(parts: list[MarginSums]) -> MarginSums:
 
 
 def _write_margin(
-    work: Work, name: str, columns: tuple[str, ...], total: MarginSums, shape: tuple[int, int], interval: float
+    work: Work, name: str, levels: dict[str, Sequence[str]], total: MarginSums, shape: tuple[int, int], interval: float
 ) -> None:
     kept = np.flatnonzero(total.num_rows > 0)
-    factors = work.hierarchy.model.coding.factors
     labels: dict[str, list[str]] = {
-        c: [factors[c][code] for code in total.codes[kept, i]] for i, c in enumerate(columns)
+        column: [known[code] for code in total.codes[kept, i]] for i, (column, known) in enumerate(levels.items())
     }
     means = (total.expected[kept] / total.num_rows[kept, None]).T.reshape(*shape, len(kept))
     with np.errstate(invalid="ignore"):
@@ -112,10 +113,13 @@ def _write_margin(
 
 def _from_frame(
     work: Work, theta: np.ndarray, psi: np.ndarray, margins: tuple[tuple[str, ...], ...], url: str, count: str
-) -> list[MarginSums]:
-    """Sums over a table of counts; levels the fit never saw are drawn from their group's distribution."""
+) -> tuple[list[MarginSums], dict[str, list[str]]]:
+    """Sums over a table of counts, and the levels of columns that only the frame has.
+
+    Levels the fit never saw are drawn from their group's distribution.
+    """
     model = work.hierarchy.model
-    columns, weight = _read_frame(work, url, count, margins)
+    columns, weight, of_frame = _read_frame(work, url, count, margins)
     new_levels: list[NewLevels] = []
     design = model.design(columns, {}, new_levels)
     extended = predict.draw_new_levels(work.hierarchy, theta, psi, new_levels, work.context.config.run.seed)
@@ -138,7 +142,7 @@ def _from_frame(
         rows = np.bincount(groups[str(i)], weight, sizes[str(i)])
         trials, observed = _outcomes(work, margin, codes[i])
         totals.append(MarginSums(codes[i], sums[str(i)], rows, trials, observed))
-    return totals
+    return totals, of_frame
 
 
 def _outcomes(work: Work, margin: tuple[str, ...], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -166,19 +170,15 @@ def _outcomes(work: Work, margin: tuple[str, ...], codes: np.ndarray) -> tuple[n
 
 def _read_frame(
     work: Work, url: str, count: str, margins: tuple[tuple[str, ...], ...]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Coded columns and counts of a frame. A level of a fixed factor or of a margin that the data never had is an error."""
+) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, list[str]]]:
+    """Coded columns and counts of a frame, and the levels of the margins' columns that the model does not have.
+
+    A level of a fixed factor or of a margin that the data never had is an error.
+    """
     formula, coding = work.hierarchy.model.formula, work.hierarchy.model.coding
-    data = storage.read_bytes(url)
-    try:
-        table = (
-            pq.read_table(io.BytesIO(data))
-            if url.endswith((".parquet", ".pq"))
-            else pyarrow.csv.read_csv(io.BytesIO(data))
-        )
-    except pa.ArrowException as error:
-        raise FrameError(url, type(error).__name__, "a Parquet or CSV table") from None
     needed = dict.fromkeys([*formula.factor_columns, *formula.predictor_columns, *(c for m in margins for c in m)])
+    factors = [name for name in needed if name not in coding.numerics]
+    table = _read_table(url, factors)
     missing = [c for c in (*needed, count) if c not in table.column_names]
     if missing:
         raise FrameError(url, f"the columns {sorted(table.column_names)}", f"also {missing}")
@@ -186,28 +186,42 @@ def _read_frame(
     if (weight < 0).any() or not weight.sum() > 0:
         raise FrameError(url, f"a negative count, or none above 0, in {count!r}", "counts of people")
     kept = np.flatnonzero(weight > 0)
-    columns: dict[str, np.ndarray] = {}
-    may_be_new = (
-        {c for group in formula.groups for c in group.columns}
-        - {c for t in formula.fixed for c in t}
-        - {c for m in margins for c in m}
-    )
-    for name in needed:
-        if name in coding.numerics:
-            columns[name] = _numbers(table, name, url)[kept]
-            continue
-        codes = {level: i for i, level in enumerate(coding.factors[name])}
-        labels = [None if v is None else str(v) for v in table.column(name).to_pylist()]
-        coded = np.array([codes.get(label, -1) if label is not None else -1 for label in labels], dtype=np.int64)[kept]
-        if (coded < 0).any() and name not in may_be_new:
-            known = ", ".join(coding.factors[name][:8])
+    columns = {name: _numbers(table, name, url)[kept] for name in needed if name in coding.numerics}
+    of_frame: dict[str, list[str]] = {}
+    effects = {c for term in (*formula.fixed, *(t for g in formula.groups for t in g.coefficients)) for c in term}
+    may_be_new = set(formula.factor_columns) - effects - {c for m in margins for c in m}
+    for name in factors:
+        labels = [None if v in (None, "") else str(v) for v in table.column(name).take(kept).to_pylist()]
+        if None in labels:
+            raise FrameError(url, f"{labels.count(None)} missing values in {name!r}", "a level in every row")
+        found = sorted({label for label in labels if label is not None})
+        if name not in coding.factors:
+            of_frame[name] = found
+        levels = of_frame[name] if name in of_frame else coding.factors[name]
+        codes = {level: i for i, level in enumerate(levels)}
+        new = [level for level in found if level not in codes]
+        if new and name not in may_be_new:
+            number = sum(label not in codes for label in labels)
             raise FrameError(
                 url,
-                f"{int((coded < 0).sum())} rows whose {name!r} is not a level of the data",
-                f"levels such as {known}",
+                f"{number} rows whose {name!r} is not a level of the data",
+                f"levels such as {', '.join(levels[:8])}",
             )
-        columns[name] = coded
-    return columns, weight[kept]
+        codes |= {level: -1 - i for i, level in enumerate(new)}  # below 0: no data informed it
+        columns[name] = np.array([codes[str(label)] for label in labels], dtype=np.int64)
+    return columns, weight[kept], of_frame
+
+
+def _read_table(url: str, factors: list[str]) -> pa.Table:
+    """The frame; in CSV the factors are text, so that codes keep their leading zeros."""
+    data = io.BytesIO(storage.read_bytes(url))
+    try:
+        if url.endswith((".parquet", ".pq")):
+            return pq.read_table(data)
+        text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(factors, pa.string()))
+        return pyarrow.csv.read_csv(data, convert_options=text)
+    except pa.ArrowException as error:
+        raise FrameError(url, type(error).__name__, "a Parquet or CSV table") from None
 
 
 def _numbers(table: Any, name: str, url: str) -> np.ndarray:

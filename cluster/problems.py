@@ -18,9 +18,15 @@ _SECRET = ("secret", "token", "password", "credential")
 def explain(error: ValidationError, source: Source, root: type[BaseModel]) -> tuple[Problem, ...]:
     """Return one `Problem` per place in the file, in the order of the file's lines."""
     grouped: dict[Path, list[ErrorDetails]] = {}
-    for details in error.errors(include_url=False):
+    for details in _without_echoes(error.errors(include_url=False)):
         grouped.setdefault(_blamed_path(details, source.values), []).append(details)
     return tuple(_problem(path, group, source, root) for path, group in sorted(grouped.items(), key=_line_of(source)))
+
+
+def _without_echoes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out that a list is too short where that is so only because its items are wrong."""
+    faulty = {details["loc"][:-1] for details in errors}
+    return [details for details in errors if details["type"] != "too_short" or details["loc"] not in faulty]
 
 
 def _line_of(source: Source) -> Callable[[tuple[Path, list[ErrorDetails]]], tuple[int, str]]:

@@ -169,6 +169,8 @@ def open_existing(path: str, identity: dict[str, Any]) -> RunDirectory | None:
     if not os.path.isdir(path) or set(os.listdir(path)) <= {".lock", "run.yaml"}:
         return None
     directory = read_directory(path)
+    if not directory.records:  # nothing was finished in it, so there is no other run to keep
+        return RunDirectory(path, identity, facts=directory.facts)
     if directory.identity != identity:
         found = f"holds another run ({describe_changes(directory.identity, identity)})"
         raise RunDirectoryError(path, found, "Set another `run.directory`, or remove this one if it is not needed.")

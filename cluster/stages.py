@@ -153,7 +153,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         data=data,
         shards=shards,
         columns=_columns(config),
-        sources=_fingerprints(config.data.source),
+        sources=_fingerprints("data.source", config.data.source),
         **(seed if config.shards.method != "columns" else {}),
     )
     fitted = add(
@@ -172,7 +172,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
     )
     audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **seed)
     margins = config.poststratify
-    frame = {} if margins.frame == "file" else {"sources": _fingerprints([margins.frame])}
+    frame = {} if margins.frame == "file" else {"sources": _fingerprints("poststratify.frame", [margins.frame])}
     estimated = add("poststratify", after={"merge": merged}, poststratify=margins.model_dump(mode="json"), **frame)
     add(
         "report",
@@ -196,12 +196,12 @@ def _columns(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _fingerprints(sources: Sequence[str]) -> dict[str, str]:
+def _fingerprints(key: str, sources: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in sources:
         files = storage.list_files(source)
         if not files:
-            raise SourceError(repr(source), "no file", "at least one", "Correct `data.source` in the config.")
+            raise SourceError(f"{key} {source!r}", "no file", "at least one", f"Correct `{key}` in the config.")
         found |= {file: storage.fingerprint(file)["fingerprint"] for file in files}
     return found
 

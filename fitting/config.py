@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, T
 
 from fitting import formula as formulas
 from fitting import priors as prior_texts
+from fitting.errors import PriorError
 from fitting.priors import Prior, Role
 
 Family = Literal["bernoulli", "binomial", "gaussian"]
@@ -67,7 +68,10 @@ class ModelConfig(Frozen):
                 close = get_close_matches(key, roles, n=1)
                 hint = f"{close[0]!r}, perhaps" if close else "one of " + ", ".join(roles)
                 raise ValueError(f"priors: {key!r} is neither a class nor a term of the model; expected {hint}")
-            parsed[key] = prior_texts.parse(text, roles[key])
+            try:
+                parsed[key] = prior_texts.parse(text, roles[key])
+            except PriorError as error:
+                raise ValueError(f"priors: {key!r}: {error}") from None
         return parsed
 
 
