@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ class FixedBlock(NamedTuple):
     names: tuple[str, ...]
     units: tuple[str, ...]
     coefficients: np.ndarray
-    full: bool  # a factor with every level, rather than without its reference
+    full: frozenset[str]  # factors coded with every level, rather than without their reference
 
 
 class GroupBlock(NamedTuple):
@@ -244,15 +245,32 @@ class _Part(NamedTuple):
     indicators: tuple[tuple[str, int], ...]
 
 
-def _expand(coding: Coding, terms: Sequence[tuple[str, ...]]) -> list[_Part]:
-    """Coefficient columns of the left of a bar: factors without their reference, or in full where no intercept is."""
-    full = () not in terms
-    parts: list[_Part] = []
+def _full_factors(coding: Coding, terms: Sequence[tuple[str, ...]]) -> list[frozenset[str]]:
+    """Which factors of each term keep their reference level.
+
+    R's rule (Chambers & Hastie 1992, *Statistical Models in S*, sec. 2.4.1): a factor loses it where the term without that
+    factor is in the model. So `1 + z:educ` has a slope for every level, `1 + z + z:educ` one for all but the reference.
+    """
+    present, constant, out = {frozenset(term) for term in terms}, () in terms, []
     for term in terms:
+        factors = [c for c in term if c in coding.factors]
+        full = frozenset(c for c in factors if not (frozenset(term) - {c} in present if len(term) > 1 else constant))
+        constant = constant or bool(full and len(term) == 1)  # all levels of a factor add up to the constant
+        out.append(full)
+    return out
+
+
+def _levels_used(coding: Coding, column: str, full: frozenset[str]) -> list[int]:
+    return [i for i in range(len(coding.factors[column])) if column in full or i != coding.references[column]]
+
+
+def _expand(coding: Coding, terms: Sequence[tuple[str, ...]]) -> list[_Part]:
+    """Coefficient columns of the left of a bar."""
+    parts: list[_Part] = []
+    for term, full in zip(terms, _full_factors(coding, terms), strict=True):
         combos: list[tuple[tuple[str, int], ...]] = [()]
         for column in (c for c in term if c in coding.factors):
-            levels = [i for i in range(len(coding.factors[column])) if full or i != coding.references[column]]
-            full = False
+            levels = _levels_used(coding, column, full)
             combos = [(*combo, (column, i)) for combo in combos for i in levels]
         parts += [_Part(tuple(c for c in term if c in coding.numerics), combo) for combo in combos]
     return parts
@@ -282,21 +300,13 @@ def _values(coding: Coding, part: _Part, columns: Columns) -> np.ndarray | None:
 
 def _fixed_columns(
     formula: Formula, coding: Coding
-) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], bool]]:
-    """Per fixed term its columns, the names and units of its coefficients, and whether a factor is coded in full."""
+) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], frozenset[str]]]:
+    """Per fixed term its columns, the names and units of its coefficients, and the factors coded in full."""
     out = []
-    full_next = () not in formula.fixed
-    for term in formula.fixed:
+    for term, full in zip(formula.fixed, _full_factors(coding, formula.fixed), strict=True):
         factors = [c for c in term if c in coding.factors]
-        full = full_next and bool(factors)
-        full_next = full_next and not factors
-        sizes = [range(len(coding.factors[c])) for c in factors]
         names, units = [], []
-        for codes in np.ndindex(*(len(s) for s in sizes)):
-            if any(
-                code == coding.references[c] for c, code in zip(factors[int(full) :], codes[int(full) :], strict=True)
-            ):
-                continue
+        for codes in product(*(_levels_used(coding, c, full) for c in factors)):
             words = [f"{c}[{coding.factors[c][code]}]" for c, code in zip(factors, codes, strict=True)]
             names.append(":".join([c for c in term if c in coding.numerics] + words) or INTERCEPT)
             scaled = [c for c in term if c in coding.numerics and not coding.numerics[c].binary]
@@ -318,9 +328,9 @@ def _fixed_nonzero(
     factors = [c for c in block.columns if c in coding.factors]
     place = np.zeros(num_cells, dtype=np.int64)
     value: np.ndarray | None = None
-    for i, column in enumerate(factors):
+    for column in factors:
         size, codes = len(coding.factors[column]), np.asarray(columns[column], dtype=np.int64)
-        if not (block.full and i == 0):
+        if column not in block.full:
             reference = coding.references[column]
             present = (codes != reference).astype(np.float64)
             value = present if value is None else value * present
