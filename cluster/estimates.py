@@ -21,7 +21,7 @@ from reporting import estimates, tables
 from sharding import storage, store
 
 if TYPE_CHECKING:
-    from cluster.inference import Work
+    from cluster.work import Work
 
 ALL = "all"
 

@@ -1,60 +1,17 @@
-"""Where tasks run: the contract, and the executor that runs them in this process.
+"""The executor that runs tasks in this process, and the choice of one for a run."""
 
-A task is any picklable value; the function is importable from a module, so that a worker finds it. Tasks carry paths
-and small arrays, never rows. A task that fails yields its error as an `Outcome`: one bad shard does not lose the rest.
-"""
-
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import MissingExtraError
+from cluster.execution import Executor, Outcome, run_task
 from cluster.threads import one_blas_thread
 
-if TYPE_CHECKING:  # workers import this module, and need no config
+if TYPE_CHECKING:
     from cluster.config import RunSection
 
 MIN_CELLS_FOR_RAY = 100_000  # about five seconds of work on one core; Ray starts in five
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one task: ``value`` if ``error`` is None.
-
-    ``seconds`` is the time the function ran, without queueing; ``attempt`` counts from 1 and is above 1 where a worker
-    died and the task was run again.
-    """
-
-    task: Any
-    value: Any
-    error: Exception | None
-    seconds: float
-    attempt: int
-
-
-class Executor(Protocol):
-    """Runs a module-level function on picklable tasks."""
-
-    def map_unordered(self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int) -> Iterator[Outcome]:
-        """Yield outcomes as tasks finish; a failed task yields its error, and never raises.
-
-        ``tasks`` is read lazily: never more than ``max_in_flight`` tasks have been started and not yet finished.
-        """
-
-    def close(self) -> None:
-        """Give back processes; the executor cannot be used afterwards. May be called twice."""
-
-
-def run_task(fn: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None, float]:
-    """Return the value or the error of ``fn(task)`` and its seconds."""
-    started = time.perf_counter()
-    try:
-        value, error = fn(task), None
-    except Exception as caught:
-        value, error = None, caught
-    return value, error, time.perf_counter() - started
 
 
 class SerialExecutor:

@@ -24,7 +24,7 @@ from ray.exceptions import (
 )
 
 from cluster.errors import ClusterUnreachableError, TaskError, WorkerDiedError
-from cluster.executors import Outcome, run_task
+from cluster.execution import Outcome, run_task
 from cluster.threads import ENVIRONMENT
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class RayExecutor:
         self._remote = ray.remote(num_cpus=1, max_retries=0)(_run)
 
     def map_unordered(self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int) -> Iterator[Outcome]:
-        """See `cluster.executors.Executor.map_unordered`."""
+        """See `cluster.execution.Executor.map_unordered`."""
         assert max_in_flight >= 1
         waiting = iter(tasks)
         running: dict[ray.ObjectRef, tuple[Any, int]] = {}

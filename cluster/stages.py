@@ -18,8 +18,9 @@ from typing import Any
 from cluster import config as configs
 from cluster import executors, plan, run_directory
 from cluster.config import Loaded, RunConfig, RunSection
+from cluster.context import StageContext
 from cluster.errors import StageError
-from cluster.executors import Executor
+from cluster.execution import Executor
 from cluster.progress import Progress
 from cluster.run_directory import STAGES, RunDirectory, stage_key
 from sharding import storage
@@ -30,17 +31,6 @@ log = logging.getLogger(__name__)
 _NOT_IN_RESULT = {"terms_of_use", "memory_limit", "threads"}  # of `data`: these change how or why, not what
 _OF_MERGE = {"draws", "chains", "warmup"}  # of `fit`: these concern the draws from the merged posterior
 _ON_WORKERS = ("fit", "merge", "audit", "poststratify")
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a stage is given. ``key`` names what it is about to make: equal keys, equal files."""
-
-    config: RunConfig
-    directory: str
-    executor: Executor
-    progress: Progress
-    key: str
 
 
 @dataclass(frozen=True)

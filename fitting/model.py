@@ -6,7 +6,7 @@ determine, everything else to the root. Which chain of factors to eliminate is c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fitting import chain as chains
 from fitting.coding import Coding
 from fitting.errors import ModelError
 from fitting.formula import Formula
@@ -197,10 +198,11 @@ def build(formula: Formula, coding: Coding, family: str) -> Model:
                     f"the columns {sorted([*coding.factors, *coding.numerics])}",
                     "the predictor among them",
                 )
-    chain = _choose_chain(formula, coding)
-    nodes, parents = _chain_nodes(chain, coding)
-    levels = [_level_of(group.columns, chain, coding) for group in formula.groups]
     sizes = [len(_expand(coding, group.coefficients)) for group in formula.groups]
+    terms = [(group.columns, size) for group, size in zip(formula.groups, sizes, strict=True)]
+    chain = chains.choose(terms, len(formula.fixed), coding)
+    nodes, parents = chains.nodes(chain, coding)
+    levels = [chains.level_of(group.columns, chain, coding) for group in formula.groups]
 
     fixed_columns = _fixed_columns(formula, coding)
     num_fixed = sum(len(names) for _, names, _, _ in fixed_columns)
@@ -208,7 +210,7 @@ def build(formula: Formula, coding: Coding, family: str) -> Model:
     slots: list[np.ndarray] = []
     owners: list[np.ndarray] = []
     for group, level, size in zip(formula.groups, levels, sizes, strict=True):
-        owner = _owner_nodes(group.columns, level, chain, nodes, coding)
+        owner = chains.owners(group.columns, level, chain, nodes, coding)
         rank = _rank_within(owner)
         slots.append(used[level][owner] + rank * size)
         owners.append(owner)
@@ -340,93 +342,6 @@ def _fixed_nonzero(
         x = _numeric(coding, column, columns)
         value = x if value is None else value * x
     return block.coefficients[np.minimum(place, len(block.coefficients) - 1)].astype(np.int32), value
-
-
-# ---- the tree ----
-
-
-def _nested(inner: tuple[str, ...], outer: tuple[str, ...], coding: Coding) -> bool:
-    return coding.project(inner, outer) is not None
-
-
-def _level_of(columns: tuple[str, ...], chain: Sequence[tuple[str, ...]], coding: Coding) -> int:
-    """Deepest level of the chain that a factor determines; 0 is the root."""
-    return max((i for i, factor in enumerate(chain, start=1) if _nested(columns, factor, coding)), default=0)
-
-
-def _choose_chain(formula: Formula, coding: Coding) -> tuple[tuple[str, ...], ...]:
-    factors = list(dict.fromkeys(group.columns for group in formula.groups))
-    factors = [f for f in factors if len(coding.group_levels(f)) > 1]
-    best: tuple[tuple[str, ...], ...] = ()
-    best_cost = _cost(best, formula, coding)
-    for chain in _chains(factors, coding):
-        cost = _cost(chain, formula, coding)
-        if cost < best_cost:
-            best, best_cost = chain, cost
-    return best
-
-
-def _chains(factors: Sequence[tuple[str, ...]], coding: Coding) -> Iterator[tuple[tuple[str, ...], ...]]:
-    def extend(chain: tuple[tuple[str, ...], ...]) -> Iterator[tuple[tuple[str, ...], ...]]:
-        yield chain
-        for factor in factors:
-            strictly_inside = not chain or (
-                _nested(factor, chain[-1], coding) and not _nested(chain[-1], factor, coding)
-            )
-            if factor not in chain and strictly_inside:
-                yield from extend((*chain, factor))
-
-    for factor in factors:
-        yield from extend((factor,))
-
-
-def _cost(chain: Sequence[tuple[str, ...]], formula: Formula, coding: Coding) -> float:
-    """Arithmetic of one factorisation, in multiplications."""
-    nodes, _ = _chain_nodes(chain, coding)
-    used = [np.full(1, 1 + len(formula.fixed)), *(np.zeros(len(n), dtype=np.int64) for n in nodes)]
-    for group in formula.groups:
-        level = _level_of(group.columns, chain, coding)
-        owner = _owner_nodes(group.columns, level, chain, nodes, coding)
-        used[level] = used[level] + np.bincount(owner, minlength=len(used[level])) * len(
-            _expand(coding, group.coefficients)
-        )
-    cost, width = 0.0, 0.0
-    for counts in used:
-        k = float(counts.max())
-        cost += len(counts) * (k**3 + k * k * width + k * width * width)
-        width += k
-    return cost
-
-
-def _chain_nodes(chain: Sequence[tuple[str, ...]], coding: Coding) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Per level: node of each level of its factor, and parent of each node; nodes are sorted by parent."""
-    nodes: list[np.ndarray] = []
-    parents: list[np.ndarray] = []
-    for i, factor in enumerate(chain):
-        size = len(coding.group_levels(factor))
-        if i == 0:
-            above = np.zeros(size, dtype=np.int64)
-        else:
-            projected = coding.project(factor, chain[i - 1])
-            assert projected is not None, "a chain is nested by construction"
-            above = nodes[i - 1][projected]
-        order = np.argsort(above, kind="stable")
-        node = np.empty(size, dtype=np.int64)
-        node[order] = np.arange(size)
-        nodes.append(node)
-        parents.append(above[order])
-    return nodes, parents
-
-
-def _owner_nodes(
-    columns: tuple[str, ...], level: int, chain: Sequence[tuple[str, ...]], nodes: Sequence[np.ndarray], coding: Coding
-) -> np.ndarray:
-    """Node that owns each level of a factor, shape (num_levels,)."""
-    if level == 0:
-        return np.zeros(len(coding.group_levels(columns)), dtype=np.int64)
-    projected = coding.project(columns, chain[level - 1])
-    assert projected is not None, "the level was chosen because the factor determines it"
-    return nodes[level - 1][projected]
 
 
 def _rank_within(owner: np.ndarray) -> np.ndarray:

@@ -1,0 +1,102 @@
+"""A run at work: its model and its shards, and tasks sent to all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster import tasks
+from cluster.context import StageContext
+from cluster.tasks import ModelRef
+from fitting.config import VIConfig
+from fitting.hierarchy import Hierarchy
+from sharding import storage, store
+from sharding.errors import ContractError
+
+if TYPE_CHECKING:
+    from cluster.config import RunConfig
+
+DEFAULT_NODES = 11
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run at work: its model, its shards in the order of the manifest, and where tasks run."""
+
+    context: StageContext
+    ref: ModelRef
+    hierarchy: Hierarchy
+    entries: tuple[dict[str, Any], ...]
+
+    @property
+    def directory(self) -> str:
+        return self.context.directory
+
+    @property
+    def threads(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    @property
+    def num_nodes(self) -> int:
+        fit = self.context.config.fit
+        return fit.quadrature_nodes if isinstance(fit, VIConfig) else DEFAULT_NODES
+
+    def site_path(self, entry: dict[str, Any], number: int) -> str:
+        return storage.join(self.directory, f"sites/{entry['shard_id']}.round-{number:02d}.arrow")
+
+    def map(self, fn: Callable[[Any], Any], tasks_of_shards: Iterator[Any], **shown: Any) -> list[Any]:
+        """Results in the order of the shards; the first error of a shard is raised once the others are done.
+
+        A task's second field is its shard's entry in the manifest.
+        """
+        results: list[Any] = [None] * len(self.entries)
+        number = {entry["shard_id"]: s for s, entry in enumerate(self.entries)}
+        error = None
+        outcomes = self.context.executor.map_unordered(
+            fn, tasks_of_shards, max_in_flight=self.context.config.run.in_flight
+        )
+        for done, outcome in enumerate(outcomes, start=1):
+            self.context.progress.update(done=done, total=len(self.entries), **shown)
+            if outcome.error is not None:
+                error = error or outcome.error
+            else:
+                results[number[outcome.task[1]["shard_id"]]] = outcome.value
+        if error is not None:
+            raise error
+        return results
+
+    def longest_first(self) -> list[int]:
+        """Shards with the most cells first, so that no worker is left with a long one at the end."""
+        return sorted(range(len(self.entries)), key=lambda s: (-self.entries[s]["num_cells"], s))
+
+
+def open_work(context: StageContext) -> Work:
+    """Read what a stage needs from the run directory.
+
+    Raises
+    ------
+    ContractError
+        A margin of `poststratify` is a number in the model. Only ingest knows; told before anything is fitted.
+    """
+    manifest = store.read_manifest(context.directory)
+    dictionary = storage.read_bytes(storage.join(context.directory, store.DICTIONARY))
+    ref = model_ref(context.directory, dictionary, context.config)
+    entries = tuple(e for e in manifest["shards"] if e["num_trials"])
+    hierarchy = tasks.build_hierarchy(ref)
+    columns = {column for margin in context.config.poststratify.by for column in margin.split(":")}
+    numeric = sorted(columns & set(hierarchy.model.coding.numerics))
+    if numeric:
+        raise ContractError(
+            "poststratify.by", f"{numeric}, numeric in the model", "factors",
+            "Choose a factor, or declare `type: factor` in data.columns.",
+        )  # fmt: skip
+    return Work(context, ref, hierarchy, entries)
+
+
+def model_ref(directory: str, dictionary: bytes, config: RunConfig) -> ModelRef:
+    """Which model a config means, with the coding of this dictionary."""
+    model = config.model
+    priors = tuple(sorted(model.priors.items()))
+    return ModelRef(directory, storage.sha256_bytes(dictionary), model.formula, model.family, priors)
