@@ -19,7 +19,8 @@ threads.set_environment()
 import numpy as np  # noqa: E402  # after the number of threads is set
 import pyarrow.parquet as pq  # noqa: E402
 
-from fitting import audit, combiner, families, in_memory, model, rounds, sites, tilted_nuts  # noqa: E402
+from fitting import audit, chain, combiner, families, in_memory, rounds, sites, tilted_nuts  # noqa: E402
+from fitting import chain as chain_choice  # noqa: E402
 from fitting import tree as tr  # noqa: E402
 from sharding.simulate import simulate_cells  # noqa: E402
 
@@ -154,10 +155,11 @@ def part_tree() -> None:
           f"{tree.num_coefficients - padding:,} coefficients and {padding:,} of padding; "
           f"{tree.num_entries:,} stored entries, dense {tree.num_coefficients**2:,}\n")  # fmt: skip
     formula, coding = run.hierarchy.model.formula, run.hierarchy.model.coding
-    chains = [(), *model._chains(formula.group_columns, coding)]
-    costs = sorted((model._cost(chain, formula, coding), chain) for chain in chains)
+    terms = [(group.columns, 1) for group in formula.groups]  # random intercepts: one coefficient per level
+    tried = [(), *chain_choice.chains(formula.group_columns, coding)]
+    costs = sorted((chain_choice.cost(chain, terms, len(formula.fixed), coding), chain) for chain in tried)
     table(["chain", "multiplications of one factorisation"],
-          [[" > ".join(":".join(factor) for factor in chain) or "(none: dense)", cost] for cost, chain in costs])  # fmt: skip
+          [[" > ".join(":".join(factor) for factor in c) or "(none: dense)", cost] for cost, c in costs])  # fmt: skip
     tree_ms, dense_ms = seconds(lambda: tr.cholesky(tree, precision)), seconds(lambda: cholesky(dense, lower=True), 3)
     selected = seconds(lambda: tr.covariance(tree, factor))
     inverse = seconds(lambda: np.linalg.inv(dense), 1)
