@@ -19,7 +19,7 @@ threads.set_environment()
 import numpy as np  # noqa: E402  # after the number of threads is set
 import pyarrow.parquet as pq  # noqa: E402
 
-from fitting import audit, chain, combiner, families, in_memory, rounds, sites, tilted_nuts  # noqa: E402
+from fitting import audit, combiner, families, in_memory, rounds, sites, tilted_nuts  # noqa: E402
 from fitting import chain as chain_choice  # noqa: E402
 from fitting import tree as tr  # noqa: E402
 from sharding.simulate import simulate_cells  # noqa: E402
