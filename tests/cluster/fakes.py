@@ -25,6 +25,7 @@ class FakeStages:
         inference = types.ModuleType("cluster.inference")
         for stage in ("fit", "merge", "audit", "poststratify"):
             setattr(inference, stage, self._stage(stage))
+        inference.resolved_priors = lambda directory, config: {"sd(1|state)": "half_normal(1)"}  # type: ignore[attr-defined]
         ingest, report = types.ModuleType("sharding.ingest"), types.ModuleType("reporting.report")
         ingest.ingest, report.build = self._ingest, self._report  # type: ignore[attr-defined]
         self.modules = {"cluster.inference": inference, "sharding.ingest": ingest, "reporting.report": report}
