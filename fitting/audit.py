@@ -126,15 +126,25 @@ def shard(
     )
 
 
+def spread_of(log_ratio: np.ndarray) -> float:
+    """Standard deviation of log ratios, shape (M,); infinite where one of them is no finite number."""
+    return float(log_ratio.std()) if np.isfinite(log_ratio).all() else np.inf
+
+
+def _is_hopeless(log_ratio: np.ndarray, spread: float) -> bool:
+    """One draw would have all the weight, or the ratios are so large that rounding makes them equal."""
+    return not spread < HOPELESS or len(np.unique(log_ratio)) < len(log_ratio) / 2
+
+
 def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
     """Judge and correct draws, (M, D), by their log weights, (M,)."""
     from arviz_stats.base import array_stats  # slow to import
 
-    spread = float(log_ratio.std())
+    spread = spread_of(log_ratio)
     if spread < EXACT:  # exact: nothing to smooth
         zero = np.zeros(theta.shape[1])
         return Importance(spread, 1.0, -np.inf, zero, zero, np.ones(theta.shape[1]))
-    if not spread < HOPELESS:  # one draw has all the weight: there is nothing to correct with
+    if _is_hopeless(log_ratio, spread):  # there is nothing to correct with
         unknown = np.full(theta.shape[1], np.nan)
         return Importance(spread, 1.0 / len(theta), np.inf, unknown, unknown, unknown)
     log_weights, k_hat = array_stats.psislw(log_ratio.max() - log_ratio)  # it takes the negative, as for leave-one-out
@@ -153,10 +163,12 @@ def k_hat(log_ratio: np.ndarray) -> float:
     """Pareto k of one shard's log ratios, shape (M,); minus infinity where the site is exact."""
     from arviz_stats.base import array_stats  # slow to import
 
-    spread = float(log_ratio.std())
+    spread = spread_of(log_ratio)
     if spread < EXACT:
         return -np.inf
-    return float(array_stats.psislw(log_ratio.max() - log_ratio)[1]) if spread < HOPELESS else np.inf
+    if _is_hopeless(log_ratio, spread):
+        return np.inf
+    return float(array_stats.psislw(log_ratio.max() - log_ratio)[1])
 
 
 def score(

@@ -28,6 +28,7 @@ from fitting.sites import Site
 from fitting.tree import Factor, Restriction, Tree
 
 DEGREES_OF_FREEDOM = 5.0
+BOX = 3.0  # how far from its start one search goes: a line search that tries e^10 at once meets rounding, not the mode
 PSI_BOUND = 12.0  # |log sd| beyond e^12 is a numerical accident, not a scale
 
 
@@ -71,9 +72,17 @@ class Draws(NamedTuple):
 
 
 def product(tree: Tree, sites: Sequence[tuple[Restriction, Site]]) -> Natural:
-    """Multiply sites: their natural parameters add up, in the given order."""
+    """Multiply sites: their natural parameters add up, in the given order.
+
+    Raises
+    ------
+    ImproperPosteriorError
+        A site holds something that is not a finite number.
+    """
     precision, shift, constants = np.zeros(tree.num_entries), np.zeros(tree.num_coefficients), np.zeros(2)
-    for restriction, site in sites:
+    for number, (restriction, site) in enumerate(sites):
+        if not all(np.isfinite(part).all() for part in site):
+            raise ImproperPosteriorError(f"site of shard number {number}", float("nan"))
         precision[restriction.entries] += site.precision
         shift[restriction.coefficients] += site.shift
         constants += site.constants
@@ -165,18 +174,23 @@ def propose(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> Proposal
         value, gradient = value_and_gradient(hierarchy, sites, psi)
         return -value, -gradient
 
+    mode = np.clip(first, -6.0, 6.0)
     try:
-        found = optimize.minimize(
-            negative,
-            np.clip(first, -6.0, 6.0),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-PSI_BOUND, PSI_BOUND)] * size,
-            options={"maxiter": 100, "ftol": 1e-11, "gtol": 1e-4},
-        )
+        while True:
+            box = np.clip(np.stack([mode - BOX, mode + BOX]), -PSI_BOUND, PSI_BOUND)
+            mode = optimize.minimize(
+                negative,
+                mode,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=box.T,
+                options={"maxiter": 100, "ftol": 1e-11, "gtol": 1e-4},
+            ).x
+            if not np.any((mode == box) & (np.abs(mode) < PSI_BOUND)):
+                break
     except np.linalg.LinAlgError:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan")) from None
-    mode, step = found.x, 1e-3
+    step = 1e-3
     hessian = np.empty((size, size))
     for i in range(size):
         shifted = [mode + s * step * (np.arange(size) == i) for s in (1.0, -1.0)]

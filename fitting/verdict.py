@@ -19,6 +19,7 @@ from fitting.audit import (
     importance,
     k_hat,
     score,
+    spread_of,
 )
 from fitting.combiner import Moments, Natural, Proposal
 from fitting.config import AuditConfig
@@ -135,7 +136,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
         "use fit.method: nuts or exact; check the level for separation or very few answers",
         limits=limits,
     )
-    spreads = evidence.log_ratios.std(axis=1)
+    spreads = np.array([spread_of(r) for r in evidence.log_ratios])
     loudest = int(np.argmax(spreads))
     gate(
         "log_ratio_sd",

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from arviz_stats.base import array_stats
 from scipy import stats
 
 
@@ -33,9 +34,23 @@ def _assert_moments(draws, mean, sd, false_alarm=1e-6, resolution=0.1):
     assert np.all(ratio <= z * np.sqrt(5 / (4 * size))), f"sds off by up to {np.max(ratio):.3g}"
 
 
+def _assert_mean_close(draws, expected, *, resolution, false_alarm=1e-6):
+    """Dependent draws, (chain, draw, *event), by their own Monte Carlo error; ``resolution`` in the units of the draws."""
+    mcse = array_stats.mcse(np.moveaxis(draws, (0, 1), (-2, -1)), method="mean")
+    z = stats.norm.isf(false_alarm / (2 * np.size(mcse)))
+    assert np.all(z * mcse <= resolution), f"inconclusive: MCSE {np.max(mcse):.3g}; draw more"
+    error = np.abs(draws.mean(axis=(0, 1)) - expected)
+    assert np.all(error <= z * mcse), f"off by {np.max(error / mcse):.1f} MCSE, allowed {z:.1f}"
+
+
 @pytest.fixture(scope="session")
 def cells_of():
     return _cells_of
+
+
+@pytest.fixture(scope="session")
+def assert_mean_close():
+    return _assert_mean_close
 
 
 @pytest.fixture(scope="session")
