@@ -143,11 +143,16 @@ class RunDirectory:
 
 
 def open_directory(path: str, identity: dict[str, Any]) -> RunDirectory:
-    """Open the run directory of a run, or start one; see `open_existing`."""
+    """Open the run directory of a run, or start one; see `open_existing`. Call with the directory `locked`.
+
+    What a killed writer had begun and not published is removed.
+    """
     directory = open_existing(path, identity)
     if directory is None:
         storage.make_directory(path)
         directory = RunDirectory(path, identity)
+    for unpublished in Path(path).rglob(".*.partial"):
+        unpublished.unlink(missing_ok=True)
     return directory
 
 

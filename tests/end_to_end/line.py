@@ -29,6 +29,18 @@ audit: {draws: 100}
 poststratify: {by: [all, state, race]}
 run: {directory: run, seed: 1, executor: serial}
 """
+NATION = """\
+name: nation
+data: {source: "../voters/*.parquet", outcome: voted, terms_of_use: synthetic}
+model:
+  formula: voted ~ 1 + female + dem_share + (1 | state) + (1 | race) + (1 | race:age)
+  family: bernoulli
+shards: {by: state, min_cells: 1}
+fit: {rounds: 3, draws: 100}
+audit: {draws: 100, max_extra_rounds: 0}
+poststratify: {by: [all, state, "race:age"]}
+run: {directory: run, seed: 1, executor: serial}
+"""
 STATES, RACES = ("AL", "AK", "OH", "WY"), ("Black", "Other", "White")
 
 

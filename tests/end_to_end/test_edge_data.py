@@ -1,0 +1,202 @@
+"""Data at the edge through the whole line: nothing known of a state, one row, no variation, one shard, own frames."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xarray as xr
+from scipy import stats
+from scipy.special import expit, logsumexp
+
+sys.path.insert(0, str(Path(__file__).parent))
+import line
+from line import CONFIG, STATES
+
+MORE_DRAWS = ("--set", "fit.draws=500")
+
+
+def run(folder: Path, *settings: str, **columns: Any) -> line.Said:
+    """Run the small file with some columns replaced, in ``folder/run``."""
+    return line.caucus("run", line.make(folder, line.voters() | columns), *settings)
+
+
+def table(folder: Path, name: str) -> dict[str, list[Any]]:
+    """A table of the run."""
+    return pq.read_table(folder / "run" / name).to_pydict()
+
+
+def draws(folder: Path) -> Any:
+    """Posterior draws by name, chains joined."""
+    with xr.open_datatree(folder / "run" / "posterior.nc", engine="h5netcdf") as tree:
+        return tree["posterior"].to_dataset().stack(sample=("chain", "draw")).load()
+
+
+def assert_same_means(one: Path, other: Path, *, false_alarm: float = 1e-6) -> None:
+    """Means of all parameters differ by their Monte Carlo errors only."""
+    a, b = table(one, "summary.parquet"), table(other, "summary.parquet")
+    assert a["parameter"] == b["parameter"]
+    mcse = np.hypot(a["mcse_mean"], b["mcse_mean"])
+    limit = stats.norm.isf(false_alarm / (2 * len(mcse)))
+    assert np.all(limit * mcse <= 0.4 * np.array(a["sd"])), "inconclusive: draw more"
+    assert np.all(np.abs(np.subtract(a["mean"], b["mean"])) <= limit * mcse)
+
+
+@pytest.mark.parametrize(
+    "shards", ["{by: random, num_shards: 1}", "{by: random, num_shards: 7}", "{by: hash, column: race, num_shards: 3}"]
+)
+def test_any_cut_gives_the_same_posterior(shards: str, tmp_path: Path):
+    assert run(tmp_path / "states", *MORE_DRAWS).code == 0
+    assert run(tmp_path / "cut", *MORE_DRAWS, "--set", f"shards={shards}", "--set", "run.seed=2").code == 0
+    assert_same_means(tmp_path / "states", tmp_path / "cut")
+
+
+def test_a_state_of_which_nothing_is_known_is_estimated_from_the_others(tmp_path: Path):
+    known = line.voters()
+    voted = [None if state == "WY" else value for state, value in zip(known["state"], known["voted"], strict=True)]
+    assert run(tmp_path, voted=voted).code == 0
+    found = table(tmp_path, "estimates/state.parquet")
+    assert sorted(found["state"]) == sorted(STATES)
+    at = found["state"].index("WY")
+    assert found["num_rows"][at] == known["state"].count("WY")
+    assert found["num_trials"][at] == 0
+    assert found["raw_mean"][at] is None
+    assert found["sd"][at] > 2 * max(sd for i, sd in enumerate(found["sd"]) if i != at)
+
+
+def test_one_row_is_the_prior_and_a_little(tmp_path: Path):
+    one = {name: values[:1] for name, values in line.voters().items()}
+    config = CONFIG.replace(" + female + share", "")
+    said = line.caucus("run", line.make(tmp_path, one, config))
+    assert said.code in (0, 3), said
+    assert table(tmp_path, "estimates/all.parquet")["num_rows"] == [1]
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_outcomes_that_are_all_equal_fit_with_a_warning(value: int, tmp_path: Path):
+    said = run(tmp_path, voted=[value] * 400)
+    assert said.code == 0, said
+    assert "verdict: warn" in said.out
+    mean = table(tmp_path, "estimates/all.parquet")["mean"][0]
+    assert abs(mean - value) < 0.03
+
+
+def test_a_group_of_one_level_is_its_prior(tmp_path: Path):
+    said = run(tmp_path, *MORE_DRAWS, race=["White"] * 400)
+    assert said.code == 0, said
+    summary = table(tmp_path, "summary.parquet")
+    at = summary["parameter"].index("sd(1|race)")
+    assert abs(summary["mean"][at] - np.sqrt(2 / np.pi)) < 0.1, "one level says next to nothing of a half_normal(1)"
+
+
+def test_gaussian_outcomes_against_integration(tmp_path: Path):
+    rng = np.random.default_rng(3)
+    columns = line.voters()
+    share = rng.normal(0.5, 0.1, 400)
+    y = 2.0 + 3.0 * share + rng.normal(0, 0.7, 400)
+    config = CONFIG.replace("voted ~ 1 + female + share + (1 | state) + (1 | race)", "voted ~ 1 + share")
+    config = config.replace(
+        "family: bernoulli",
+        "family: gaussian\n  priors: {intercept: 'normal(0, 5)', b: 'normal(0, 2)', sigma: exponential(1)}",
+    )
+    file = line.make(tmp_path, columns | {"share": share, "voted": y}, config)
+    assert line.caucus("run", file, "--set", "fit.draws=1000").code == 0
+    z = np.stack([np.ones(400), (share - share.mean()) / share.std()], axis=1)
+    log_sigma = np.linspace(np.log(0.5), np.log(1.0), 400)
+    prior = np.diag([1 / 25, 1 / 4])
+    weights, means, variances = [], [], []
+    for sigma in np.exp(log_sigma):  # given sigma everything is normal
+        precision = z.T @ z / sigma**2 + prior
+        mean = np.linalg.solve(precision, z.T @ y / sigma**2)
+        fit = -400 * np.log(sigma) - (y @ y / sigma**2 - mean @ precision @ mean) / 2
+        weights.append(fit - np.linalg.slogdet(precision)[1] / 2 - sigma + np.log(sigma))
+        means.append(mean)
+        variances.append(np.diag(np.linalg.inv(precision)))
+    weight = np.exp(np.array(weights) - logsumexp(weights))
+    expected = weight @ np.array(means)
+    sd = np.sqrt(weight @ (np.array(variances) + (np.array(means) - expected) ** 2))
+    sigma_mean = weight @ np.exp(log_sigma)
+    summary = table(tmp_path, "summary.parquet")
+    limit = stats.norm.isf(1e-6 / 6)
+    for name, truth, width in [
+        ("Intercept", expected[0], sd[0]),
+        ("share", expected[1], sd[1]),
+        ("sigma", sigma_mean, None),
+    ]:
+        at = summary["parameter"].index(name)
+        assert abs(summary["mean"][at] - truth) <= limit * summary["mcse_mean"][at], name
+        if width is not None:  # an sd of 4,000 nearly independent draws has a relative error of 1.1%
+            assert abs(summary["sd"][at] / width - 1) < 0.06, name
+
+
+FRAME = {
+    "state": ["AL", "AK", "OH", "WY", "TX", "PR"],
+    "race": ["White", "Black", "Other", "White", "White", "Black"],
+    "female": [1, 0, 1, 0, 1, 1],
+    "share": [0.4, 0.5, 0.6, 0.55, 0.5, 0.45],
+    "n": [100, 20, 300, 5, 40, 60],
+    "zone": ["01", "01", "02", "02", "03", "03"],
+}
+
+
+def effects(found: Any, frame: dict[str, list[Any]], row: int, data: dict[str, Any]) -> Any:
+    """Fixed effects of one row of a frame, per draw."""
+    center, scale = np.mean(data["share"]), np.std(data["share"])
+    return (
+        found["Intercept"]
+        + found["female"] * frame["female"][row]
+        + found["share"] * (frame["share"][row] - center) / scale
+    )
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_an_own_frame_against_brute_force(suffix: str, tmp_path: Path):
+    """Two states that the data never had: their effects are drawn; a margin that only the frame has."""
+    file = line.make(tmp_path)
+    frame = tmp_path / f"frame.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table(FRAME), frame)
+    else:
+        rows = [FRAME.keys(), *zip(*FRAME.values(), strict=True)]
+        frame.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    own = ["--set", f"poststratify={{by: [all, race, zone], frame: {frame}, count: n}}"]
+    said = line.caucus("run", file, *MORE_DRAWS, *own)
+    assert said.code == 0, said
+    assert "2 levels of the frame were not in the data" in said.err
+    found, data = draws(tmp_path), line.voters()
+    expected = np.stack(
+        [
+            expit(
+                effects(found, FRAME, i, data)
+                + found["1|state"].sel(state=FRAME["state"][i])
+                + found["1|race"].sel(race=FRAME["race"][i])
+            ).to_numpy()
+            for i, state in enumerate(FRAME["state"])
+            if state in STATES
+        ]
+    )
+    count = np.array(FRAME["n"])
+    zones = table(tmp_path, "estimates/zone.parquet")
+    assert zones["zone"] == ["01", "02", "03"]
+    assert zones["num_rows"] == [120, 305, 100]
+    for row, members in enumerate(([0, 1], [2, 3])):
+        means = count[members] @ expected[members] / count[members].sum()
+        np.testing.assert_allclose([zones["mean"][row], zones["sd"][row]], [means.mean(), means.std(ddof=1)], rtol=1e-6)
+    rng = np.random.default_rng(1)
+    drawn = 0.0
+    for i in (4, 5):  # each of the new states has an effect of its own, many times over for the reference
+        rest = effects(found, FRAME, i, data) + found["1|race"].sel(race=FRAME["race"][i])
+        effect = rng.standard_normal((50, rest.size)) * found["sd(1|state)"].to_numpy()
+        drawn = drawn + FRAME["n"][i] * expit(rest.to_numpy() + effect) / 100
+    z = stats.norm.isf(1e-6)
+    assert abs(zones["mean"][2] - np.mean(drawn)) < z * np.std(drawn) / np.sqrt(found.sizes["sample"])
+    assert abs(zones["sd"][2] / np.std(drawn) - 1) < z / np.sqrt(2 * found.sizes["sample"]), (
+        "effects are drawn, one a level"
+    )
+    assert zones["raw_mean"] == [None] * 3
+    races = table(tmp_path, "estimates/race.parquet")
+    voted = {race: [y for y, r in zip(data["voted"], data["race"], strict=True) if r == race] for race in data["race"]}
+    np.testing.assert_allclose(races["raw_mean"], [np.mean(voted[race]) for race in races["race"]])
