@@ -26,6 +26,7 @@ from fitting.sites import Site
 PAGE = REPOSITORY / "docs" / "audit.md"
 TOLERANCE = 0.25  # of the true error: how far off a reported size may be
 SMALL = AuditConfig().warn_above.score
+BAR = r"\|"  # a bar inside a Markdown table
 FAULTY = 3  # number of the shard that the fault is planted in
 
 
@@ -424,7 +425,7 @@ def fault_table(rows: list[Finding]) -> list[str]:
     ]
     for r in rows:
         lines.append(
-            f"| {r.fault} | {r.verdict} | {r.signal} | {r.where} | {abs(r.reported):.2f}{f' ± {r.mcse:.2f}' if r.mcse else ''} "
+            f"| {r.fault} | {r.verdict} | {r.signal} | {r.where.replace('|', BAR)} | {abs(r.reported):.2f}{f' ± {r.mcse:.2f}' if r.mcse else ''} "
             f"| {abs(r.true):.2f} | {r.ratio:.2f} | {'yes' if r.holds else 'NO'} |"
         )
     return lines

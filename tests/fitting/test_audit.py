@@ -125,6 +125,20 @@ def test_heterogeneity_of_equal_binomial_shards_raises_no_alarm(cells_of, base, 
     assert p.min() * len(p) > 1e-4
 
 
+def test_two_rare_events_in_one_shard_of_200_are_no_alarm():
+    """An eighth of an event is expected in each: 22 shards with one and one with two are what Poisson's law gives."""
+    shard = np.repeat(np.arange(200), 2)
+    rare = np.tile([0.0, 1.0], 200)
+    successes = np.where(rare == 0, 12.0, 0.0)
+    successes[1:45:2] = 1.0
+    successes[101] = 2.0
+    cells = {"rare": rare, "num_trials": np.where(rare == 0, 247.0, 3.0), "num_successes": successes}
+    run = in_memory.fit(cells, "y ~ 1 + rare", shards=shard, num_draws=50)
+    result = in_memory.audit(run)
+    assert min(s["heterogeneity"]["p_adjusted"] for s in result["shards"]) > 0.05
+    assert result["verdict"] == "pass"
+
+
 @pytest.mark.parametrize("expected", [0.02, 0.125, 1.0, 5.0, 50.0])
 def test_unskewed_scores_do_not_understate_rare_events(expected):
     """Two-sided normal tails of corrected scores against exact Poisson tails."""
