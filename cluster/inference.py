@@ -16,8 +16,10 @@ from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
 from fitting import combiner, rounds, verdict
+from fitting.combiner import Moments
 from fitting.config import ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
+from fitting.sites import Site
 from fitting.tree import Restriction
 from sharding import storage, store
 
@@ -90,7 +92,7 @@ def _round(
                 work.site_path(entry, number),
                 SiteFile(site, result.file.nodes, f"damped {info.damping} {result.file.key}"),
             )
-    record: dict[str, Any] = {"round": number, "move": round(info.move, 6), "damping": info.damping, "method": method, "objective": None,
+    record: dict[str, Any] = {"round": number, "move": round(info.move, 6), "damping": info.damping, "method": method,
               "where": str(work.hierarchy.model.coefficient_names()[info.where]), "seconds": round(time.perf_counter() - started, 3)}  # fmt: skip
     if sampling is not None:
         record["sampling"] = [{"shard_id": e["shard_id"], **r.info} for e, r in zip(work.entries, results, strict=True)]
@@ -206,14 +208,21 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
                 work.ref, work.entries[s], path, part, residual, rounds.part_of(moments, restriction), work.num_nodes
             )
 
+    def refresh(at: Moments) -> list[Site]:
+        parts = [rounds.part_of(at, restriction) for restriction in fitted.restrictions]
+        fresh = (tasks.FreshTask(work.ref, work.entries[s], parts[s], work.num_nodes) for s in work.longest_first())
+        results: list[Site] = work.map(tasks.fresh_site, fresh)
+        return results
+
     reports = work.map(tasks.audit_shard, items())
     shown = [{name: e[name] for name in ("shard_id", "num_cells", "num_rows", "num_trials")} for e in work.entries]
+    sampler = posterior_files.sampler(work.directory) if work.context.config.fit.method == "exact" else None
     evidence = verdict.gather(
-        work.hierarchy, fitted.restrictions, used, reports, shown, theta, moments, natural, proposal, fitted.rounds,
-        float(draws.acceptance.mean()), work.threads,
+        work.hierarchy, fitted.restrictions, used, reports, shown, theta, psi[kept], moments, natural, proposal,
+        fitted.rounds, float(draws.acceptance.mean()), work.threads, refresh, sampler,
     )  # fmt: skip
     result = verdict.judge(work.hierarchy, config, evidence)
-    work.context.progress.update(score=next(g["value"] for g in result["gates"] if g["name"] == "score"))
+    work.context.progress.update(score=max(abs(block["score"] or 0.0) for block in result["blocks"]))
     return result
 
 

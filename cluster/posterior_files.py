@@ -6,6 +6,7 @@ import numpy as np
 
 from fitting.combiner import Draws
 from fitting.hierarchy import Hierarchy
+from fitting.verdict import Sampler
 from reporting import posterior, summary, tables
 from reporting.posterior import Variable
 from sharding import storage
@@ -71,3 +72,10 @@ def read(directory: str, hierarchy: Hierarchy) -> Draws:
         return Draws(theta, np.zeros((num_chains, num_draws, 0)), np.ones(num_chains))
     stats, _ = posterior.variables(tree, "sample_stats")
     return Draws(theta, stats["unconstrained"].values, stats["acceptance"].values[:, 0])
+
+
+def sampler(directory: str) -> Sampler:
+    """Worst R-hat and effective size in ``summary.parquet``."""
+    table = tables.read_table(storage.join(directory, SUMMARY))
+    r_hat, ess = (table[name].to_numpy(zero_copy_only=False).astype(float) for name in ("r_hat", "ess_bulk"))
+    return Sampler(float(np.nanmax(r_hat)), float(np.nanmin(ess)))

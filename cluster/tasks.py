@@ -85,6 +85,15 @@ class AuditTask(NamedTuple):
     num_nodes: int
 
 
+class FreshTask(NamedTuple):
+    """Make one shard's variational site under other moments; nothing is written."""
+
+    ref: ModelRef
+    entry: dict[str, Any]
+    moments: Moments
+    num_nodes: int
+
+
 class SumTask(NamedTuple):
     """Sum expected outcomes of one shard's people by margins; ``theta`` (D_s, M) on the shard's part of the tree."""
 
@@ -195,6 +204,13 @@ def audit_shard(task: AuditTask) -> ShardAudit:
         shard.restriction.tree, shard.design, build_hierarchy(task.ref).family, file.site, task.theta, task.residual_sd,
         task.moments, num_nodes=task.num_nodes,
     )  # fmt: skip
+
+
+def fresh_site(task: FreshTask) -> Site:
+    """The site of a shard under the task's moments, for an audit that has to size a large error."""
+    shard, family = load_shard(task.ref, task.entry), build_hierarchy(task.ref).family
+    mean, covariance = task.moments
+    return sites.fit(shard.restriction.tree, shard.design, family, mean, covariance, num_nodes=task.num_nodes)
 
 
 def touched_nodes(task: tuple[ModelRef, dict[str, Any]]) -> tuple[np.ndarray, ...]:

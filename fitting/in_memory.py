@@ -235,6 +235,7 @@ def audit(run: Run, config: AuditConfig | None = None, *, num_nodes: int = 11, t
         reports,
         entries,
         theta,
+        psi[kept],
         run.moments,
         run.natural,
         run.proposal,

@@ -25,11 +25,13 @@ from fitting.combiner import Moments, Natural, Proposal
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
 from fitting.model import INTERCEPT
-from fitting.sites import Site
+from fitting.sensitivity import power_scale
+from fitting.sites import Site, log_density
 from fitting.tree import Restriction
 
 READABLE_SPREAD = 0.5  # below this sd of the log ratio Pareto k is noise (design notes: 0.1 to 0.55 at an sd of 0.03)
 NUM_WORST = 20
+R_HAT_WARN, R_HAT_FAIL = 1.02, 1.05
 SEPARATED_TRIALS = 20
 FEW_TRIALS = 5
 
@@ -47,6 +49,15 @@ class Evidence(NamedTuple):
     successes: np.ndarray
     rounds: Sequence[dict[str, Any]]
     acceptance: float
+    sensitivity: Sequence[dict[str, Any]]
+    sampler: Sampler | None
+
+
+class Sampler(NamedTuple):
+    """Draws of the exact posterior have no merge to weigh: largest R-hat over parameters, and smallest effective size."""
+
+    r_hat: float
+    ess: float
 
 
 def gather(
@@ -56,6 +67,7 @@ def gather(
     reports: Sequence[ShardAudit],
     shards: Sequence[dict[str, Any]],
     theta: np.ndarray,
+    psi: np.ndarray,
     moments: Moments,
     natural: Natural,
     proposal: Proposal,
@@ -63,8 +75,9 @@ def gather(
     acceptance: float,
     threads: int = 1,
     refresh: Refresh | None = None,
+    sampler: Sampler | None = None,
 ) -> Evidence:
-    """Put the shards' reports together; ``theta`` holds the draws they were made for, shape (M, D).
+    """Put the shards' reports together; ``theta`` (M, D) and ``psi`` (M, H) are the draws they were made for.
 
     ``refresh`` makes all sites afresh under other moments: the size of a large error needs it (``fitting.audit.score``).
     """
@@ -84,7 +97,15 @@ def gather(
         successes,
         history,
         acceptance,
+        power_scale(hierarchy, theta, psi, ratios.sum(axis=0) + _log_sites(hierarchy, natural, theta, psi)),
+        sampler,
     )
+
+
+def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: np.ndarray, psi: np.ndarray) -> np.ndarray:
+    """Log of the product of all sites at each draw, shape (M,)."""
+    product = Site(natural.precision, natural.shift, natural.constants)
+    return log_density(hierarchy.model.tree, product, np.ascontiguousarray(theta.T), hierarchy.residual_sd(psi))
 
 
 def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
@@ -117,43 +138,61 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
         if status != "pass":
             messages.append({"severity": status, "where": where, "what": f"{meaning}: {_plain(value)}", "do": do})
 
-    worst = int(np.argmax(np.abs(errors)))
-    place = f"{names[worst]}, {_origin(evidence)}"
-    gate(
-        "score",
-        float(np.abs(errors[worst])),
-        place,
-        "largest error of a mean that more rounds would correct, in posterior sds",
-        "run more rounds (fit.rounds); if it stays, look at the shard's data and its site",
-    )
-    limits = (config.warn_above.score, config.fail_above.score)
-    skewed = int(np.nanargmax(sure)) if np.isfinite(sure).any() else 0
-    gate(
-        "shift",
-        float(sure[skewed]) if np.isfinite(sure).any() else float("inf"),
-        str(names[skewed]),
-        "largest error of a mean that importance weights see beyond their Monte Carlo error, in posterior sds",
-        "use fit.method: nuts or exact; check the level for separation or very few answers",
-        limits=limits,
-    )
     spreads = np.array([spread_of(r) for r in evidence.log_ratios])
-    loudest = int(np.argmax(spreads))
-    gate(
-        "log_ratio_sd",
-        weights.log_ratio_sd,
-        f"shard {evidence.shards[loudest]['shard_id']} (sd {spreads[loudest]:.2g})",
-        "sd of the log importance ratio, all shards together (half its square is the divergence in nats)",
-        "read the shard table: one loud shard points to its site or data, many to sparse levels; fit.method: nuts corrects both",
-        limits=(config.warn_above.log_ratio_sd, config.fail_above.log_ratio_sd),
-    )
-    if weights.log_ratio_sd > READABLE_SPREAD:
+    if evidence.sampler is not None:
         gate(
-            "k_hat",
-            weights.k_hat,
-            "all shards together",
-            "Pareto k of the importance ratios",
-            "the weights cannot correct this posterior; use fit.method: nuts or exact",
+            "r_hat",
+            evidence.sampler.r_hat,
+            "all parameters",
+            "largest R-hat of the exact sampler",
+            "run longer (fit.warmup, fit.draws)",
+            limits=(R_HAT_WARN, R_HAT_FAIL),
         )
+        gate(
+            "mcse",
+            1.0 / np.sqrt(evidence.sampler.ess),
+            "all parameters",
+            "largest Monte Carlo error of a mean, in posterior sds",
+            "draw more (fit.draws)",
+            limits=(config.warn_above.score, config.fail_above.score),
+        )
+    else:
+        worst = int(np.argmax(np.abs(errors)))
+        place = f"{names[worst]}, {_origin(evidence)}"
+        gate(
+            "score",
+            float(np.abs(errors[worst])),
+            place,
+            "largest error of a mean that more rounds would correct, in posterior sds",
+            "run more rounds (fit.rounds); if it stays, look at the shard's data and its site",
+        )
+        limits = (config.warn_above.score, config.fail_above.score)
+        skewed = int(np.nanargmax(sure)) if np.isfinite(sure).any() else 0
+        gate(
+            "shift",
+            float(sure[skewed]) if np.isfinite(sure).any() else float("inf"),
+            str(names[skewed]),
+            "largest error of a mean that importance weights see beyond their Monte Carlo error, in posterior sds",
+            "use fit.method: nuts or exact; check the level for separation or very few answers",
+            limits=limits,
+        )
+        loudest = int(np.argmax(spreads))
+        gate(
+            "log_ratio_sd",
+            weights.log_ratio_sd,
+            f"shard {evidence.shards[loudest]['shard_id']} (sd {spreads[loudest]:.2g})",
+            "sd of the log importance ratio, all shards together (half its square is the divergence in nats)",
+            "read the shard table: one loud shard points to its site or data, many to sparse levels; fit.method: nuts corrects both",
+            limits=(config.warn_above.log_ratio_sd, config.fail_above.log_ratio_sd),
+        )
+        if weights.log_ratio_sd > READABLE_SPREAD:
+            gate(
+                "k_hat",
+                weights.k_hat,
+                "all shards together",
+                "Pareto k of the importance ratios",
+                "the weights cannot correct this posterior; use fit.method: nuts or exact",
+            )
     adjusted = holm([h.p_value for h in evidence.heterogeneity])
     for s in np.flatnonzero(adjusted < HETEROGENEITY_LEVEL).tolist():
         h = evidence.heterogeneity[s]
@@ -222,7 +261,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
         ],
         "rounds": list(evidence.rounds),
         "levels": levels,
-        "prior_sensitivity": [],
+        "prior_sensitivity": list(evidence.sensitivity),
         "messages": messages,
     }
 

@@ -134,7 +134,7 @@ def rounds(run: RunDirectory) -> Rounds | None:
     if not found:
         return None
     moves = [(int(r["round"]), float(r["move"])) for r in found if r.get("move") is not None and r["move"] > 0]
-    rows = [[str(r.get("round")), plain(r.get("move")), fixed(r.get("damping")), fixed(r.get("objective"), 1),
+    rows = [[str(r.get("round")), str(r.get("method", "")), plain(r.get("move")), fixed(r.get("damping")),
              fixed(r.get("seconds"), 1)] for r in found]
     picture = figures.rounds(moves, "round: largest move, posterior sds") if len(moves) > 1 else None
     return Rounds(picture, rows)

@@ -99,7 +99,7 @@ class FakeRun:
                 "total": {"num_draws": 1000, "log_ratio_sd": 0.12, "kl_nats": 0.007, "efficiency": 0.98, "k_hat": 0.31,
                           "k_hat_mcse": 0.08},
                 "coefficients": [{"name": where["score_where"], "score": size, "shift": 0.01, "shift_mcse": 0.004}],
-                "rounds": [{"round": i, "move": m, "damping": 1.0, "objective": -1e5 + i, "seconds": 3.2}
+                "rounds": [{"round": i, "move": m, "damping": 1.0, "method": "vi", "seconds": 3.2}
                            for i, m in enumerate(moves)],
                 "levels": [], "prior_sensitivity": [{"parameter": "sd(1|race)", "prior": 0.2, "likelihood": 0.1,
                                                      "flag": "prior-data conflict"}] if self.verdict != "pass" else [],
