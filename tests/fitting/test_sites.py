@@ -53,7 +53,9 @@ def test_predictors_equal_dense_algebra():
         sites.predictor_variance(tree, design, entries), np.einsum("ni,ij,nj->n", dense, covariance, dense)
     )
     expected = dense.T @ (weight[:, None] * dense)
-    expected[tr.dense(tree, np.ones(tree.num_entries)) == 0] = 0  # two nodes of one level: off the pattern, and zero anyway
+    expected[tr.dense(tree, np.ones(tree.num_entries)) == 0] = (
+        0  # two nodes of one level: off the pattern, and zero anyway
+    )
     np.testing.assert_allclose(tr.dense(tree, sites.information(tree, design, weight)), expected, atol=1e-12)
     np.testing.assert_allclose(sites.transpose_multiply(tree, design, weight), dense.T @ weight)
 
