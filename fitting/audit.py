@@ -131,7 +131,7 @@ def spread_of(log_ratio: np.ndarray) -> float:
     return float(log_ratio.std()) if np.isfinite(log_ratio).all() else np.inf
 
 
-def _is_hopeless(log_ratio: np.ndarray, spread: float) -> bool:
+def is_hopeless(log_ratio: np.ndarray, spread: float) -> bool:
     """One draw would have all the weight, or the ratios are so large that rounding makes them equal."""
     return not spread < HOPELESS or len(np.unique(log_ratio)) < len(log_ratio) / 2
 
@@ -144,7 +144,7 @@ def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
     if spread < EXACT:  # exact: nothing to smooth
         zero = np.zeros(theta.shape[1])
         return Importance(spread, 1.0, -np.inf, zero, zero, np.ones(theta.shape[1]))
-    if _is_hopeless(log_ratio, spread):  # there is nothing to correct with
+    if is_hopeless(log_ratio, spread):  # there is nothing to correct with
         unknown = np.full(theta.shape[1], np.nan)
         return Importance(spread, 1.0 / len(theta), np.inf, unknown, unknown, unknown)
     log_weights, k_hat = array_stats.psislw(log_ratio.max() - log_ratio)  # it takes the negative, as for leave-one-out
@@ -166,7 +166,7 @@ def k_hat(log_ratio: np.ndarray) -> float:
     spread = spread_of(log_ratio)
     if spread < EXACT:
         return -np.inf
-    if _is_hopeless(log_ratio, spread):
+    if is_hopeless(log_ratio, spread):
         return np.inf
     return float(array_stats.psislw(log_ratio.max() - log_ratio)[1])
 

@@ -17,6 +17,7 @@ from fitting.audit import (
     heterogeneity,
     holm,
     importance,
+    is_hopeless,
     k_hat,
     score,
     spread_of,
@@ -82,6 +83,7 @@ def gather(
     ``refresh`` makes all sites afresh under other moments: the size of a large error needs it (``fitting.audit.score``).
     """
     ratios = np.stack([r.log_ratio for r in reports])
+    total, log_sites = ratios.sum(axis=0), _log_sites(hierarchy, natural, theta, psi)
     trials, successes = np.zeros(theta.shape[1]), np.zeros(theta.shape[1])
     for restriction, report in zip(restrictions, reports, strict=True):
         trials[restriction.coefficients] += report.trials
@@ -90,14 +92,14 @@ def gather(
         shards,
         ratios,
         np.array([k_hat(r) for r in ratios]),
-        importance(ratios.sum(axis=0), theta),
+        importance(total, theta),
         score(hierarchy, restrictions, used, [r.fresh for r in reports], moments, proposal, threads, refresh),
         heterogeneity(hierarchy, natural, restrictions, used, moments, proposal.mode),
         trials,
         successes,
         history,
         acceptance,
-        power_scale(hierarchy, theta, psi, ratios.sum(axis=0) + _log_sites(hierarchy, natural, theta, psi)),
+        [] if is_hopeless(total, spread_of(total)) else power_scale(hierarchy, theta, psi, total + log_sites),
         sampler,
     )
 
