@@ -105,7 +105,8 @@ def _finish_rounds(work: Work, last: int, history: list[dict[str, Any]], psi: np
         storage.join(work.directory, ROUNDS_FILE),
         {"schema_version": 1, "last_round": last, "sites": final, "psi": psi.tolist(), "rounds": history},
     )
-    kept = {os.path.basename(path) for path in final}
+    # sites of earlier rounds stay: if a file is damaged, the rounds are gone through again and only its shard is refitted
+    kept = {os.path.basename(work.site_path(entry, number)) for entry in work.entries for number in range(last + 1)}
     for url in storage.list_files(storage.join(work.directory, "sites")):
         if url.endswith(".arrow") and os.path.basename(url) not in kept:
             storage.remove(url)
@@ -181,7 +182,9 @@ def audit(context: StageContext) -> str:
     config = context.config.audit
     with one_blas_thread():
         result = _audit(work, read_sites(work))
-        for _ in range(config.max_extra_rounds):
+        # the score compares with variational sites; rounds of those would undo sampled ones
+        extra = 0 if context.config.fit.method == "nuts" else config.max_extra_rounds
+        for _ in range(extra):
             if not any(gate["name"] == "score" and gate["status"] == "fail" for gate in result["gates"]):
                 break
             context.progress.say("the score failed: one more round, damped")
@@ -231,9 +234,8 @@ def _extra_round(work: Work) -> None:
     used = tuple(f.site for f in fitted.files)
     _, _, moments = rounds.merge(work.hierarchy, fitted.restrictions, used, fitted.psi, work.threads)
     state = RoundsState(moments, fitted.psi, used, np.inf)
-    method = "laplace" if work.context.config.fit.method == "laplace" else "vi"
     number = fitted.last_round + 1
-    state, _, record = _round(work, state, fitted.restrictions, number, Round(method, EXTRA_DAMPING))
+    state, _, record = _round(work, state, fitted.restrictions, number, Round("vi", EXTRA_DAMPING))
     _finish_rounds(work, number, [*fitted.rounds, record], state.psi)
     _merge(work, read_sites(work))
 
