@@ -134,7 +134,7 @@ class WarnAbove(Frozen):
     """Limits of the audit that make the verdict ``warn``."""
 
     score: float = Field(default=0.1, gt=0, description="Error of a coefficient's mean, in posterior sds.")
-    log_ratio_sd: float = Field(default=0.5, gt=0, description="Sd of the log importance ratio, all shards together.")
+    log_ratio_sd: float = Field(default=1.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.5, description="Pareto k of the importance ratios.")
 
 
@@ -142,7 +142,7 @@ class FailAbove(Frozen):
     """Limits of the audit that make the verdict ``fail``."""
 
     score: float = Field(default=0.3, gt=0, description="Error of a coefficient's mean, in posterior sds.")
-    log_ratio_sd: float = Field(default=1.5, gt=0, description="Sd of the log importance ratio, all shards together.")
+    log_ratio_sd: float = Field(default=2.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.7, description="Pareto k of the importance ratios.")
 
 
