@@ -13,19 +13,12 @@ from scipy import stats
 
 from benchmarks import ours
 from benchmarks.problems import Problem
-from fitting import exact, in_memory, sites, tilted_nuts
-from fitting.combiner import Moments
-from fitting.families import FAMILIES
-from fitting.model import CellDesign
-from fitting.sites import Site
-from fitting.tree import Restriction
+from fitting import exact, in_memory
 
 METHODS = ("vi", "nuts", "exact")
 NUM_SHARDS = (1, 10, 51)
 CUTS = ("place", "random")
 NUM_CHAINS, NUM_DRAWS = 4, 2000
-VARIATIONAL_ROUNDS = 5
-NUTS_ROUNDS = 3
 FALSE_ALARM = 1e-3
 MEAN_LIMIT, SD_RATIO_LIMIT, SCALE_MEAN_LIMIT = 0.1, 0.1, 0.15
 
@@ -48,11 +41,8 @@ def fit(problem: Problem, method: str, labels: np.ndarray, seed: int = 1) -> in_
         "seed": seed,
         "threads": 2,
     }
-    if method == "nuts":
-        rounds = VARIATIONAL_ROUNDS + NUTS_ROUNDS
-        return ours.fit(problem, fit_site=_NutsSites(seed), num_rounds=rounds, tolerance=1e-9, **options)
-    run = ours.fit(problem, **options)
-    if method == "vi":
+    run = ours.fit(problem, method="nuts" if method == "nuts" else "vi", **options)
+    if method != "exact":
         return run
     pieces = list(zip(run.restrictions, run.designs, strict=True))
     draws = exact.draw(
@@ -66,23 +56,6 @@ def fit(problem: Problem, method: str, labels: np.ndarray, seed: int = 1) -> in_
         seed=seed,
     )
     return run._replace(draws=draws)
-
-
-class _NutsSites:
-    """Variational rounds first, then rounds in which every shard's tilted distribution is sampled."""
-
-    def __init__(self, seed: int):
-        self.seed = seed
-
-    def __call__(
-        self, restriction: Restriction, design: CellDesign, part: Moments, site: Site | None, shard: int, number: int
-    ) -> Site:
-        family = FAMILIES["binomial"]
-        if site is None or number < VARIATIONAL_ROUNDS:
-            return sites.fit(restriction.tree, design, family, part.mean, part.covariance, num_nodes=11)
-        key = tilted_nuts.shard_key(self.seed, shard, number)
-        chains = {"num_warmup": 100, "num_draws": 250, "num_chains": 4}
-        return tilted_nuts.fit(key, restriction.tree, design, family, part.mean, part.covariance, site, **chains)[0]
 
 
 def compare(run: in_memory.Run, reference: pd.DataFrame) -> dict[str, Any]:
