@@ -22,6 +22,10 @@ from benchmarks.problems import REPOSITORY, Problem
 PYTHON = sys.executable
 CAUCUS = str(Path(sys.executable).parent / "caucus")
 MIB = 2**20
+ONE_BLAS_THREAD = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}  # as the command sets it: its matrices are small
 NUTS_RUN_ON_NATION = (150, 20)  # warm-up and draws per chain, really run: up to 20 minutes
 
 
@@ -49,7 +53,7 @@ def library(problem: Problem, name: str, num_rows: int | None = None) -> Competi
     """Caucus as library calls on cells in memory: fit, merge, 1,000 draws, audit. Imports are in the process's time."""
 
     def lap() -> Lap:
-        measured, record, table = _child("benchmarks.ours", name, num_rows)
+        measured, record, table = _child("benchmarks.ours", name, num_rows, environment=ONE_BLAS_THREAD)
         note = f"{record['num_draws']} draws, verdict {record['verdict']}, efficiency {record['efficiency']:.3f}"
         stages = {"fit and merge": record["fit_seconds"], "audit": record["audit_seconds"]}
         seconds = sum(stages.values())
@@ -153,12 +157,17 @@ def _ingest_child(arguments: list[str]) -> Lap:
 
 
 def _child(
-    module: str, name: str, num_rows: int | None, options: list[str] | None = None
+    module: str,
+    name: str,
+    num_rows: int | None,
+    options: list[str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> tuple[measure.Measurement, dict[str, Any], pd.DataFrame]:
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "out.parquet"
         size = [] if num_rows is None else ["--num-rows", str(num_rows)]
-        measured = measure.run([PYTHON, "-m", module, name, *size, *(options or []), "--output", str(output)])
+        command_line = [PYTHON, "-m", module, name, *size, *(options or []), "--output", str(output)]
+        measured = measure.run(command_line, environment=environment)
         table = pq.read_table(output)
         return measured, json.loads(table.schema.metadata[b"record"]), table.to_pandas()
 
