@@ -254,8 +254,8 @@ def test_rounds_of_tilted_sites_reach_the_posterior():
     assert variational[1] < 0.95
 
 
-def test_one_program_serves_shards_of_many_sizes(skewed):
-    before = tilted_nuts._sample._cache_size()
+def test_one_program_serves_shards_of_many_sizes():
+    tilted_nuts._sample.clear_cache()  # other tests compile other shapes
     for num_groups in (2, 5, 11):
         tree = Tree((1, 1), (np.zeros(num_groups, dtype=int),))
         precision = np.zeros(tree.num_entries)
@@ -266,7 +266,7 @@ def test_one_program_serves_shards_of_many_sizes(skewed):
             tilted_nuts.shard_key(0, 0, 0), tree, design, BINOMIAL, mean, covariance, no_site(tree), **SIZES
         )
         assert info.is_proper
-    assert before == tilted_nuts._sample._cache_size() == 1
+    assert tilted_nuts._sample._cache_size() == 1
 
 
 def test_padded_sizes_are_few_and_never_short():
