@@ -190,11 +190,15 @@ def score(
     """
     tree = hierarchy.model.tree
     at, count = moments, 0
-    natural, current, refreshed = rounds.merge(hierarchy, restrictions, fresh, proposal.mode, threads)
+    # the same points of psi as under ``moments``: what differs is the sites, not the error of integrating over few points
+    natural, current = combiner.product(tree, list(zip(restrictions, fresh, strict=True))), proposal
+    refreshed = combiner.moments(hierarchy, natural, proposal, threads=threads)
+    if _largest_move(tree, refreshed, moments) > FAR:
+        natural, current, refreshed = rounds.merge(hierarchy, restrictions, fresh, proposal.mode, threads)
     while refresh is not None and count < MAX_REFRESHES:
-        step = refreshed.mean - at.mean
-        if not np.max(np.abs(step) / np.sqrt(refreshed.covariance[tree.diagonal])) > FAR:
+        if not _largest_move(tree, refreshed, at) > FAR:
             break
+        step = refreshed.mean - at.mean
         stride = 1.0 if hierarchy.family.has_residual_scale else min(1.0, LARGEST_STEP / float(np.max(np.abs(step))))
         at, count = Moments(at.mean + stride * step, refreshed.covariance), count + 1
         fresh = refresh(at)
@@ -216,6 +220,10 @@ def score(
         where[s] = np.argmax(np.abs(own))
         worst[s], part[s] = own[where[s]], own[largest]
     return Score(total, worst, where, part / (part.sum() or 1.0), refreshed, count)
+
+
+def _largest_move(tree: Tree, moments: Moments, before: Moments) -> float:
+    return float(np.max(np.abs(moments.mean - before.mean) / np.sqrt(moments.covariance[tree.diagonal])))
 
 
 def heterogeneity(

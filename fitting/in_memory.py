@@ -165,6 +165,7 @@ def fit(
         done.append(coming._replace(move=info.move))
     natural = combiner.product(built.tree, list(zip(restrictions, state.sites, strict=True)))
     proposal = combiner.propose(prior, natural, state.psi)
+    moments = combiner.moments(prior, natural, proposal, threads=threads)  # at the points that the audit compares at
     draws = combiner.draw(
         prior, natural, proposal, num_draws=num_draws, num_chains=num_chains, seed=seed, threads=threads
     )
@@ -173,7 +174,7 @@ def fit(
         tuple(restrictions),
         tuple(designs),
         state.sites,
-        state.moments,
+        moments,
         natural,
         proposal,
         draws,

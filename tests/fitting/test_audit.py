@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fitting import audit, in_memory, rounds
+from fitting import audit, combiner, in_memory, rounds
 from fitting import tree as tr
 from fitting.config import AuditConfig
 from fitting.errors import ImproperPosteriorError
@@ -404,3 +404,23 @@ def test_the_shards_part_needs_no_draws(healthy):
 def test_holm_adjusts_and_keeps_order():
     np.testing.assert_allclose(audit.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     assert audit.holm([0.9, 0.8]).max() <= 1.0
+
+
+def test_few_integration_points_are_not_mistaken_for_an_error():
+    """Eight scales and 32 points of them: the posterior's moments are rough, but equally so before and after new sites."""
+    rng = np.random.default_rng(0)
+    factors = {
+        name: rng.integers(0, size, 600).astype(str)
+        for name, size in zip("abcdefgh", [3, 4, 3, 5, 4, 3, 6, 4], strict=True)
+    }
+    eta = sum(rng.normal(0, 0.7, 6)[codes.astype(int)] for codes in factors.values())
+    trials = rng.integers(1, 6, 600)
+    cells = {**factors, "num_trials": trials, "num_successes": rng.binomial(trials, 1 / (1 + np.exp(-eta)))}
+    formula = "y ~ 1 + " + " + ".join(f"(1 | {name})" for name in factors)
+    run = in_memory.fit(cells, formula, shards=rng.integers(0, 5, 600))
+    mirrored = run.proposal._replace(axes=-run.proposal.axes, widths=run.proposal.widths[::-1])
+    moments = combiner.moments(run.hierarchy, run.natural, mirrored)
+    sd = np.sqrt(moments.covariance[run.hierarchy.model.tree.diagonal])
+    assert np.max(np.abs(moments.mean - run.moments.mean) / sd) > 0.05  # the points do matter
+    for other in (run, run._replace(proposal=mirrored, moments=moments)):
+        assert gate(in_memory.audit(other), "score")["value"] < 0.01
