@@ -45,12 +45,15 @@ Refresh = Callable[[Moments], Sequence[Site]]
 
 
 class ShardAudit(NamedTuple):
-    """What one shard reports: log ratio at every draw (M,), its site made afresh, and outcome totals per coefficient (D_s,)."""
+    """What one shard reports: log ratio at every draw (M,), its site made afresh, and outcome totals per coefficient (D_s,).
+
+    ``successes`` are None for outcomes that are no successes out of trials.
+    """
 
     log_ratio: np.ndarray
     fresh: Site
     trials: np.ndarray
-    successes: np.ndarray
+    successes: np.ndarray | None
 
 
 class Importance(NamedTuple):
@@ -109,21 +112,21 @@ def shard(
     """One shard's part of the audit, for draws of its coefficients of shape (D_s, M) and q's moments on its part of the tree."""
     ratio = np.empty(theta.shape[1])
     residual = np.broadcast_to(residual_sd, (theta.shape[1],))
-    linear = sites.matrix(design, len(theta))
+    matrices = sites.matrices(design, len(theta))
     for begin in range(0, theta.shape[1], DRAW_CHUNK):
         part = slice(begin, begin + DRAW_CHUNK)
-        eta = linear @ theta[:, part]
+        eta = sites.linear_predictors(matrices, theta[:, part])
         ratio[part] = log_likelihood(family, design.statistics, eta, residual[part]).sum(axis=0)
         ratio[part] -= sites.log_density(tree, site, theta[:, part], residual[part])
     fresh = sites.fit(tree, design, family, moments.mean, moments.covariance, num_nodes=num_nodes)
     present = [np.ones(design.num_cells) if v is None else (v != 0).astype(np.float64) for v in design.values]
     presence = design._replace(values=tuple(present))
-    trials = sites.transpose_multiply(tree, presence, design.statistics["num_trials"])
-    if family.has_residual_scale:
-        return ShardAudit(ratio, fresh, trials, trials)
-    return ShardAudit(
-        ratio, fresh, trials, sites.transpose_multiply(tree, presence, design.statistics["num_successes"])
-    )
+    everyone = np.ones((design.num_predictors, 1))
+    trials = sites.transpose_multiply(tree, presence, everyone * design.statistics["num_trials"])
+    if "num_successes" not in design.statistics:
+        return ShardAudit(ratio, fresh, trials, None)
+    successes = sites.transpose_multiply(tree, presence, design.statistics["num_successes"][None])
+    return ShardAudit(ratio, fresh, trials, successes)
 
 
 def spread_of(log_ratio: np.ndarray) -> float:
@@ -277,8 +280,9 @@ def _against_the_rest(
         try:
             rest = _root_marginal(hierarchy, precision * scale - own_precision, shift * scale - own_shift, psi)
             alone = _root_marginal(hierarchy, own_precision, own_shift, psi)
-        except np.linalg.LinAlgError:  # a site that is no likelihood at all: nothing to compare, and the score says so
-            found.append(Heterogeneity(np.inf, 0, 0.0, np.nan, np.nan, 0))
+        except np.linalg.LinAlgError:  # no likelihood at all, or not log-concave by itself: nothing to compare
+            unknown = hierarchy.family.is_log_concave
+            found.append(Heterogeneity(np.inf if unknown else 0.0, 0, 0.0 if unknown else 1.0, np.nan, np.nan, 0))
             continue
         information = alone.precision - nothing.precision
         others = rest.root @ rest.solved

@@ -21,6 +21,15 @@ class Numeric(NamedTuple):
     binary: bool
 
 
+class OutcomeSummary(NamedTuple):
+    """The outcome over all known rows: mean (a rate where there are trials or exposures) and sd, or shares of categories."""
+
+    mean: float
+    sd: float
+    categories: tuple[str, ...] = ()
+    proportions: tuple[float, ...] = ()
+
+
 class Coding(NamedTuple):
     """The global coding of a run.
 
@@ -33,8 +42,7 @@ class Coding(NamedTuple):
     numerics: Mapping[str, Numeric]
     groups: Mapping[tuple[str, ...], np.ndarray]
     parents: Mapping[str, Mapping[str, np.ndarray]]
-    outcome_mean: float
-    outcome_sd: float
+    outcome: OutcomeSummary
 
     @classmethod
     def from_dictionary(cls, dictionary: Mapping[str, Any]) -> Coding:
@@ -58,12 +66,18 @@ class Coding(NamedTuple):
                 name: {above: np.asarray(codes, dtype=np.int64) for above, codes in entry.items()}
                 for name, entry in dictionary["parents"].items()
             },
-            outcome_mean=float(dictionary["outcome"]["mean"]),
-            outcome_sd=float(dictionary["outcome"]["sd"]),
+            outcome=OutcomeSummary(
+                float(dictionary["outcome"]["mean"]),
+                float(dictionary["outcome"]["sd"]),
+                tuple(dictionary["outcome"].get("categories", ())),
+                tuple(dictionary["outcome"].get("proportions", ())),
+            ),
         )
 
     def group_levels(self, columns: tuple[str, ...]) -> np.ndarray:
         """Observed combinations of a group of factors, shape (num_levels, num_columns)."""
+        if not columns:
+            return np.zeros((1, 0), dtype=np.int64)  # no factor: one level, everybody
         if columns in self.groups:
             return self.groups[columns]
         if len(columns) == 1 and columns[0] in self.factors:

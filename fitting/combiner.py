@@ -125,7 +125,7 @@ def value_and_gradient(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) ->
     covariance = tr.covariance(tree, given.factor)
     second = []
     for group in hierarchy.model.groups:
-        effects = mean[group.coefficients]
+        effects = mean[group.blocks]
         second.append(effects.T @ effects + covariance[group.entries].sum(axis=0))
     gradient = hierarchy.score(psi, second)
     if hierarchy.residual_prior is not None:
