@@ -101,7 +101,9 @@ def judged(outcome: Any, row: dict[str, Any], is_weighted: bool) -> tuple[str, b
     return ("g:missing" if is_missing(row["g"]) else ""), is_known
 
 
-def expected_cells(kind: str, outcome: Any, table: pa.Table, is_weighted: bool) -> tuple[pd.DataFrame, Counter[str], Any]:
+def expected_cells(
+    kind: str, outcome: Any, table: pa.Table, is_weighted: bool
+) -> tuple[pd.DataFrame, Counter[str], Any]:
     """Cells, rows by reason, and the good rows with a known outcome with their weights, by pandas."""
     verdicts = [judged(outcome, row, is_weighted) for row in table.to_pylist()]
     rows = table.to_pandas().assign(known=[known for _, known in verdicts])
@@ -245,6 +247,28 @@ def test_order_and_types_of_the_columns(helpers: Any, tmp_path: Path, kind: str,
     assert columns["num_known"].dtype == np.int64
 
 
+@pytest.mark.parametrize(("kind", "outcome"), [("category", "v"), ("keyed_count", COUNT)])
+def test_repeated_people_and_a_cut_by_a_column_outside_the_model(
+    helpers: Any, tmp_path: Path, kind: str, outcome: Any
+) -> None:
+    table = dirty_rows(120, 1)
+    table = table.append_column("id", [[f"V{i}" for i in range(120)]])
+    twice = pa.concat_tables([table, table.take(list(range(0, 120, 3)))])
+    options = {
+        "weight": "w", "shards": {"by": "hash", "column": "id", "num_shards": 2}, "id_column": "id",
+        "duplicates": "quarantine",
+    }  # fmt: skip
+    reports = []
+    for name, rows in {"once": table, "twice": twice}.items():
+        pq.write_table(rows, tmp_path / f"{name}.parquet")
+        reports.append(ingested(helpers, tmp_path / f"{name}.parquet", tmp_path / name, kind, outcome, **options))
+    assert reports[1].manifest["quarantine"] == reports[0].manifest["quarantine"] | {"id:duplicate": 40}
+    statistics = [name for name in helpers.read_cells(reports[0]).column_names if name not in ("g", "x")]
+    totals = [helpers.read_cells(report).to_pandas()[statistics].sum() for report in reports]
+    np.testing.assert_allclose(totals[0], totals[1], rtol=1e-12)
+    assert len(reports[0].manifest["shards"]) == 2
+
+
 def test_keyed_cells_are_dealt_one_by_one(helpers: Any, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pq.write_table(pa.table({"g": ["a"] * 300, "r": rng.normal(size=300)}), tmp_path / "x.parquet")
@@ -281,7 +305,8 @@ def test_categories_are_declared_or_observed(
     assert cells["num_rows"].to_pylist() == [3, 2]
     counts = sum(cells[f"count_{j}"].to_numpy() for j in range(len(categories)))
     assert counts.tolist() == cells["num_trials"].to_pylist()
-    assert Dictionary.from_json(storage.read_json(storage.join(report.directory, "dictionary.json"))) == report.dictionary
+    written = storage.read_json(storage.join(report.directory, "dictionary.json"))
+    assert Dictionary.from_json(written) == report.dictionary
 
 
 def test_categories_of_quarantined_rows_only_are_none(helpers: Any, tmp_path: Path) -> None:
@@ -300,7 +325,7 @@ def test_counts_of_text_files(helpers: Any, tmp_path: Path) -> None:
     report = helpers.run(
         tmp_path / "x.csv", tmp_path / "run", outcome={"count": "n", "exposure": "hours"}, outcome_kind="count",
         factor_columns=["g"], predictor_columns=[], group_columns=[], shards=SHARDS[0],
-        columns=dict.fromkeys(["count", "exposure"], {"unexpected": "quarantine"}),
+        columns={name: {"unexpected": "quarantine"} for name in ["count", "exposure"]},
     )  # fmt: skip
     reasons = report.manifest["quarantine"]
     assert reasons["outcome:exposure_not_positive"] == 1
@@ -371,8 +396,8 @@ def test_extremes_of_numbers_and_dictionaries_without_them(helpers: Any, voters:
     table, entries = helpers.people(), report.dictionary.to_json()
     for name in ("female", "dem"):
         values = table[name].to_numpy()
-        assert (entries["numerics"][name]["minimum"], entries["numerics"][name]["maximum"]) == (values.min(), values.max())
-        del entries["numerics"][name]["minimum"], entries["numerics"][name]["maximum"]
+        extremes = [entries["numerics"][name].pop(which) for which in ("minimum", "maximum")]
+        assert extremes == [values.min(), values.max()]
     older = Dictionary.from_json(entries)
     assert older.numerics["dem"].minimum is None
     assert older.numerics["dem"].center == report.dictionary.numerics["dem"].center
