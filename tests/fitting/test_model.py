@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import formula, in_memory, model, sites
+from fitting import families, formula, in_memory, model, sites
 from fitting.errors import ModelError
 
 STATES = ["AL", "OH", "WY"]
@@ -31,7 +31,7 @@ def build(text, columns):
     parsed = formula.parse(text)
     statistics = {name: np.ones(len(columns["state"])) for name in ("num_trials", "num_successes")}
     coding, coded = in_memory.code(columns, parsed, statistics)
-    built = model.build(parsed, coding, "binomial")
+    built = model.build(parsed, coding, families.BINOMIAL)
     return built, coded, built.design(coded, statistics)
 
 
@@ -177,9 +177,9 @@ def test_models_that_do_not_fit_their_data_are_refused():
     statistics = {name: np.ones(len(columns["state"])) for name in ("num_trials", "num_successes")}
     coding, _ = in_memory.code(columns, parsed, statistics)
     with pytest.raises(ModelError, match="grouping column 'race'"):
-        model.build(formula.parse("y ~ 1 + (1 | race)"), coding, "binomial")
+        model.build(formula.parse("y ~ 1 + (1 | race)"), coding, families.BINOMIAL)
     with pytest.raises(ModelError, match="predictor 'income'"):
-        model.build(formula.parse("y ~ 1 + income"), coding, "binomial")
+        model.build(formula.parse("y ~ 1 + income"), coding, families.BINOMIAL)
     with pytest.raises(ModelError, match="a single level"):
         build("y ~ 1 + educ", columns | {"educ": np.full(300, "low")})
 

@@ -23,7 +23,7 @@ def nation():
     statistics = {"num_trials": np.ones(size), "num_successes": np.zeros(size)}
     parsed = formula.parse("y ~ 1 + x + (1 + x | state) + (1 | state:race)")
     coding, coded = in_memory.code(columns, parsed, statistics)
-    built = model.build(parsed, coding, "binomial")
+    built = model.build(parsed, coding, families.BINOMIAL)
     return built, coded, statistics, hierarchies.build(built, priors.default_priors("binomial"))
 
 
