@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fitting.audit import (
+    DRAW_CHUNK,
     HETEROGENEITY_LEVEL,
     Heterogeneity,
     Importance,
@@ -80,6 +81,8 @@ def gather(
 ) -> Evidence:
     """Put the shards' reports together; ``theta`` (M, D) and ``psi`` (M, H) are the draws they were made for.
 
+    ``theta`` may be stored elsewhere, if it gives arrays when it is sliced.
+
     ``refresh`` makes all sites afresh under other moments: the size of a large error needs it (``fitting.audit.score``).
     """
     ratios = np.stack([r.log_ratio for r in reports])
@@ -106,8 +109,13 @@ def gather(
 
 def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: np.ndarray, psi: np.ndarray) -> np.ndarray:
     """Log of the product of all sites at each draw, shape (M,)."""
-    product = Site(natural.precision, natural.shift, natural.constants)
-    return log_density(hierarchy.model.tree, product, np.ascontiguousarray(theta.T), hierarchy.residual_sd(psi))
+    product, residual = Site(natural.precision, natural.shift, natural.constants), hierarchy.residual_sd(psi)
+    parts = []
+    for begin in range(0, theta.shape[0], DRAW_CHUNK):
+        some = slice(begin, begin + DRAW_CHUNK)
+        draws = np.ascontiguousarray(theta[some, :].T)
+        parts.append(log_density(hierarchy.model.tree, product, draws, residual[some]))
+    return np.concatenate(parts)
 
 
 def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict[str, Any]:

@@ -54,6 +54,8 @@ def moments(
 ) -> dict[str, np.ndarray]:
     """Return the numeric columns of :data:`SCHEMA` for ``values`` of shape (chain, draw, parameter).
 
+    ``values`` is an array, or a variable of a file (:mod:`reporting.draws_file`), which is read a block at a time.
+
     ``quantiles`` maps the name of a column to its probability.
 
     Raises
@@ -63,15 +65,17 @@ def moments(
     """
     if values.shape[1] < MIN_DRAWS:
         raise DrawsError(name, f"{values.shape[1]} draws per chain", f"at least {MIN_DRAWS}", "Draw more.")
-    if not np.isfinite(values).all():
-        count = int((~np.isfinite(values)).sum())
-        raise DrawsError(name, f"{count} values that are not finite", "finite draws", "Look at the audit of this run.")
-    blocks = [_block_moments(np.asarray(block, dtype=float), quantiles) for block in _blocks(values)]
+    blocks = []
+    for block in _blocks(values):
+        if not np.isfinite(block).all():
+            count = int((~np.isfinite(block)).sum())
+            raise DrawsError(name, f"{count} values that are not finite", "finite draws", "Look at the audit of this run.")
+        blocks.append(_block_moments(np.asarray(block, dtype=float), quantiles))
     return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
 
 
 def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, max(values.shape[2], 1), PARAMETERS_PER_BLOCK):
+    for start in range(0, max(values.shape[2], 1), PARAMETERS_PER_BLOCK):  # the one place that reads draws from a file
         yield np.ascontiguousarray(np.moveaxis(values[..., start : start + PARAMETERS_PER_BLOCK], -1, 0))
 
 
@@ -116,7 +120,10 @@ def _variable_table(name: str, variable: Variable, coords: Mapping[str, Sequence
     if variable.dims:
         joined = [",".join(map(str, labels)) for labels in itertools.product(*(coords[dim] for dim in variable.dims))]
         levels, parameters = list(joined), [f"{name}[{level}]" for level in joined]
-    columns = moments(name, variable.values.reshape(*variable.values.shape[:2], len(levels)))
+    values = variable.values
+    if len(variable.dims) != 1:
+        values = np.asarray(values[...]).reshape(*values.shape[:2], len(levels))
+    columns = moments(name, values)
     text = {"variable": [name] * len(levels), "level": levels, "parameter": parameters, "unit": [unit] * len(levels)}
     numbers = {key: pa.array(column, pa.float64(), mask=np.isnan(column)) for key, column in columns.items()}
     return pa.table({**text, **numbers}).select(SCHEMA.names).cast(SCHEMA)

@@ -7,8 +7,8 @@ by a gamma draw, and its people are dealt to them at random. Their effects on bo
 
 from __future__ import annotations
 
-from functools import cached_property
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
