@@ -25,6 +25,7 @@ from sharding import storage, store
 if TYPE_CHECKING:
     from cluster.work import Work
 
+
 def write(work: Work) -> None:
     """Write ``estimates/<margin>.parquet`` and, for shares, ``estimates/calibration.parquet``."""
     config = work.context.config.poststratify

@@ -58,7 +58,11 @@ def alone(kinds: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def summarise(
-    margin: tuple[str, ...], levels: Mapping[str, Sequence[str]], sums: MarginSums, shape: tuple[int, int], interval: float
+    margin: tuple[str, ...],
+    levels: Mapping[str, Sequence[str]],
+    sums: MarginSums,
+    shape: tuple[int, int],
+    interval: float,
 ) -> MarginTable:
     """Summarise groups from their sums; ``shape`` is (chain, draw). Groups without people are left out."""
     some = sums.some(np.flatnonzero(sums.num_rows > 0))

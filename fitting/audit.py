@@ -23,7 +23,7 @@ from scipy.special import chdtrc
 
 from fitting import combiner, rounds, sites
 from fitting import tree as tr
-from fitting.combiner import Moments, Natural, Proposal
+from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
@@ -137,10 +137,10 @@ def is_hopeless(log_ratio: np.ndarray, spread: float) -> bool:
     return not spread < HOPELESS or len(np.unique(log_ratio)) < len(log_ratio) / 2
 
 
-def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
+def importance(log_ratio: np.ndarray, theta: DrawsMatrix) -> Importance:
     """Judge and correct draws, (M, D), by their log weights, (M,).
 
-    ``theta`` is an array, or is stored elsewhere and gives arrays when it is sliced: it is taken a few columns at a time.
+    ``theta`` is taken a few columns at a time.
     """
     from arviz_stats.base import array_stats  # slow to import
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy import optimize
@@ -71,6 +71,17 @@ class Draws(NamedTuple):
     theta: np.ndarray
     psi: np.ndarray
     acceptance: np.ndarray
+
+
+class DrawsMatrix(Protocol):
+    """Draws of coefficients, (M, D): an array, or what gives arrays when it is sliced, such as draws in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, D)."""
+
+    def __getitem__(self, key: Any, /) -> np.ndarray:
+        """``matrix[draws, coefficients]``."""
 
 
 def product(tree: Tree, sites: Sequence[tuple[Restriction, Site]]) -> Natural:
@@ -303,7 +314,9 @@ def outer(tree: Tree, vectors: np.ndarray) -> np.ndarray:
         own = vectors[tree.coefficient_starts[level] : tree.coefficient_starts[level + 1]].reshape(n, k, -1)
         block = entries[tree.entry_starts[level] : tree.entry_starts[level + 1]].reshape(n, k, -1)
         paths = []
-        for begin in range(0, n, NODES_AT_ONCE):  # the paths of all nodes of a deep level would be the largest array of all
+        for begin in range(
+            0, n, NODES_AT_ONCE
+        ):  # the paths of all nodes of a deep level would be the largest array of all
             some = slice(begin, begin + NODES_AT_ONCE)
             part = (
                 own[some] if path is None else np.concatenate([path[tree.parents[level - 1][some]], own[some]], axis=1)
@@ -393,7 +406,7 @@ def draw_in_turn(
     def attempt(i: int) -> tuple[float, np.ndarray] | None:
         return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i]), points[i])
 
-    current, log_w, theta = -1, -np.inf, None
+    current, log_w, theta = -1, -np.inf, np.empty(0)
     for i, result in enumerate(_map(attempt, range(total), threads)):
         weight = -np.inf if result is None else result[0] - log_q[i]
         is_first = current < 0 and bool(np.isfinite(weight))
@@ -402,9 +415,13 @@ def draw_in_turn(
             current, log_w, theta = i, weight, result[1]
         if current < 0 or i < skipped:
             continue
-        for d in range(0 if is_first else i - skipped, i - skipped + 1):  # those before the first possible start from it
+        for d in range(
+            0 if is_first else i - skipped, i - skipped + 1
+        ):  # those before the first possible start from it
             fresh = d == 0 or (moved and not is_first)
-            yield OneDraw(theta if fresh else _again(hierarchy, sites, points[current], seeds[1, d]), points[current], fresh)
+            yield OneDraw(
+                theta if fresh else _again(hierarchy, sites, points[current], seeds[1, d]), points[current], fresh
+            )
     if current < 0:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
 

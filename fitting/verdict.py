@@ -23,7 +23,7 @@ from fitting.audit import (
     score,
     spread_of,
 )
-from fitting.combiner import Moments, Natural, Proposal
+from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
 from fitting.model import INTERCEPT
@@ -68,7 +68,7 @@ def gather(
     used: Sequence[Site],
     reports: Sequence[ShardAudit],
     shards: Sequence[dict[str, Any]],
-    theta: np.ndarray,
+    theta: DrawsMatrix,
     psi: np.ndarray,
     moments: Moments,
     natural: Natural,
@@ -80,8 +80,6 @@ def gather(
     sampler: Sampler | None = None,
 ) -> Evidence:
     """Put the shards' reports together; ``theta`` (M, D) and ``psi`` (M, H) are the draws they were made for.
-
-    ``theta`` may be stored elsewhere, if it gives arrays when it is sliced.
 
     ``refresh`` makes all sites afresh under other moments: the size of a large error needs it (``fitting.audit.score``).
     """
@@ -107,7 +105,7 @@ def gather(
     )
 
 
-def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: np.ndarray, psi: np.ndarray) -> np.ndarray:
+def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: DrawsMatrix, psi: np.ndarray) -> np.ndarray:
     """Log of the product of all sites at each draw, shape (M,)."""
     product, residual = Site(natural.precision, natural.shift, natural.constants), hierarchy.residual_sd(psi)
     parts = []

@@ -129,8 +129,14 @@ def check_names(dims_of: Mapping[str, tuple[str, ...]], coords: Mapping[str, Seq
     """:class:`DrawsError` where a name cannot stand in a file, or a dimension has no labels."""
     for name, dims in dims_of.items():
         if "/" in name or name in {"", "."} or name in coords or name in SAMPLE_DIMS:
-            raise DrawsError(name, "a name that netCDF or a dimension already uses", "a name of its own without '/'",
-                             "Rename the variable, or give its dimension another name (bambi writes `race_dim`).")
+            raise DrawsError(
+                name,
+                "a name that netCDF or a dimension already uses",
+                "a name of its own without '/'",
+                "Rename the variable, or give its dimension another name (bambi writes `race_dim`).",
+            )
         for dim in dims:
             if dim not in coords:
-                raise DrawsError(name, f"no labels for dimension {dim!r}", "labels of every dimension", "Pass them in `coords`.")
+                raise DrawsError(
+                    name, f"no labels for dimension {dim!r}", "labels of every dimension", "Pass them in `coords`."
+                )

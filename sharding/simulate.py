@@ -210,7 +210,10 @@ def _precinct_cells(nation: Nation, outcome: str) -> dict[str, npt.NDArray]:
     for _, (precinct, code) in simulation_people.draw_residents(nation):
         known = np.ones(len(code), dtype=bool) if outcome == "voted" else CODES.answered[code]
         kinds, which = np.unique(precinct.astype(np.int64) * NUM_CELLS + (code >> 5), return_inverse=True)
-        counts = [np.bincount(which), *(np.bincount(which[k], minlength=len(kinds)) for k in (known, known & (ones[code] == 1)))]
+        counts = [
+            np.bincount(which),
+            *(np.bincount(which[k], minlength=len(kinds)) for k in (known, known & (ones[code] == 1))),
+        ]
         parts.append(np.stack([kinds, *counts]))
     kinds, num_cell_rows, num_trials, num_successes = np.concatenate(parts, axis=1)
     place, cell = np.divmod(kinds, NUM_CELLS)
@@ -245,9 +248,7 @@ def _places(nation: Nation) -> tuple[npt.NDArray, list[str]] | None:
     return county, [f"{prefix[c]}:{p}" for c, p in zip(county.tolist(), nation.precincts.labels, strict=True)]
 
 
-def _check(
-    num_rows: int, num_answers: int, rows_per_file: int, columns: Sequence[str], num_precincts: int = 0
-) -> None:
+def _check(num_rows: int, num_answers: int, rows_per_file: int, columns: Sequence[str], num_precincts: int = 0) -> None:
     counties = load_counties()
     limit = int(MAX_ROWS_PER_COUNTY * (counties.adults.sum() / counties.adults.max()))
     if not 1 <= num_rows <= limit:

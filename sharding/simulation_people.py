@@ -160,8 +160,17 @@ def draw_residents(nation: Nation) -> Iterator[tuple[np.intp, Residents]]:
     for county in np.flatnonzero(nation.num_rows):
         rng = stream(nation.seed, _OUTCOMES, int(nation.counties.fips[county]))
         chances = nation.chances["voted"][county], nation.chances["support"][county]
-        yield county, simulation_precincts.draw_residents(
-            rng, nation.precincts, county, nation.categories[county], nation.answers[county], chances, (voted, support)
+        yield (
+            county,
+            simulation_precincts.draw_residents(
+                rng,
+                nation.precincts,
+                county,
+                nation.categories[county],
+                nation.answers[county],
+                chances,
+                (voted, support),
+            ),
         )
 
 
@@ -208,7 +217,10 @@ class Tally:
         cells = np.bincount(precinct * NUM_CELLS + (code >> 5), minlength=size * NUM_CELLS).reshape(size, NUM_CELLS)
         answered, place = CODES.answered[code], slice(first, first + size)
         self._num_rows[place] = cells.sum(axis=1)
-        for outcome, ones, known in (("voted", CODES.voted, np.ones_like(answered)), ("support", CODES.support, answered)):
+        for outcome, ones, known in (
+            ("voted", CODES.voted, np.ones_like(answered)),
+            ("support", CODES.support, answered),
+        ):
             chance = nation.chances[outcome][county]
             if nation.precincts is not None:
                 chance = expit(logit(chance) + nation.truths[outcome].effects[PRECINCT_TERM][place, None])
@@ -218,7 +230,9 @@ class Tally:
 
     def totals(self) -> dict[str, Totals]:
         """Return the sums by outcome."""
-        return {o: Totals(self._num_rows, self._expected[o], self._known[o], self._ones[o]) for o in self._nation.truths}
+        return {
+            o: Totals(self._num_rows, self._expected[o], self._known[o], self._ones[o]) for o in self._nation.truths
+        }
 
 
 def _answer_weights(support: Truth, counties: Counties) -> Floats:

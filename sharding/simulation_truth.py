@@ -113,9 +113,7 @@ def probabilities(truth: Truth, counties: Counties) -> Floats:
     return expit(place[:, None] + person)
 
 
-def write_coefficients(
-    truths: list[Truth], counties: Counties, directory: Path, precincts: Sequence[str] = ()
-) -> None:
+def write_coefficients(truths: list[Truth], counties: Counties, directory: Path, precincts: Sequence[str] = ()) -> None:
     """Write ``coefficients.parquet``, ``scales.parquet`` and ``standardisation.parquet`` into ``directory``.
 
     ``precincts`` are the full labels (``CA:06037:06037-0001``) of a nation that has them.

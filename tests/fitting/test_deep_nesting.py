@@ -49,7 +49,9 @@ def dense_design(run, columns):
             design[:, j] = columns["x"]
         elif name:
             term, level = name[2:-1].split("[")
-            design[:, j] = [":".join(parts) == level for parts in zip(*(columns[c] for c in term.split(":")), strict=True)]
+            design[:, j] = [
+                ":".join(parts) == level for parts in zip(*(columns[c] for c in term.split(":")), strict=True)
+            ]
     return design
 
 
@@ -98,7 +100,9 @@ def assert_posterior_is_dense(run, columns, outcome, family):
         mean, sd = covariance @ whole, np.sqrt(np.diagonal(covariance))
         found = combiner.conditional_moments(run.hierarchy, run.natural, psi)
         np.testing.assert_allclose((found.mean - mean) / sd, 0.0, atol=2e-3)
-        np.testing.assert_allclose(tr.dense(tree, found.covariance), tr.dense(tree, tr.from_dense(tree, covariance)), atol=2e-3 * sd.max() ** 2)
+        np.testing.assert_allclose(
+            tr.dense(tree, found.covariance), tr.dense(tree, tr.from_dense(tree, covariance)), atol=2e-3 * sd.max() ** 2
+        )
         evidence = 0.5 * (np.log(prior).sum() + np.linalg.slogdet(covariance)[1] + whole @ mean)
         if family == "gaussian":
             evidence -= len(outcome) * np.log(sigma) + 0.5 * np.sum(outcome**2) / sigma**2
@@ -131,10 +135,14 @@ def test_moments_taken_in_turn_are_those_of_all_points_together(fitted):
     weights /= weights.sum()
     given = [combiner.conditional_moments(hierarchy, natural, psi) for psi in points]
     mean = sum(w * g.mean for w, g in zip(weights, given, strict=True))
-    second = sum(w * (tr.dense(tree, g.covariance) + np.outer(g.mean, g.mean)) for w, g in zip(weights, given, strict=True))
+    second = sum(
+        w * (tr.dense(tree, g.covariance) + np.outer(g.mean, g.mean)) for w, g in zip(weights, given, strict=True)
+    )
     found = combiner.moments(hierarchy, natural, proposal, threads=2)
     np.testing.assert_allclose(found.mean, mean, rtol=1e-10, atol=1e-12)
-    np.testing.assert_allclose(found.covariance, tr.from_dense(tree, second - np.outer(mean, mean)), rtol=1e-9, atol=1e-10)
+    np.testing.assert_allclose(
+        found.covariance, tr.from_dense(tree, second - np.outer(mean, mean)), rtol=1e-9, atol=1e-10
+    )
     np.testing.assert_array_equal(found.covariance, combiner.moments(hierarchy, natural, proposal).covariance)
 
 

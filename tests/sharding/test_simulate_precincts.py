@@ -21,7 +21,9 @@ FALSE_ALARM = 1e-6
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("precincts")
-    simulate(path, num_rows=NUM_ROWS, seed=SEED, num_answers=NUM_ANSWERS, num_precincts=NUM_PRECINCTS, rows_per_file=40_000)
+    simulate(
+        path, num_rows=NUM_ROWS, seed=SEED, num_answers=NUM_ANSWERS, num_precincts=NUM_PRECINCTS, rows_per_file=40_000
+    )
     return path
 
 
@@ -38,7 +40,9 @@ def test_precincts_are_nested_and_counted(voters: pd.DataFrame) -> None:
     assert len(voters) == NUM_ROWS
     assert voters["voter_id"].is_unique
     per_county = voters.groupby("county")["precinct"].nunique()
-    quota = 1 + (NUM_PRECINCTS - 3144) * pd.Series(load_counties().adults / load_counties().adults.sum(), load_counties().fips)
+    quota = 1 + (NUM_PRECINCTS - 3144) * pd.Series(
+        load_counties().adults / load_counties().adults.sum(), load_counties().fips
+    )
     assert voters["precinct"].nunique() <= NUM_PRECINCTS
     big = quota[quota > 5].index  # a county with few people can have fewer of them than precincts
     assert np.all(np.abs(per_county[big] - quota[big]) <= 1)
@@ -87,7 +91,9 @@ def test_expected_shares_follow_from_the_coefficients(directory: Path, voters: p
     variance = known["p"] * (1 - known["p"])
     z = (known[outcome].astype(float) - known["p"]).groupby(known["precinct"]).sum()
     z /= np.sqrt(variance.groupby(known["precinct"]).sum())
-    assert abs((z**2).sum() - len(z)) < stats.norm.isf(FALSE_ALARM) * np.sqrt(6 * len(z))  # kurtosis of rare events allowed for
+    assert abs((z**2).sum() - len(z)) < stats.norm.isf(FALSE_ALARM) * np.sqrt(
+        6 * len(z)
+    )  # kurtosis of rare events allowed for
 
 
 def test_effects_have_their_scale(directory: Path) -> None:
@@ -101,7 +107,9 @@ def test_effects_have_their_scale(directory: Path) -> None:
 
 
 def test_cells_are_the_file_grouped(voters: pd.DataFrame) -> None:
-    cells = pd.DataFrame(simulate_cells(NUM_ROWS, SEED, num_answers=NUM_ANSWERS, num_precincts=NUM_PRECINCTS, outcome="support"))
+    cells = pd.DataFrame(
+        simulate_cells(NUM_ROWS, SEED, num_answers=NUM_ANSWERS, num_precincts=NUM_PRECINCTS, outcome="support")
+    )
     keys = ["state", "county", "precinct", "race", "age", "female"]
     grouped = voters.assign(known=voters["support"].notna()).groupby(keys)
     found = cells.set_index(keys).sort_index()
