@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cluster import posterior_files, tasks
+from cluster import margin_tables, tasks
 from cluster.errors import FrameError
-from cluster.tasks import MarginSums, ShardSums
+from cluster.margin_tables import ALL, MarginSums
+from cluster.posterior_files import StoredDraws
+from cluster.tasks import ShardSums
 from fitting import predict
 from fitting.model import NewLevels
-from reporting import estimates, tables
+from reporting import tables
 from sharding import storage, store
 
 if TYPE_CHECKING:
     from cluster.work import Work
-
-ALL = "all"
 
 
 def write(work: Work) -> None:
@@ -32,18 +32,20 @@ def write(work: Work) -> None:
     names = tuple(dict.fromkeys((ALL, *config.by)))
     margins = tuple(() if name == ALL else tuple(name.split(":")) for name in names)
     levels: dict[str, Sequence[str]] = dict(work.hierarchy.model.coding.factors)
-    draws = posterior_files.read(work.directory, work.hierarchy)
-    shape = draws.theta.shape[:2]
-    theta = np.ascontiguousarray(draws.theta.reshape(-1, draws.theta.shape[-1]).T)
-    shards = _from_shards(work, theta, margins)
+    draws = StoredDraws(work.directory, work.hierarchy)
+    shape = draws.num_chains, draws.num_draws
+    shards = _from_shards(work, margins)
     if config.frame == "file":
         totals = [_add([s.margins[i] for s in shards]) for i in range(len(margins))]
     else:
-        psi = draws.psi.reshape(-1, draws.psi.shape[-1])
-        totals, of_frame = _from_frame(work, theta, psi, margins, config.frame, str(config.count))
+        theta = np.ascontiguousarray(draws[:, :].T)
+        totals, of_frame = _from_frame(work, theta, draws.psi, margins, config.frame, str(config.count))
         levels |= of_frame
-    for name, columns, total in zip(names, margins, totals, strict=True):
-        _write_margin(work, name, {c: levels[c] for c in columns}, total, shape, config.interval)
+    for i, (name, margin, total) in enumerate(zip(names, margins, totals, strict=True)):
+        made = [s.tables[i] for s in shards] if config.frame == "file" else []
+        table = margin_tables.join([*made, margin_tables.summarise(margin, levels, total, shape, config.interval)])
+        path = f"estimates/{name.replace(':', '-')}.parquet"
+        storage.publish_bytes(storage.join(work.directory, path), tables.to_parquet(table))
     known = [s.calibration for s in shards if s.calibration is not None]
     if known:
         summed = predict.Calibration(
@@ -57,17 +59,18 @@ def write(work: Work) -> None:
             )
 
 
-def _from_shards(work: Work, theta: np.ndarray, margins: tuple[tuple[str, ...], ...]) -> list[ShardSums]:
+def _from_shards(work: Work, margins: tuple[tuple[str, ...], ...]) -> list[ShardSums]:
     """Every shard's people, those without an outcome too. With a frame of its own only the calibration is wanted."""
-    own_frame = work.context.config.poststratify.frame != "file"
+    config = work.context.config.poststratify
+    wanted = margins if config.frame == "file" else ()
     everyone = replace(work, entries=tuple(store.read_manifest(work.directory)["shards"]))
-    nodes = everyone.map(tasks.touched_nodes, ((work.ref, e) for e in everyone.entries))
+    found: list[tasks.ShardGroups] = everyone.map(tasks.find_groups, ((work.ref, e, wanted) for e in everyone.entries))
+    alone = [margin_tables.alone([f.kinds[i] for f in found]) for i in range(len(wanted))]
 
     def items() -> Iterator[tasks.SumTask]:
         for s, entry in enumerate(everyone.entries):
-            places = work.hierarchy.model.tree.restrict(nodes[s]).coefficients
-            wanted = () if own_frame else margins
-            yield tasks.SumTask(work.ref, entry, nodes[s], np.ascontiguousarray(theta[places]), wanted)
+            own = tuple(of_margin[s] for of_margin in alone)
+            yield tasks.SumTask(work.ref, entry, found[s].nodes, wanted, own, config.interval)
 
     results: list[ShardSums] = everyone.map(tasks.sum_shard, items())
     return results
@@ -87,28 +90,6 @@ def _add(parts: list[MarginSums]) -> MarginSums:
         for f in ("num_rows", "num_trials", "observed")
     ]
     return MarginSums(codes, expected, *counts)
-
-
-def _write_margin(
-    work: Work, name: str, levels: dict[str, Sequence[str]], total: MarginSums, shape: tuple[int, int], interval: float
-) -> None:
-    kept = np.flatnonzero(total.num_rows > 0)
-    labels: dict[str, list[str]] = {
-        column: [known[code] for code in total.codes[kept, i]] for i, (column, known) in enumerate(levels.items())
-    }
-    means = (total.expected[kept] / total.num_rows[kept, None]).T.reshape(*shape, len(kept))
-    with np.errstate(invalid="ignore"):
-        raw = total.observed[kept] / total.num_trials[kept]
-    table = estimates.summarise_groups(
-        labels or {ALL: [ALL]},
-        means,
-        np.round(total.num_rows[kept]).astype(np.int64),
-        total.num_trials[kept].astype(np.int64),
-        raw,
-        interval,
-    )
-    path = f"estimates/{name.replace(':', '-')}.parquet"
-    storage.publish_bytes(storage.join(work.directory, path), tables.to_parquet(table))
 
 
 def _from_frame(

@@ -165,12 +165,17 @@ def _merge(work: Work, fitted: Fitted) -> None:
             work.hierarchy, natural, proposal, list(zip(fitted.restrictions, designs, strict=True)),
             num_draws=config.fit.draws, num_chains=config.fit.chains, num_warmup=config.fit.warmup, seed=config.run.seed,
         )  # fmt: skip
+        parts, acceptance = posterior_files.parts_of(draws), draws.acceptance
     else:
-        draws = combiner.draw(
+        acceptance = None
+        parts = posterior_files.parts_in_turn(
             work.hierarchy, natural, proposal, num_draws=config.fit.draws, num_chains=config.fit.chains,
             seed=config.run.seed, threads=work.threads,
         )  # fmt: skip
-    posterior_files.write(work.directory, work.hierarchy, draws, config.name)
+    posterior_files.write(
+        work.directory, work.hierarchy, parts, config.name,
+        num_chains=config.fit.chains, num_draws=config.fit.draws, acceptance=acceptance,
+    )  # fmt: skip
 
 
 # ---- audit ----
@@ -196,19 +201,18 @@ def audit(context: StageContext) -> str:
 
 def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
     config = work.context.config.audit
-    draws = posterior_files.read(work.directory, work.hierarchy)
-    flat, psi = draws.theta.reshape(-1, draws.theta.shape[-1]), draws.psi.reshape(-1, draws.psi.shape[-1])
-    kept = np.linspace(0, len(flat) - 1, min(config.draws, len(flat))).astype(int)
-    theta, residual = flat[kept], work.hierarchy.residual_sd(psi[kept])
+    total = work.context.config.fit.draws * work.context.config.fit.chains
+    kept = np.linspace(0, total - 1, min(config.draws, total)).astype(int)
+    draws = posterior_files.StoredDraws(work.directory, work.hierarchy, kept)
+    residual = work.hierarchy.residual_sd(draws.psi)
     used = [f.site for f in fitted.files]
     natural, proposal, moments = rounds.merge(work.hierarchy, fitted.restrictions, used, fitted.psi, work.threads)
 
     def items() -> Iterator[tasks.AuditTask]:
         for s in work.longest_first():
             restriction, path = fitted.restrictions[s], work.site_path(work.entries[s], fitted.last_round)
-            part = np.ascontiguousarray(theta[:, restriction.coefficients].T)
             yield tasks.AuditTask(
-                work.ref, work.entries[s], path, part, residual, rounds.part_of(moments, restriction), work.num_nodes
+                work.ref, work.entries[s], path, kept, residual, rounds.part_of(moments, restriction), work.num_nodes
             )
 
     def refresh(at: Moments) -> list[Site]:
@@ -221,7 +225,7 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
     shown = [{name: e[name] for name in ("shard_id", "num_cells", "num_rows", "num_trials")} for e in work.entries]
     sampler = posterior_files.sampler(work.directory) if work.context.config.fit.method == "exact" else None
     evidence = verdict.gather(
-        work.hierarchy, fitted.restrictions, used, reports, shown, theta, psi[kept], moments, natural, proposal,
+        work.hierarchy, fitted.restrictions, used, reports, shown, draws, draws.psi, moments, natural, proposal,
         fitted.rounds, float(draws.acceptance.mean()), work.threads, refresh, sampler,
     )  # fmt: skip
     result = verdict.judge(work.hierarchy, config, evidence)

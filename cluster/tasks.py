@@ -9,7 +9,7 @@ import resource
 import sys
 from collections import OrderedDict
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from fitting.predict import Calibration
 from fitting.sites import Site
 from fitting.tree import Restriction
 from sharding import storage, store
+
+if TYPE_CHECKING:
+    from cluster.margin_tables import MarginSums, MarginTable
 
 CACHE_BYTES = 1 << 30
 
@@ -74,12 +77,12 @@ class SiteResult(NamedTuple):
 
 
 class AuditTask(NamedTuple):
-    """Audit one shard at posterior draws ``theta`` (D_s, M)."""
+    """Audit one shard at the posterior draws ``kept``, (M,), of the run's ``posterior.nc``."""
 
     ref: ModelRef
     entry: dict[str, Any]
     path: str
-    theta: np.ndarray
+    kept: np.ndarray
     residual_sd: np.ndarray
     moments: Moments
     num_nodes: int
@@ -95,29 +98,31 @@ class FreshTask(NamedTuple):
 
 
 class SumTask(NamedTuple):
-    """Sum expected outcomes of one shard's people by margins; ``theta`` (D_s, M) on the shard's part of the tree."""
+    """Sum expected outcomes of one shard's people by margins, at all draws of the run's ``posterior.nc``.
+
+    ``alone`` says of each margin's groups in the shard, (g,), whether all of their people are here.
+    """
 
     ref: ModelRef
     entry: dict[str, Any]
     nodes: tuple[np.ndarray, ...]
-    theta: np.ndarray
     margins: tuple[tuple[str, ...], ...]
+    alone: tuple[np.ndarray, ...]
+    interval: float
 
 
-class MarginSums(NamedTuple):
-    """For the groups that occur: codes (g, columns), sums of expected outcomes (g, M), and counts (g,)."""
+class ShardGroups(NamedTuple):
+    """Whom a shard has: the tree's nodes that its people touch, and each margin's groups, codes (g, columns)."""
 
-    codes: np.ndarray
-    expected: np.ndarray
-    num_rows: np.ndarray
-    num_trials: np.ndarray
-    observed: np.ndarray
+    nodes: tuple[np.ndarray, ...]
+    kinds: tuple[np.ndarray, ...]
 
 
 class ShardSums(NamedTuple):
-    """One shard's sums by margin, and its calibration (of shares only)."""
+    """One shard's sums by margin of the groups it shares with others, the estimates of its own, and its calibration (of shares only)."""
 
     margins: tuple[MarginSums, ...]
+    tables: tuple[MarginTable, ...]
     calibration: Calibration | None
 
 
@@ -199,11 +204,20 @@ def fit_site(task: SiteTask) -> SiteResult:
 def audit_shard(task: AuditTask) -> ShardAudit:
     """One shard's part of the audit, with the site as it is on disk."""
     shard = load_shard(task.ref, task.entry)
-    file = site_files.read(task.path)
+    file, prior = site_files.read(task.path), build_hierarchy(task.ref)
+    theta = _draws(prior, task.ref, shard.restriction, task.kept)
     return audit.shard(
-        shard.restriction.tree, shard.design, build_hierarchy(task.ref).family, file.site, task.theta, task.residual_sd,
-        task.moments, num_nodes=task.num_nodes,
+        shard.restriction.tree, shard.design, prior.family, file.site, theta, task.residual_sd, task.moments,
+        num_nodes=task.num_nodes,
     )  # fmt: skip
+
+
+def _draws(prior: Hierarchy, ref: ModelRef, restriction: Restriction, kept: np.ndarray | None = None) -> np.ndarray:
+    """Posterior draws of a shard's coefficients, shape (D_s, M): the worker reads its own, nobody sends them."""
+    from cluster.posterior_files import StoredDraws
+
+    stored = StoredDraws(ref.directory, prior, kept)
+    return np.ascontiguousarray(stored[:, restriction.coefficients].T)
 
 
 def fresh_site(task: FreshTask) -> Site:
@@ -213,40 +227,54 @@ def fresh_site(task: FreshTask) -> Site:
     return sites.fit(shard.restriction.tree, shard.design, family, mean, covariance, num_nodes=task.num_nodes)
 
 
-def touched_nodes(task: tuple[ModelRef, dict[str, Any]]) -> tuple[np.ndarray, ...]:
-    """The nodes that any of a shard's people touch, those without an outcome included."""
-    ref, entry = task
-    return build_hierarchy(ref).model.touched_nodes(store.read_shard(ref.directory, entry))
+def find_groups(task: tuple[ModelRef, dict[str, Any], tuple[tuple[str, ...], ...]]) -> ShardGroups:
+    """The nodes and groups of a shard's people, those without an outcome included."""
+    from cluster import margin_tables
+
+    ref, entry, margins = task
+    built = build_hierarchy(ref).model
+    columns = store.read_shard(ref.directory, entry)
+    kinds = (margin_tables.groups_of(columns, m, _sizes(built.coding, m), 0)[0] for m in margins)
+    return ShardGroups(built.touched_nodes(columns), tuple(kinds))
+
+
+def _sizes(coding: Coding, columns: tuple[str, ...]) -> list[int]:
+    return [len(coding.factors[c]) for c in columns]
 
 
 def sum_shard(task: SumTask) -> ShardSums:
     """Sum one shard's people: all of them, whether their outcome is known or not."""
+    from cluster import margin_tables
+    from cluster.posterior_files import StoredDraws
+
     prior = build_hierarchy(task.ref)
+    coding = prior.model.coding
     columns = store.read_shard(task.ref.directory, task.entry)
     statistics = {name: columns[name].astype(np.float64) for name in prior.family.statistics}
     restriction = prior.model.tree.restrict(task.nodes)
     design = model.localise(prior.model.design(columns, statistics), restriction)
     groups, sizes, codes = {}, {}, []
     for i, margin in enumerate(task.margins):
-        stacked = (
-            np.stack([columns[c] for c in margin], axis=1)
-            if margin
-            else np.zeros((design.num_cells, 1), dtype=np.int64)
-        )
-        kinds, which = np.unique(stacked, axis=0, return_inverse=True)
-        groups[str(i)], sizes[str(i)] = which.ravel(), len(kinds)
+        kinds, which = margin_tables.groups_of(columns, margin, _sizes(coding, margin), design.num_cells)
+        groups[str(i)], sizes[str(i)] = which, len(kinds)
         codes.append(kinds)
-    sums, means = predict.group_sums(prior.family, design, task.theta, groups, sizes, columns["num_rows"])
+    stored = StoredDraws(task.ref.directory, prior)
+    theta = np.ascontiguousarray(stored[:, restriction.coefficients].T)
+    sums, means = predict.group_sums(prior.family, design, theta, groups, sizes, columns["num_rows"])
     observed = columns["sum_y" if prior.family.has_residual_scale else "num_successes"].astype(np.float64)
-    margins = []
-    for i in range(len(task.margins)):
+    shared, tables = [], []
+    for i, (margin, alone) in enumerate(zip(task.margins, task.alone, strict=True)):
         place, size = groups[str(i)], sizes[str(i)]
         rows, trials = (np.bincount(place, columns[c], size) for c in ("num_rows", "num_trials"))
-        margins.append(MarginSums(codes[i], sums[str(i)], rows, trials, np.bincount(place, observed, size)))
+        every = margin_tables.MarginSums(codes[i], sums[str(i)], rows, trials, np.bincount(place, observed, size))
+        own = every.some(np.flatnonzero(alone))
+        shape = stored.num_chains, stored.num_draws
+        tables.append(margin_tables.summarise(margin, coding.factors, own, shape, task.interval))
+        shared.append(every.some(np.flatnonzero(~alone)))
     known = None
     if not prior.family.has_residual_scale:
         known = predict.calibration(means, columns["num_trials"].astype(np.float64), observed)
-    return ShardSums(tuple(margins), known)
+    return ShardSums(tuple(shared), tuple(tables), known)
 
 
 def _peak_memory_bytes() -> int:

@@ -23,7 +23,7 @@ from scipy.special import chdtrc
 
 from fitting import combiner, rounds, sites
 from fitting import tree as tr
-from fitting.combiner import Moments, Natural, Proposal
+from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
@@ -31,6 +31,7 @@ from fitting.sites import Site
 from fitting.tree import Restriction, Tree
 
 DRAW_CHUNK = 100
+COEFFICIENTS_AT_ONCE = 10_000
 EXACT = 1e-9
 HOPELESS = 100.0  # an sd of log weights at which importance sampling means nothing
 INFORMATIVE = 1e-3  # a direction in which a shard knows less than this share of what the others know says nothing
@@ -139,8 +140,11 @@ def is_hopeless(log_ratio: np.ndarray, spread: float) -> bool:
     return not spread < HOPELESS or len(np.unique(log_ratio)) < len(log_ratio) / 2
 
 
-def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
-    """Judge and correct draws, (M, D), by their log weights, (M,)."""
+def importance(log_ratio: np.ndarray, theta: DrawsMatrix) -> Importance:
+    """Judge and correct draws, (M, D), by their log weights, (M,).
+
+    ``theta`` is taken a few columns at a time.
+    """
     from arviz_stats.base import array_stats  # slow to import
 
     spread = spread_of(log_ratio)
@@ -149,17 +153,25 @@ def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
         return Importance(spread, 1.0, -np.inf, zero, zero, np.ones(theta.shape[1]))
     if is_hopeless(log_ratio, spread):  # there is nothing to correct with
         unknown = np.full(theta.shape[1], np.nan)
-        return Importance(spread, 1.0 / len(theta), np.inf, unknown, unknown, unknown)
+        return Importance(spread, 1.0 / theta.shape[0], np.inf, unknown, unknown, unknown)
     log_weights, k_hat = array_stats.psislw(log_ratio.max() - log_ratio)  # it takes the negative, as for leave-one-out
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
+    blocks = [slice(i, i + COEFFICIENTS_AT_ONCE) for i in range(0, theta.shape[1], COEFFICIENTS_AT_ONCE)]
+    shift, mcse, corrected = map(
+        np.concatenate, zip(*(_corrected(weights, theta[:, block]) for block in blocks), strict=True)
+    )
+    return Importance(spread, float(1.0 / (len(weights) * np.sum(weights**2))), float(k_hat), shift, mcse, corrected)
+
+
+def _corrected(weights: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shift of the mean, its Monte Carlo error, and the corrected sd, all in sds of the draws (M, n): shapes (n,)."""
     mean, sd = theta.mean(axis=0), np.maximum(theta.std(axis=0), 1e-300)
     z = (theta - mean) / sd
     shift = weights @ z
     relative = len(weights) * weights - 1.0
     mcse = np.sqrt(np.einsum("m,md->d", relative**2, np.square(z - shift))) / len(weights)
-    corrected = np.sqrt(np.maximum(weights @ z**2 - shift**2, 0.0))
-    return Importance(spread, float(1.0 / (len(weights) * np.sum(weights**2))), float(k_hat), shift, mcse, corrected)
+    return shift, mcse, np.sqrt(np.maximum(weights @ z**2 - shift**2, 0.0))
 
 
 def k_hat(log_ratio: np.ndarray) -> float:

@@ -5,7 +5,7 @@ A shard never encodes anything by itself (method note: one level order, one refe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,7 +120,20 @@ class Coding(NamedTuple):
         return None if (place < 0).any() else place
 
 
-def _key(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
+def distinct(codes: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Combinations of codes that occur in (n, num_columns), sorted, (g, num_columns), and the number of each row's, (n,).
+
+    ``sizes`` bound the codes of each column; their product must be below 2^63.
+    """
+    keys, which = np.unique(_key(codes, sizes), return_inverse=True)
+    columns: list[np.ndarray] = []
+    for size in reversed(sizes):
+        keys, column = np.divmod(keys, size)
+        columns.append(column)
+    return np.stack(columns[::-1], axis=1), which
+
+
+def _key(codes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     key = np.zeros(len(codes), dtype=np.int64)
     for column, size in enumerate(sizes):
         key = key * size + np.asarray(codes)[:, column]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fitting.audit import (
+    DRAW_CHUNK,
     HETEROGENEITY_LEVEL,
     Heterogeneity,
     Importance,
@@ -22,7 +23,7 @@ from fitting.audit import (
     score,
     spread_of,
 )
-from fitting.combiner import Moments, Natural, Proposal
+from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
 from fitting.sensitivity import power_scale
@@ -66,7 +67,7 @@ def gather(
     used: Sequence[Site],
     reports: Sequence[ShardAudit],
     shards: Sequence[dict[str, Any]],
-    theta: np.ndarray,
+    theta: DrawsMatrix,
     psi: np.ndarray,
     moments: Moments,
     natural: Natural,
@@ -104,10 +105,15 @@ def gather(
     )
 
 
-def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: np.ndarray, psi: np.ndarray) -> np.ndarray:
+def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: DrawsMatrix, psi: np.ndarray) -> np.ndarray:
     """Log of the product of all sites at each draw, shape (M,)."""
-    product = Site(natural.precision, natural.shift, natural.constants)
-    return log_density(hierarchy.model.tree, product, np.ascontiguousarray(theta.T), hierarchy.residual_sd(psi))
+    product, residual = Site(natural.precision, natural.shift, natural.constants), hierarchy.residual_sd(psi)
+    parts = []
+    for begin in range(0, theta.shape[0], DRAW_CHUNK):
+        some = slice(begin, begin + DRAW_CHUNK)
+        draws = np.ascontiguousarray(theta[some, :].T)
+        parts.append(log_density(hierarchy.model.tree, product, draws, residual[some]))
+    return np.concatenate(parts)
 
 
 def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
