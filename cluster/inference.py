@@ -15,7 +15,7 @@ from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
-from fitting import combiner, rounds, verdict
+from fitting import combiner, relayout, rounds, verdict
 from fitting.combiner import Moments
 from fitting.config import ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
@@ -37,8 +37,7 @@ def fit(context: StageContext) -> None:
     """Rounds of sites until the posterior stops moving; then ``sites/rounds.json`` names the last ones."""
     work = open_work(context)
     config = context.config.fit
-    exact_sites = work.hierarchy.family.has_residual_scale
-    schedule = rounds.Schedule(config.method, config.rounds, config.tolerance, config.damping, exact_sites)
+    schedule = rounds.Schedule(config.method, config.rounds, config.tolerance, config.damping, work.hierarchy.family)
     state = rounds.init(work.hierarchy)
     done: list[rounds.Round] = []
     history: list[dict[str, Any]] = []
@@ -72,12 +71,15 @@ def _round(
             site = state.sites[s] if sampling is not None else None
             depends_on = {
                 "shard": entry["sha256"], "dictionary": work.ref.dictionary_sha256, "formula": work.ref.formula,
-                "family": work.ref.family, "method": method, "nodes": work.num_nodes, "moments": _digest(part),
+                "family": work.ref.family, "link": work.ref.link, "layout": work.ref.layout().priors, "method": method,
+                "convex": coming.convex, "nodes": work.num_nodes, "moments": _digest(part),
                 "sampling": [*sampling, number, s, _digest(site)] if sampling else None,
             }  # fmt: skip
             key = storage.sha256_bytes(storage.canonical_json(depends_on))
             path = work.site_path(entry, number)
-            yield tasks.SiteTask(work.ref, entry, s, number, key, path, part, site, method, work.num_nodes, sampling)
+            yield tasks.SiteTask(
+                work.ref, entry, s, number, key, path, part, site, method, coming.convex, work.num_nodes, sampling
+            )
 
     shown = {"round": number + 1, "rounds": config.fit.rounds, "move": state.move if state.sites else None}
     results: list[tasks.SiteResult] = work.map(tasks.fit_site, items(), **shown)
@@ -103,7 +105,14 @@ def _finish_rounds(work: Work, last: int, history: list[dict[str, Any]], psi: np
     final = [f"sites/{e['shard_id']}.round-{last:02d}.arrow" for e in work.entries]
     storage.publish_json(
         storage.join(work.directory, ROUNDS_FILE),
-        {"schema_version": 1, "last_round": last, "sites": final, "psi": psi.tolist(), "rounds": history},
+        {
+            "schema_version": 1,
+            "last_round": last,
+            "sites": final,
+            "psi": psi.tolist(),
+            "rounds": history,
+            "layout": work.ref.layout().priors,
+        },
     )
     # sites of earlier rounds stay: if a file is damaged, the rounds are gone through again and only its shard is refitted
     kept = {os.path.basename(work.site_path(entry, number)) for entry in work.entries for number in range(last + 1)}
@@ -149,7 +158,24 @@ def merge(context: StageContext) -> None:
     """Draw from the product of all sites under the exact prior; write the posterior and its summary."""
     work = open_work(context)
     with one_blas_thread():
+        _lay_out_again(work)
         _merge(work, read_sites(work))
+
+
+def _lay_out_again(work: Work) -> None:
+    """Where a structured prior was put on or taken off since the fit, write the sites down in the places they have now."""
+    state = storage.read_json(storage.join(work.directory, ROUNDS_FILE))
+    layout = tuple((key, text) for key, text in state["layout"])
+    if layout == work.ref.layout().priors:
+        return
+    old, new = tasks.build_hierarchy(work.ref._replace(priors=layout)), work.hierarchy
+    number = state["last_round"] + 1
+    for entry, path in zip(work.entries, state["sites"], strict=True):
+        file = site_files.read(storage.join(work.directory, path))
+        nodes, site = relayout.move(old.model, new.model, file.nodes, file.site)
+        site_files.write(work.site_path(entry, number), SiteFile(site, nodes, f"laid out again {file.key}"))
+    record = {"round": number, "move": 0.0, "damping": 1.0, "method": "laid out again", "where": "", "seconds": 0.0}
+    _finish_rounds(work, number, [*state["rounds"], record], combiner.start(new, new.model.coding.outcome.sd))
 
 
 def _merge(work: Work, fitted: Fitted) -> None:

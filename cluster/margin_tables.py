@@ -20,21 +20,33 @@ ALL = "all"
 
 
 class MarginSums(NamedTuple):
-    """For the groups that occur: codes (g, columns), sums of expected outcomes (g, M), and counts (g,)."""
+    """For the groups that occur: codes (g, columns), sums of expected outcomes (g, C, M), and counts.
+
+    C is 1, or the number of the outcome's categories. ``num_rows`` are people, ``num_trials`` known outcomes, both (g,);
+    ``observed`` (g, C) over ``base`` (g,) is the raw mean.
+    """
 
     codes: np.ndarray
     expected: np.ndarray
     num_rows: np.ndarray
     num_trials: np.ndarray
     observed: np.ndarray
+    base: np.ndarray
 
     def some(self, groups: np.ndarray) -> MarginSums:
         """Some of the groups, by their numbers."""
         return MarginSums(*(values[groups] for values in self))
 
 
+class Categories(NamedTuple):
+    """Name and categories of an outcome; without categories it is a number."""
+
+    outcome: str
+    names: tuple[str, ...]
+
+
 class MarginTable(NamedTuple):
-    """Summarised groups: codes (g, columns), and a row of each."""
+    """Summarised groups: codes (g, columns), the category's last where there are several, and a row of each."""
 
     codes: np.ndarray
     table: pa.Table
@@ -63,22 +75,36 @@ def summarise(
     sums: MarginSums,
     shape: tuple[int, int],
     interval: float,
+    outcome: Categories,
 ) -> MarginTable:
-    """Summarise groups from their sums; ``shape`` is (chain, draw). Groups without people are left out."""
+    """Summarise groups from their sums; ``shape`` is (chain, draw). Groups without people are left out.
+
+    An outcome with categories has a row for each, named in a column called as the outcome.
+    """
     some = sums.some(np.flatnonzero(sums.num_rows > 0))
-    labels = {column: [levels[column][code] for code in some.codes[:, i]] for i, column in enumerate(margin)}
-    means = (some.expected / some.num_rows[:, None]).T.reshape(*shape, len(some.codes))
+    num_groups, num_outcomes = some.expected.shape[:2]
+    labels: dict[str, list[str]] = {
+        column: [levels[column][code] for code in np.repeat(some.codes[:, i], num_outcomes)]
+        for i, column in enumerate(margin)
+    }
+    codes = some.codes
+    if outcome.names:
+        labels = labels or {ALL: [ALL] * num_groups * num_outcomes}
+        labels[outcome.outcome] = [*outcome.names] * num_groups
+        category = np.tile(np.arange(num_outcomes), num_groups)
+        codes = np.concatenate([np.repeat(codes, num_outcomes, axis=0), category[:, None]], axis=1)
+    means = (some.expected / some.num_rows[:, None, None]).reshape(num_groups * num_outcomes, -1)
     with np.errstate(invalid="ignore"):
-        raw = some.observed / some.num_trials
+        raw = (some.observed / some.base[:, None]).ravel()
     table = estimates.summarise_groups(
-        labels or {ALL: [ALL] * len(some.codes)},
-        means,
-        np.round(some.num_rows).astype(np.int64),
-        some.num_trials.astype(np.int64),
+        labels or {ALL: [ALL] * num_groups},
+        means.T.reshape(*shape, num_groups * num_outcomes),
+        np.repeat(np.round(some.num_rows).astype(np.int64), num_outcomes),
+        np.repeat(some.num_trials.astype(np.int64), num_outcomes),
         raw,
         interval,
     )
-    return MarginTable(some.codes, table)
+    return MarginTable(codes, table)
 
 
 def join(parts: Sequence[MarginTable]) -> pa.Table:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fitting import combiner
+from fitting import combiner, families
 from fitting.combiner import Draws, Natural, Proposal
 from fitting.hierarchy import Hierarchy
 from fitting.verdict import Sampler
@@ -67,7 +67,12 @@ def write(
     stats = {"unconstrained": Declared((UNCONSTRAINED,), _FLOAT), "acceptance": Declared((), _FLOAT)}
     groups = {"posterior": declared, "sample_stats": stats if hierarchy.size else {}}
     labels = {**coords, UNCONSTRAINED: hierarchy.names(), "sampler": ["combiner"]}
-    attrs = {"run": name, "formula": str(hierarchy.model.formula), "family": hierarchy.model.family}
+    attrs = {
+        "run": name,
+        "formula": str(hierarchy.model.formula),
+        "family": hierarchy.family.name,
+        "link": hierarchy.family.link,
+    }
     moved = np.ones((num_chains, num_draws), dtype=bool)
     with storage.publishing_path(storage.join(directory, POSTERIOR)) as path:
         with draws_file.writing(path, groups, labels, attrs, num_chains, num_draws) as file:
@@ -93,7 +98,7 @@ def parts_of(draws: Draws) -> Iterator[Part]:
 
 
 def _declared(hierarchy: Hierarchy) -> tuple[dict[str, Declared], dict[str, list[str]], dict[str, str]]:
-    """Variables in order, labels of their dimensions, and units: fixed effects, group effects, then hyperparameters."""
+    """Variables in order, labels of their dimensions, and units: fixed effects, group effects, hyperparameters, own parameters."""
     model = hierarchy.model
     declared: dict[str, Declared] = {}
     coords: dict[str, list[str]] = {}
@@ -106,7 +111,8 @@ def _declared(hierarchy: Hierarchy) -> tuple[dict[str, Declared], dict[str, list
         coords[group.name] = model.coding.group_labels(group.columns)
         for coefficient in group.coefficient_names:
             declared[f"{coefficient}|{group.name}"] = Declared((group.name,), _FLOAT)
-    return declared | {parameter: Declared((), _FLOAT) for parameter in hierarchy.names()}, coords, units
+    own = [name for name, _ in families.natural_own(hierarchy.family, np.zeros((1, len(hierarchy.family.own))))]
+    return declared | {parameter: Declared((), _FLOAT) for parameter in [*hierarchy.names(), *own]}, coords, units
 
 
 def _named(hierarchy: Hierarchy, theta: np.ndarray, psi: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
@@ -118,6 +124,8 @@ def _named(hierarchy: Hierarchy, theta: np.ndarray, psi: np.ndarray) -> Iterator
         for j, coefficient in enumerate(group.coefficient_names):
             yield f"{coefficient}|{group.name}", theta[:, group.coefficients[:, j]]
     yield from zip(hierarchy.names(), hierarchy.natural(psi).T, strict=True)
+    own = [place for block in hierarchy.model.fixed if block.is_own for place in block.coefficients]
+    yield from families.natural_own(hierarchy.family, theta[:, own])
 
 
 class StoredDraws:

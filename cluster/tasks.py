@@ -5,6 +5,7 @@ A worker keeps the model and the shards it has read, so that a later round does 
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 from collections import OrderedDict
@@ -15,7 +16,7 @@ import numpy as np
 
 from cluster import site_files
 from cluster.site_files import SiteFile
-from fitting import audit, formula, hierarchy, model, predict, priors, rounds, sites
+from fitting import audit, families, hierarchy, model, predict, rounds, sites
 from fitting.audit import ShardAudit
 from fitting.coding import Coding
 from fitting.combiner import Moments
@@ -28,19 +29,24 @@ from fitting.tree import Restriction
 from sharding import storage, store
 
 if TYPE_CHECKING:
-    from cluster.margin_tables import MarginSums, MarginTable
+    from cluster.margin_tables import Categories, MarginSums, MarginTable
 
 CACHE_BYTES = 1 << 30
 
 
 class ModelRef(NamedTuple):
-    """Which model: small and hashable, so that a worker builds it once."""
+    """Which model: small and hashable, so that a worker builds it once. A structured prior is the JSON of its config."""
 
     directory: str
     dictionary_sha256: str
     formula: str
     family: str
+    link: str | None
     priors: tuple[tuple[str, str], ...]
+
+    def layout(self) -> ModelRef:
+        """The same without what moves no coefficient: priors that are no structures."""
+        return self._replace(priors=tuple((key, text) for key, text in self.priors if text.startswith("{")))
 
 
 class Sampling(NamedTuple):
@@ -64,6 +70,7 @@ class SiteTask(NamedTuple):
     moments: Moments | None
     site: Site | None
     method: str
+    convex: bool
     num_nodes: int
     sampling: Sampling | None
 
@@ -100,7 +107,8 @@ class FreshTask(NamedTuple):
 class SumTask(NamedTuple):
     """Sum expected outcomes of one shard's people by margins, at all draws of the run's ``posterior.nc``.
 
-    ``alone`` says of each margin's groups in the shard, (g,), whether all of their people are here.
+    ``alone`` says of each margin's groups in the shard, (g,), whether all of their people are here; ``outcome`` names
+    the categories, if it has any.
     """
 
     ref: ModelRef
@@ -109,6 +117,7 @@ class SumTask(NamedTuple):
     margins: tuple[tuple[str, ...], ...]
     alone: tuple[np.ndarray, ...]
     interval: float
+    outcome: Categories
 
 
 class ShardGroups(NamedTuple):
@@ -136,10 +145,11 @@ def build_hierarchy(ref: ModelRef) -> Hierarchy:
             "dictionary.json", f"sha256 {found[:12]}...", f"{ref.dictionary_sha256[:12]}...", "Run ingest again."
         )
     coding = Coding.from_dictionary(storage.read_json(storage.join(ref.directory, store.DICTIONARY)))
-    config = ModelConfig(formula=ref.formula, family=ref.family, priors=dict(ref.priors))  # type: ignore[arg-type]
-    built = model.build(formula.parse(ref.formula), coding, ref.family)
-    defaults = priors.default_priors(ref.family, coding.outcome_sd, coding.outcome_mean)
-    return hierarchy.build(built, defaults | config.parsed_priors())
+    written = {key: json.loads(text) if text.startswith("{") else text for key, text in ref.priors}
+    config = ModelConfig.model_validate(
+        {"formula": ref.formula, "family": ref.family, "link": ref.link, "priors": written}
+    )
+    return hierarchy.of_config(config, coding)
 
 
 class Shard(NamedTuple):
@@ -155,7 +165,7 @@ _cache: OrderedDict[tuple[ModelRef, str], Shard] = OrderedDict()
 
 def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
     """Read a shard, or take it from this process's cache."""
-    key = (ref._replace(priors=()), entry["sha256"])
+    key = (ref.layout(), entry["sha256"])
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
@@ -195,7 +205,9 @@ def fit_site(task: SiteTask) -> SiteResult:
         info = {name: float(value) for name, value in report._asdict().items()}
     else:
         covariance = np.zeros_like(moments.covariance) if task.method == "laplace" else moments.covariance
-        site = sites.fit(tree, shard.design, prior.family, moments.mean, covariance, num_nodes=task.num_nodes)
+        site = sites.fit(
+            tree, shard.design, prior.family, moments.mean, covariance, num_nodes=task.num_nodes, convex=task.convex
+        )
     file = SiteFile(site, shard.nodes, task.key)
     site_files.write(task.path, file)
     return SiteResult(file, info, _peak_memory_bytes())
@@ -261,19 +273,19 @@ def sum_shard(task: SumTask) -> ShardSums:
     stored = StoredDraws(task.ref.directory, prior)
     theta = np.ascontiguousarray(stored[:, restriction.coefficients].T)
     sums, means = predict.group_sums(prior.family, design, theta, groups, sizes, columns["num_rows"])
-    observed = columns["sum_y" if prior.family.has_residual_scale else "num_successes"].astype(np.float64)
+    observed, base = families.observed(prior.family, statistics)
+    known_rows = columns.get("num_known", columns["num_trials"])
     shared, tables = [], []
     for i, (margin, alone) in enumerate(zip(task.margins, task.alone, strict=True)):
         place, size = groups[str(i)], sizes[str(i)]
-        rows, trials = (np.bincount(place, columns[c], size) for c in ("num_rows", "num_trials"))
-        every = margin_tables.MarginSums(codes[i], sums[str(i)], rows, trials, np.bincount(place, observed, size))
+        rows, trials, bases = (np.bincount(place, c, size) for c in (columns["num_rows"], known_rows, base))
+        totals = np.stack([np.bincount(place, c, size) for c in observed], axis=1)
+        every = margin_tables.MarginSums(codes[i], np.moveaxis(sums[str(i)], 0, 1), rows, trials, totals, bases)
         own = every.some(np.flatnonzero(alone))
         shape = stored.num_chains, stored.num_draws
-        tables.append(margin_tables.summarise(margin, coding.factors, own, shape, task.interval))
+        tables.append(margin_tables.summarise(margin, coding.factors, own, shape, task.interval, task.outcome))
         shared.append(every.some(np.flatnonzero(~alone)))
-    known = None
-    if not prior.family.has_residual_scale:
-        known = predict.calibration(means, columns["num_trials"].astype(np.float64), observed)
+    known = predict.calibration(means[0], base, observed[0]) if prior.family.is_share else None
     return ShardSums(tuple(shared), tuple(tables), known)
 
 

@@ -206,6 +206,29 @@ def expected_outcome(family: Family, eta: np.ndarray) -> np.ndarray:
     return np.asarray(_LIKELIHOODS[family.name].expected_outcome(family, eta))
 
 
+def observed(family: Family, statistics: Statistics) -> tuple[np.ndarray, np.ndarray]:
+    """What each cell's people did, shape (C, n), and the base that makes it a mean, shape (n,): people, trials or exposure."""
+    rows = statistics["num_trials"]
+    if family.counts:
+        return np.stack([statistics[name] for name in family.counts]).astype(np.float64), rows
+    if "num_successes" in family.statistics:
+        return statistics["num_successes"][None].astype(np.float64), rows
+    if "sum_y" in family.statistics:
+        return statistics["sum_y"][None], statistics.get("sum_exposure", rows)
+    if family.name == "beta_binomial":
+        return (rows * statistics["successes"])[None], rows * statistics["trials"]
+    return (rows * statistics["y"])[None], rows * statistics.get("exposure", np.ones(len(rows)))
+
+
+def natural_own(family: Family, own: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """The own parameters on their natural scale, by name, from draws (..., number of them) on the unconstrained line."""
+    if family.name == "ordinal":
+        cuts = ordinal.cutpoints(np.moveaxis(own, -1, 0))
+        names = family.categories
+        return [(f"cutpoint[{a}|{b}]", c) for a, b, c in zip(names, names[1:], cuts, strict=False)]
+    return [(name.removeprefix("log_"), np.exp(own[..., i])) for i, name in enumerate(family.own)]
+
+
 def start(family: Family, outcome: Any) -> np.ndarray:
     """A first value of every linear predictor, shape (P,), from the outcome's totals (`fitting.coding.OutcomeSummary`)."""
     return np.asarray(_LIKELIHOODS[family.name].start(family, outcome))

@@ -16,7 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from fitting import priors
+from fitting import families, priors
+from fitting import model as models
+from fitting.coding import Coding
+from fitting.config import ModelConfig
 from fitting.families import Family
 from fitting.model import GroupBlock, Model
 from fitting.priors import Prior
@@ -228,6 +231,14 @@ def correlation_cholesky(unconstrained: Array, k: int, xp: Any = np) -> Array:
             place += 1
         rows.append(xp.concatenate([xp.stack([*entries, xp.sqrt(rest)]), xp.zeros(k - i - 1)]))
     return xp.stack(rows)
+
+
+def of_config(config: ModelConfig, coding: Coding) -> Hierarchy:
+    """The model of a config on a coding, with its priors: those that are written, defaults for the others."""
+    family = families.make(config.family, config.link, coding.outcome.categories)
+    built = models.build(config.parsed_formula(), coding, family, config.structures())
+    defaults = priors.default_priors(family, coding.outcome.sd, coding.outcome.mean)
+    return build(built, defaults | config.parsed_priors())
 
 
 def build(model: Model, chosen: Mapping[str, Prior]) -> Hierarchy:

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fitting import audit as audits
-from fitting import combiner, families, formula, hierarchy, model, priors, rounds, sites, verdict
+from fitting import combiner, families, formula, hierarchy, model, rounds, sites, verdict
 from fitting.coding import Coding, Numeric, OutcomeSummary
 from fitting.combiner import Draws, Moments, Natural, Proposal
 from fitting.config import AuditConfig, ModelConfig
-from fitting.families import Family
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
 from fitting.sites import Site
@@ -40,7 +39,10 @@ class Run(NamedTuple):
 
 
 def code(
-    columns: Mapping[str, np.ndarray], parsed: formula.Formula, statistics: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray],
+    parsed: formula.Formula,
+    statistics: Mapping[str, np.ndarray],
+    categories: Sequence[str] = (),
 ) -> tuple[Coding, dict]:
     """Code labels and numbers as the dictionary of a run would, and the coded columns.
 
@@ -69,7 +71,9 @@ def code(
             pairs = _combinations([coded[inner], coded[outer]])
             if inner != outer and len(pairs) == len(factors[inner]):
                 parents.setdefault(inner, {})[outer] = pairs[:, 1]
-    coding = Coding(factors, dict.fromkeys(factors, 0), numerics, groups, parents, summarise_outcome(statistics))
+    coding = Coding(
+        factors, dict.fromkeys(factors, 0), numerics, groups, parents, summarise_outcome(statistics, categories)
+    )
     return coding, coded
 
 
@@ -147,8 +151,8 @@ def fit(
     kind = families.make(family, link, tuple(categories))
     statistics = {name: np.asarray(columns[name], dtype=np.float64) for name in kind.statistics}
     parsed = config.parsed_formula()
-    coding, coded = code(columns, parsed, statistics)
-    prior = prior_of(config, kind, coding)
+    coding, coded = code(columns, parsed, statistics, categories)
+    prior = hierarchy.of_config(config, coding)
     built = prior.model
     labels = np.zeros(len(statistics["num_trials"]), dtype=int) if shards is None else np.asarray(shards)
     restrictions, designs = [], []
@@ -202,13 +206,6 @@ def fit(
         draws,
         tuple(r.move for r in done),
     )
-
-
-def prior_of(config: ModelConfig, family: Family, coding: Coding) -> Hierarchy:
-    """The model of a config on a coding, with its priors: those that are written, defaults for the others."""
-    built = model.build(config.parsed_formula(), coding, family, config.structures())
-    defaults = priors.default_priors(family, coding.outcome.sd, coding.outcome.mean)
-    return hierarchy.build(built, defaults | config.parsed_priors())
 
 
 def merge(run: Run, new_sites: Sequence[Site], *, seed: int = 0, threads: int = 1) -> Run:

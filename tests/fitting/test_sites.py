@@ -13,7 +13,6 @@ from fitting.model import CellDesign
 from fitting.tree import Tree
 
 
-
 def random_shard(seed, num_cells=40):
     """A tree of two levels, blocks ragged and wide, and cells that touch it: dense design beside the sparse one."""
     rng = np.random.default_rng(seed)
