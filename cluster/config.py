@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from cluster import yaml_source
+from cluster import maps, yaml_source
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig, FitConfig, ModelConfig, VIConfig
@@ -162,6 +162,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     for setting in overrides:
         yaml_source.override(source, setting)
     _resolve_paths(source.values, file.resolve().parent)
+    maps.read_into(source, file.resolve().parent)
     try:
         config = RunConfig.model_validate(source.values)
     except ValidationError as error:

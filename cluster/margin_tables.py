@@ -93,7 +93,7 @@ def summarise(
         labels[outcome.outcome] = [*outcome.names] * num_groups
         category = np.tile(np.arange(num_outcomes), num_groups)
         codes = np.concatenate([np.repeat(codes, num_outcomes, axis=0), category[:, None]], axis=1)
-    means = (some.expected / some.num_rows[:, None, None]).reshape(num_groups * num_outcomes, -1)
+    means = (some.expected / some.num_rows[:, None, None]).reshape(num_groups * num_outcomes, some.expected.shape[2])
     with np.errstate(invalid="ignore"):
         raw = (some.observed / some.base[:, None]).ravel()
     table = estimates.summarise_groups(

@@ -94,12 +94,14 @@ def test_memory_does_not_grow_with_the_draws(tmp_path, monkeypatch):
 
 LEVELS = {"a": [f"a{i}" for i in range(4)], "b": [f"b{i}" for i in range(6)]}
 MARGIN, SHAPE = ("a", "b"), (2, 10)
+NUMBER = margin_tables.Categories("y", ())
 
 
 def sums(codes: list[list[int]], seed: int) -> MarginSums:
     rng = np.random.default_rng(seed)
     rows = rng.integers(2, 9, len(codes)).astype(float)
-    return MarginSums(np.array(codes), rows[:, None] * rng.random((len(codes), 20)), rows, rows - 1, rows // 2)
+    expected = rows[:, None, None] * rng.random((len(codes), 1, 20))
+    return MarginSums(np.array(codes), expected, rows, rows - 1, (rows // 2)[:, None], rows - 1)
 
 
 def estimated(shards: list[MarginSums], shared_by_all: bool):
@@ -108,9 +110,12 @@ def estimated(shards: list[MarginSums], shared_by_all: bool):
     alone = margin_tables.alone([s.codes for s in shards])
     if shared_by_all:
         alone = [np.zeros_like(a) for a in alone]
-    made = [margin_tables.summarise(MARGIN, LEVELS, s.some(np.flatnonzero(a)), SHAPE, 0.9) for s, a in zip(shards, alone, strict=True)]
+    made = [
+        margin_tables.summarise(MARGIN, LEVELS, s.some(np.flatnonzero(a)), SHAPE, 0.9, NUMBER)
+        for s, a in zip(shards, alone, strict=True)
+    ]
     total = _add([s.some(np.flatnonzero(~a)) for s, a in zip(shards, alone, strict=True)])
-    return margin_tables.join([*made, margin_tables.summarise(MARGIN, LEVELS, total, SHAPE, 0.9)]), alone
+    return margin_tables.join([*made, margin_tables.summarise(MARGIN, LEVELS, total, SHAPE, 0.9, NUMBER)]), alone
 
 
 def test_groups_summarised_where_they_are_give_the_same_table():

@@ -63,7 +63,7 @@ def test_linear_predictor_is_the_sum_that_the_formula_says():
         expected[i] += b[f"1|state:county[{place}]"] + b[f"x|state:county[{place}]"] * scaled[i]
         expected[i] += b[f"1|race[{row['race']}]"] + b[f"educ[{educ}]|race[{row['race']}]"]
         expected[i] += b[f"1|race:sex[{row['race']}:{row['sex']}]"]
-    np.testing.assert_allclose(sites.predictor_mean(design, theta), expected)
+    np.testing.assert_allclose(sites.predictor_mean(design, theta)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_factors_leave_their_reference_out_where_an_intercept_is(text, names):
             column, _, level = word.partition("[")
             part = part * (columns[column] == level[:-1] if level else columns[column])
         expected += part
-    np.testing.assert_allclose(sites.predictor_mean(design, theta), expected)
+    np.testing.assert_allclose(sites.predictor_mean(design, theta)[0], expected)
 
 
 def test_every_coefficient_has_a_place_of_its_own():
@@ -151,7 +151,7 @@ def test_a_shard_has_the_same_predictors_on_its_own_part():
     local = model.localise(built.design(part, {"num_trials": np.ones(len(chosen))}), restriction)
     assert restriction.tree.num_nodes == (1, 1, 5)
     np.testing.assert_allclose(
-        sites.predictor_mean(local, theta[restriction.coefficients]), sites.predictor_mean(design, theta)[chosen]
+        sites.predictor_mean(local, theta[restriction.coefficients]), sites.predictor_mean(design, theta)[:, chosen]
     )
 
 

@@ -24,7 +24,7 @@ def nation():
     parsed = formula.parse("y ~ 1 + x + (1 + x | state) + (1 | state:race)")
     coding, coded = in_memory.code(columns, parsed, statistics)
     built = model.build(parsed, coding, families.BINOMIAL)
-    return built, coded, statistics, hierarchies.build(built, priors.default_priors("binomial"))
+    return built, coded, statistics, hierarchies.build(built, priors.default_priors(families.BINOMIAL))
 
 
 @pytest.mark.parametrize("family", ["binomial", "gaussian"])
