@@ -241,16 +241,16 @@ def build(
     ]
     fixed_columns = _fixed_columns(formula, coding, family)
     num_fixed = sum(len(block.names) for block in fixed_columns)
-    chain = chains.choose([(term.owner, term.size) for term in grouped], num_fixed, coding)
+    chain = chains.choose([(one.owner, one.size) for one in grouped], num_fixed, coding)
     nodes, parents = chains.nodes(chain, coding)
 
     used = [np.zeros(1, dtype=np.int64) + num_fixed, *(np.zeros(len(n), dtype=np.int64) for n in nodes)]
     placed: list[tuple[int, np.ndarray, np.ndarray]] = []
-    for term in grouped:
-        level = chains.level_of(term.owner, chain, coding)
-        owner = chains.owners(term.owner, level, chain, nodes, coding)
-        placed.append((level, owner, used[level][owner] + _rank_within(owner) * term.size))
-        used[level] += np.bincount(owner, minlength=len(used[level])) * term.size
+    for one in grouped:
+        level = chains.level_of(one.owner, chain, coding)
+        owner = chains.owners(one.owner, level, chain, nodes, coding)
+        placed.append((level, owner, used[level][owner] + _rank_within(owner) * one.size))
+        used[level] += np.bincount(owner, minlength=len(used[level])) * one.size
     block_sizes = tuple(max(1, int(u.max(initial=0))) for u in used)
     tree = Tree(block_sizes, tuple(parents))
 
@@ -259,11 +259,11 @@ def build(
         fixed.append(block._replace(coefficients=np.arange(start, start + len(block.names))))
         start += len(block.names)
     groups = []
-    for term, (level, owner, slot) in zip(grouped, placed, strict=True):
+    for one, (level, owner, slot) in zip(grouped, placed, strict=True):
         first = tree.coefficient_starts[level] + owner * block_sizes[level] + slot
-        blocks = first[:, None] + np.arange(term.size)
+        blocks = first[:, None] + np.arange(one.size)
         entries = tree.row_start[blocks][:, :, None] + tree.path_position[blocks][:, None, :]
-        groups.append(term.block(level, blocks, entries))
+        groups.append(one.block(level, blocks, entries))
     return Model(formula, family, coding, tree, chain, tuple(nodes), tuple(fixed), tuple(groups))
 
 
