@@ -22,6 +22,7 @@ import numpy as np
 from scipy import optimize
 from scipy.special import gammaln, stdtrit
 
+from fitting import sandwich
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
@@ -338,6 +339,7 @@ def draw(
     seed: int,
     threads: int = 1,
     warmup: int = 20,
+    score_variance: np.ndarray | None = None,
 ) -> Draws:
     """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments."""
     theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
@@ -345,8 +347,9 @@ def draw(
     acceptance = np.empty(num_chains)
     for chain in range(num_chains):
         in_turn = draw_in_turn(
-            hierarchy, sites, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup
-        )
+            hierarchy, sites, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup,
+            score_variance=score_variance,
+        )  # fmt: skip
         moved = np.empty(num_draws, dtype=bool)
         for d, one in enumerate(in_turn):
             theta[chain, d], kept[chain, d], moved[d] = one
@@ -377,6 +380,7 @@ def draw_in_turn(
     seed: int,
     threads: int = 1,
     warmup: int = 20,
+    score_variance: np.ndarray | None = None,
 ) -> Iterator[OneDraw]:
     """Yield the draws of one chain from the merged posterior; no more of them are held than a few for each thread.
 
@@ -388,6 +392,8 @@ def draw_in_turn(
         Of this chain. Chain c uses the stream ``(seed, c)`` whatever the number of threads.
     warmup
         Proposals before the first draw.
+    score_variance
+        Of all shards, shape (E,): draws then have the corrected spread of `fitting.sandwich`. Scales are drawn as without.
 
     Raises
     ------
@@ -404,7 +410,7 @@ def draw_in_turn(
     seeds, log_u = rng.integers(0, 2**63, size=(2, total)), np.log(rng.random(total))
 
     def attempt(i: int) -> tuple[float, np.ndarray] | None:
-        return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i]), points[i])
+        return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i], score_variance), points[i])
 
     current, log_w, theta = -1, -np.inf, np.empty(0)
     for i, result in enumerate(_map(attempt, range(total), threads)):
@@ -420,18 +426,21 @@ def draw_in_turn(
         ):  # those before the first possible start from it
             fresh = d == 0 or (moved and not is_first)
             yield OneDraw(
-                theta if fresh else _again(hierarchy, sites, points[current], seeds[1, d]), points[current], fresh
+                theta if fresh else _draw_given(hierarchy, sites, points[current], seeds[1, d], score_variance)[1],
+                points[current],
+                fresh,
             )
     if current < 0:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
 
 
-def _again(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int) -> np.ndarray:
-    return _draw_given(hierarchy, sites, psi, seed)[1]
-
-
-def _draw_given(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+def _draw_given(
+    hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int, score_variance: np.ndarray | None
+) -> tuple[float, np.ndarray]:
     tree = hierarchy.model.tree
     given = condition(hierarchy, sites, psi)
     noise = np.random.default_rng(seed).standard_normal((tree.num_coefficients, 1))
+    if score_variance is not None:
+        scores, _, _ = hierarchy.add_prior(psi, score_variance, np.zeros(tree.num_coefficients))
+        noise = tr.forward(tree, given.factor, sandwich.noise(tree, scores, tr.cholesky(tree, scores), noise))
     return given.log_density, tr.backward(tree, given.factor, given.solved + noise)[:, 0]

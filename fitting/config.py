@@ -122,6 +122,9 @@ class _RoundsConfig(Frozen):
     damping: float = Field(default=1.0, gt=0, le=1, description="Fraction of the full site step. 1 is undamped.")
     draws: PositiveInt = Field(default=250, description="Posterior draws kept, per chain; nearly independent.")
     chains: PositiveInt = Field(default=4, description="Chains of posterior draws.")
+    spread: Literal["model", "sandwich"] = Field(
+        default="model", description="sandwich: corrected for survey weights (data.weight), people sampled independently."
+    )
 
 
 class LaplaceConfig(_RoundsConfig):
