@@ -46,7 +46,7 @@ class ModelRef(NamedTuple):
 
     def layout(self) -> ModelRef:
         """The same without what moves no coefficient: priors that are no structures."""
-        return self._replace(priors=tuple((key, text) for key, text in self.priors if text.startswith("{")))
+        return self._replace(priors=tuple((key, text) for key, text in self.priors if text.startswith("{") and "|" in key))
 
 
 class Sampling(NamedTuple):

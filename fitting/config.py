@@ -11,6 +11,7 @@ from fitting import priors as prior_texts
 from fitting.errors import PriorError
 from fitting.families import ALIASES, OUTCOMES
 from fitting.priors import Prior, Role
+from fitting.shrinkage import HorseshoeConfig
 from fitting.structures import StructureConfig
 
 Family = Literal[
@@ -42,7 +43,7 @@ class ModelConfig(Frozen):
         default=None,
         description="Of bernoulli and binomial: logit (if not given), probit or cloglog; others have one link.",
     )
-    priors: dict[str, str | StructureConfig] = Field(
+    priors: dict[str, str | StructureConfig | HorseshoeConfig] = Field(
         default_factory=dict,
         description="By class (intercept, b, sd, cor, sigma), by fixed term (female, race:age), by scale (1|state), or by "
         "own parameter (log_shape). A scale can have a structure: {structure: random_walk, order: 1, sd: half_normal(1)}.",
@@ -87,6 +88,10 @@ class ModelConfig(Frozen):
                 close = get_close_matches(key, roles, n=1)
                 hint = f"{close[0]!r}, perhaps" if close else "one of " + ", ".join(roles)
                 raise ValueError(f"priors: {key!r} is neither a class nor a term of the model; expected {hint}")
+            if isinstance(text, HorseshoeConfig):
+                if key != "b":
+                    raise ValueError(f"priors: {key!r} is a horseshoe; expected one for b, all fixed coefficients")
+                continue
             if not isinstance(text, str):
                 if "|" not in key:
                     raise ValueError(
@@ -103,7 +108,12 @@ class ModelConfig(Frozen):
 
     def structures(self) -> dict[str, StructureConfig]:
         """The structured priors, by the names of their terms' coefficients (``1|age``)."""
-        return {key: value for key, value in self.priors.items() if not isinstance(value, str)}
+        return {key: value for key, value in self.priors.items() if not isinstance(value, str | HorseshoeConfig)}
+
+    def horseshoe(self) -> HorseshoeConfig | None:
+        """The horseshoe on the fixed coefficients, if there is one."""
+        prior = self.priors.get("b")
+        return prior if isinstance(prior, HorseshoeConfig) else None
 
     def _own(self) -> tuple[str, ...]:
         name = ALIASES.get(self.family, self.family)
