@@ -171,7 +171,7 @@ def prior_terms(hierarchy: Hierarchy, draws: Draws) -> list[PriorTerm]:
     A fixed coefficient is taken at a predictor of 1, that is one sd of it; a group term at one level of its own.
     """
     model, family = hierarchy.model, hierarchy.family
-    theta, psi = draws.theta.reshape(-1, draws.theta.shape[-1]), draws.psi.reshape(-1, hierarchy.size)
+    theta, psi = np.concatenate(draws.theta), np.concatenate(draws.psi)
     centre = np.zeros(model.tree.num_coefficients)
     centre[hierarchy.fixed_places] = hierarchy.fixed_mean
     base = 0.0
