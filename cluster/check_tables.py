@@ -204,7 +204,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     out += [
         "",
         f"leave one shard out: {worst['shard_id']} moves {worst['move_where']} by {worst['move']:+.2f} posterior sds, the most "
-        f"of {worst['num_shards']:,}; {worst['num_outside']:,} outside their 90% intervals",
+        f"of {worst['num_shards']:,}",
+        f"  observed outside the 90% interval that the others predict: {worst['num_outside']:,} shards, "
+        f"about {0.1 * worst['num_shards']:,.0f} by chance",
         "",
         "replicated outcomes      groups  total p outside 95%   inside p outside 95%  worst",
     ]

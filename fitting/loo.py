@@ -22,7 +22,7 @@ from fitting import audit, pointwise
 from fitting.families import Family
 from fitting.model import CellDesign
 
-TAME = 0.1  # below this sd of the log weights smoothing changes nothing, and Pareto k is the noise of its own estimate
+TAME = 0.2  # below this sd of the log weights smoothing changes nothing, and Pareto k is the noise of its own estimate
 BAD_K = 0.7
 READABLE_SPREAD = 0.5
 

@@ -129,8 +129,9 @@ def test_smoothing_is_left_out_only_where_it_changes_nothing(monkeypatch):
     monkeypatch.setattr(loo, "TAME", 0.0)
     smoothed = loo.psis(log_likelihood)
     tame = np.isnan(shortened.k_hat)
+    mcse = log_likelihood[tame].std(axis=1) / np.sqrt(1000)
     assert 3 < tame.sum() < 15
-    np.testing.assert_allclose(shortened.elpd[tame], smoothed.elpd[tame], atol=1e-4)
+    assert np.all(np.abs(shortened.elpd[tame] - smoothed.elpd[tame]) < 0.1 * mcse), "far below the Monte Carlo error"
     np.testing.assert_array_equal(shortened.elpd[~tame], smoothed.elpd[~tame])
     assert np.isfinite(smoothed.k_hat).all()
 
