@@ -19,11 +19,14 @@ import numpy as np
 from scipy.special import logsumexp
 
 from fitting import audit, pointwise
+from fitting.errors import ModelError
 from fitting.families import Family
 from fitting.model import CellDesign
+from fitting.psis import smooth
 
 TAME = 0.2  # below this sd of the log weights smoothing changes nothing, and Pareto k is the noise of its own estimate
 BAD_K = 0.7
+MIN_DRAWS = 25
 READABLE_SPREAD = 0.5
 
 
@@ -78,10 +81,15 @@ def psis(log_likelihood: np.ndarray, log_ratio: np.ndarray | None = None) -> Elp
         Of each unit at each draw, shape (n, M).
     log_ratio
         Log of exact over approximate posterior at the draws, shape (M,); None if the draws are exact.
-    """
-    from arviz_stats.base import array_stats  # slow to import
 
+    Raises
+    ------
+    ModelError
+        There are too few draws for a tail of weights.
+    """
     num_units, num_draws = log_likelihood.shape
+    if num_draws < MIN_DRAWS:
+        raise ModelError("leave-one-out", f"{num_draws} draws", f"{MIN_DRAWS} or more")
     base = np.zeros(num_draws) if log_ratio is None else log_ratio - logsumexp(log_ratio)
     log_weights = base - log_likelihood
     elpd = logsumexp(base) - logsumexp(log_weights, axis=1)
@@ -91,12 +99,9 @@ def psis(log_likelihood: np.ndarray, log_ratio: np.ndarray | None = None) -> Elp
     k_hat[~finite] = np.inf
     spread = np.zeros(num_units)
     spread[finite] = log_weights[finite].std(axis=1)
-    for i in np.flatnonzero(spread >= TAME):
-        with np.errstate(all="ignore"):  # a tail of equal weights: no Pareto fits it, and k comes out as no number
-            smoothed, k = array_stats.psislw(-log_weights[i])  # it takes the negative
-        k_hat[i] = k if np.isfinite(k) else np.inf
-        if np.isfinite(k):
-            elpd[i] = logsumexp(smoothed + log_likelihood[i])
+    wild = np.flatnonzero(spread >= TAME)
+    smoothed, k_hat[wild] = smooth(log_weights[wild])
+    elpd[wild] = logsumexp(smoothed + log_likelihood[wild], axis=1)
     return Elpd(elpd, lpd, k_hat)
 
 

@@ -6,6 +6,7 @@ from scipy import stats
 from scipy.special import betaln, expit, log_expit, logsumexp
 
 from fitting import checks, in_memory, loo, pointwise
+from fitting.errors import ModelError
 from fitting.families import BINOMIAL, GAUSSIAN
 
 MAX_OFF = 5.0  # Monte Carlo errors; 12 to 60 units each: false alarm below 1e-4
@@ -156,6 +157,11 @@ def test_a_density_of_zero_is_told_and_not_hidden():
     assert loo.estimate((found, np.ones(2))).num_bad == 1
 
 
+def test_too_few_draws_are_refused():
+    with pytest.raises(ModelError, match="24 draws; expected 25"):
+        loo.psis(np.zeros((1, 24)))
+
+
 def test_densities_are_of_people_whatever_the_cells():
     """Cells merged or cut: the same log likelihood, Gaussian constants included."""
     rng = np.random.default_rng(5)
@@ -244,5 +250,5 @@ def test_a_run_is_left_out_as_if_refitted(nation):
 def test_runs_of_other_cells_are_refused(nation):
     other = {name: values.copy() for name, values in nation.items()}
     other["num_successes"][0] -= 1
-    with pytest.raises(checks.ModelError, match="the same cells"):
+    with pytest.raises(ModelError, match="the same cells"):
         checks.compare(fit(nation, "y ~ 1"), fit(other, "y ~ 1"))
