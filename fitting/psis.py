@@ -40,7 +40,7 @@ def tail_length(num_draws: int) -> int:
 
 def _smooth_tail(log_weights: np.ndarray) -> np.ndarray:
     """Replace the tails in place; the largest log weight of each row is 0. Returns k, shape (n,)."""
-    num_units, num_draws = log_weights.shape
+    num_draws = log_weights.shape[1]
     size = tail_length(num_draws)
     first = num_draws - size - 1  # the largest weight below the tail
     places = np.argpartition(log_weights, (first, num_draws - 1), axis=1)[:, first:]

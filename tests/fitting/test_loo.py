@@ -157,6 +157,15 @@ def test_a_density_of_zero_is_told_and_not_hidden():
     assert loo.estimate((found, np.ones(2))).num_bad == 1
 
 
+def test_a_ratio_that_cannot_correct_is_not_used():
+    rng = np.random.default_rng(7)
+    slight, heavy = 0.1 * rng.normal(size=1000), 1.2 * rng.standard_exponential(1000)
+    np.testing.assert_array_equal(loo.usable_ratio(slight), slight)
+    assert loo.usable_ratio(np.full(1000, 3.0)) is None, "exact sites"
+    assert loo.usable_ratio(heavy) is None, "weights with a Pareto tail of 1.2"
+    assert loo.usable_ratio(np.r_[np.nan, slight]) is None
+
+
 def test_too_few_draws_are_refused():
     with pytest.raises(ModelError, match="24 draws; expected 25"):
         loo.psis(np.zeros((1, 24)))

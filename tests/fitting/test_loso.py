@@ -78,6 +78,25 @@ def test_leaving_nothing_out_would_be_found():
     assert abs(without(run, 3).theta[names.index("x")].mean() - x.mean()) > 1.0 * x.std()
 
 
+def test_an_odd_shard_with_most_of_the_data_is_left_out_nearly_right():
+    """The hard case: 73% of the people, and a slope turned round. The others' sites were made where it had pulled the mean."""
+    data, rng = cells("binomial", odd=3), np.random.default_rng(9)
+    big = data["state"] == "s3"
+    rate = data["num_successes"] / data["num_trials"]
+    data["num_trials"] = np.where(big, 20 * data["num_trials"], data["num_trials"])
+    data["num_successes"] = np.where(big, rng.binomial(data["num_trials"], rate), data["num_successes"])
+    run = fit(data, "binomial")
+    again = fit({name: values[~big] for name, values in data.items()}, "binomial")
+    found = without(run, 3).theta
+    names, theirs = (list(r.hierarchy.model.coefficient_names()) for r in (run, again))
+    x = run.draws.theta[..., names.index("x")].mean()
+    assert x < 0 < found[names.index("x")].mean()
+    flat = again.draws.theta.reshape(4000, -1)
+    for name in filter(None, theirs):
+        other = flat[:, theirs.index(name)]
+        assert abs(found[names.index(name)].mean() - other.mean()) < 0.5 * other.std(), name
+
+
 def test_densities_of_a_left_out_gaussian_shard_by_quadrature():
     """One mean, known noise: the others' posterior is normal, and the shard's density has a closed form."""
     rng = np.random.default_rng(3)
