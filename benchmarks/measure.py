@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
 import subprocess
 import tempfile
 import time
@@ -151,6 +152,9 @@ def machine() -> dict[str, str]:
             described[name] = version(name)
         except PackageNotFoundError:
             described[name] = "absent"
-    r = subprocess.run(["Rscript", "--version"], capture_output=True, text=True, check=False)
-    described["r"] = (r.stdout + r.stderr).strip()
+    if shutil.which("Rscript") is None:
+        described["r"] = "absent"
+    else:
+        r = subprocess.run(["Rscript", "--version"], capture_output=True, text=True, check=False)
+        described["r"] = (r.stdout + r.stderr).strip()
     return described

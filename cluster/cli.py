@@ -69,12 +69,13 @@ def simulate(
     rows: Annotated[int, typer.Option(min=1, help="Voters.")] = 2_000_000,
     seed: Annotated[int, typer.Option(min=0)] = 1,
     answers: Annotated[int, typer.Option(min=0, help="Voters whose `support` is known.")] = 50_000,
+    precincts: Annotated[int, typer.Option(min=0, help="Precincts, nested in counties; 0: no such column.")] = 0,
     debug: Debug = False,
 ) -> None:
     """Write a simulated nation, with the truth beside it."""
     from sharding import simulate as simulation
 
-    made = simulation.simulate(directory, num_rows=rows, seed=seed, num_answers=answers)
+    made = simulation.simulate(directory, num_rows=rows, seed=seed, num_answers=answers, num_precincts=precincts)
     typer.echo(f"{made.num_rows:,} voters, {made.num_answers:,} answers in {made.directory}/voters")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from cluster import yaml_source
+from cluster import maps, yaml_source
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig, FitConfig, ModelConfig, VIConfig
@@ -116,6 +116,16 @@ class RunConfig(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _spread(self) -> "RunConfig":
+        corrected = self.fit.spread == "sandwich"
+        if corrected and (self.model.family not in ("bernoulli", "binomial") or self.fit.method == "exact"):
+            raise ValueError(
+                f"fit: 'spread' is sandwich with the family {self.model.family} and the method {self.fit.method}; expected "
+                "bernoulli or binomial, and another method than exact. Set `fit.spread: model`"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -162,6 +172,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     for setting in overrides:
         yaml_source.override(source, setting)
     _resolve_paths(source.values, file.resolve().parent)
+    maps.read_into(source, file.resolve().parent)
     try:
         config = RunConfig.model_validate(source.values)
     except ValidationError as error:

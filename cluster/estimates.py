@@ -12,18 +12,18 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from cluster import posterior_files, tasks
+from cluster import margin_tables, tasks
 from cluster.errors import FrameError
-from cluster.tasks import MarginSums, ShardSums
-from fitting import predict
+from cluster.margin_tables import ALL, Categories, MarginSums
+from cluster.posterior_files import StoredDraws
+from cluster.tasks import ShardSums
+from fitting import families, predict
 from fitting.model import NewLevels
-from reporting import estimates, tables
+from reporting import tables
 from sharding import storage, store
 
 if TYPE_CHECKING:
     from cluster.work import Work
-
-ALL = "all"
 
 
 def write(work: Work) -> None:
@@ -32,18 +32,23 @@ def write(work: Work) -> None:
     names = tuple(dict.fromkeys((ALL, *config.by)))
     margins = tuple(() if name == ALL else tuple(name.split(":")) for name in names)
     levels: dict[str, Sequence[str]] = dict(work.hierarchy.model.coding.factors)
-    draws = posterior_files.read(work.directory, work.hierarchy)
-    shape = draws.theta.shape[:2]
-    theta = np.ascontiguousarray(draws.theta.reshape(-1, draws.theta.shape[-1]).T)
-    shards = _from_shards(work, theta, margins)
+    draws = StoredDraws(work.directory, work.hierarchy)
+    shape = draws.num_chains, draws.num_draws
+    outcome = _categories(work)
+    shards = _from_shards(work, margins)
     if config.frame == "file":
         totals = [_add([s.margins[i] for s in shards]) for i in range(len(margins))]
     else:
-        psi = draws.psi.reshape(-1, draws.psi.shape[-1])
-        totals, of_frame = _from_frame(work, theta, psi, margins, config.frame, str(config.count))
+        theta = np.ascontiguousarray(draws[:, :].T)
+        totals, of_frame = _from_frame(work, theta, draws.psi, margins, config.frame, str(config.count))
         levels |= of_frame
-    for name, columns, total in zip(names, margins, totals, strict=True):
-        _write_margin(work, name, {c: levels[c] for c in columns}, total, shape, config.interval)
+    for i, (name, margin, total) in enumerate(zip(names, margins, totals, strict=True)):
+        made = [s.tables[i] for s in shards] if config.frame == "file" else []
+        table = margin_tables.join(
+            [*made, margin_tables.summarise(margin, levels, total, shape, config.interval, outcome)]
+        )
+        path = f"estimates/{name.replace(':', '-')}.parquet"
+        storage.publish_bytes(storage.join(work.directory, path), tables.to_parquet(table))
     known = [s.calibration for s in shards if s.calibration is not None]
     if known:
         summed = predict.Calibration(
@@ -57,17 +62,23 @@ def write(work: Work) -> None:
             )
 
 
-def _from_shards(work: Work, theta: np.ndarray, margins: tuple[tuple[str, ...], ...]) -> list[ShardSums]:
+def _categories(work: Work) -> Categories:
+    model = work.hierarchy.model
+    return Categories(model.formula.outcome, model.family.categories)
+
+
+def _from_shards(work: Work, margins: tuple[tuple[str, ...], ...]) -> list[ShardSums]:
     """Every shard's people, those without an outcome too. With a frame of its own only the calibration is wanted."""
-    own_frame = work.context.config.poststratify.frame != "file"
+    config = work.context.config.poststratify
+    wanted = margins if config.frame == "file" else ()
     everyone = replace(work, entries=tuple(store.read_manifest(work.directory)["shards"]))
-    nodes = everyone.map(tasks.touched_nodes, ((work.ref, e) for e in everyone.entries))
+    found: list[tasks.ShardGroups] = everyone.map(tasks.find_groups, ((work.ref, e, wanted) for e in everyone.entries))
+    alone = [margin_tables.alone([f.kinds[i] for f in found]) for i in range(len(wanted))]
 
     def items() -> Iterator[tasks.SumTask]:
         for s, entry in enumerate(everyone.entries):
-            places = work.hierarchy.model.tree.restrict(nodes[s]).coefficients
-            wanted = () if own_frame else margins
-            yield tasks.SumTask(work.ref, entry, nodes[s], np.ascontiguousarray(theta[places]), wanted)
+            own = tuple(of_margin[s] for of_margin in alone)
+            yield tasks.SumTask(work.ref, entry, found[s].nodes, wanted, own, config.interval, _categories(work))
 
     results: list[ShardSums] = everyone.map(tasks.sum_shard, items())
     return results
@@ -77,38 +88,18 @@ def _add(parts: list[MarginSums]) -> MarginSums:
     """Sums of the same groups from several shards, in the order of the groups' codes."""
     codes, which = np.unique(np.concatenate([p.codes for p in parts]), axis=0, return_inverse=True)
     which = which.ravel()
-    expected = np.zeros((len(codes), parts[0].expected.shape[1]))
+    expected = np.zeros((len(codes), *parts[0].expected.shape[1:]))
     begin = 0
     for part in parts:  # in the order of the shards, so that rounding does not depend on who was first
         expected[which[begin : begin + len(part.codes)]] += part.expected
         begin += len(part.codes)
-    counts = [
+    rows, trials, base = (
         np.bincount(which, np.concatenate([getattr(p, f) for p in parts]), len(codes))
-        for f in ("num_rows", "num_trials", "observed")
-    ]
-    return MarginSums(codes, expected, *counts)
-
-
-def _write_margin(
-    work: Work, name: str, levels: dict[str, Sequence[str]], total: MarginSums, shape: tuple[int, int], interval: float
-) -> None:
-    kept = np.flatnonzero(total.num_rows > 0)
-    labels: dict[str, list[str]] = {
-        column: [known[code] for code in total.codes[kept, i]] for i, (column, known) in enumerate(levels.items())
-    }
-    means = (total.expected[kept] / total.num_rows[kept, None]).T.reshape(*shape, len(kept))
-    with np.errstate(invalid="ignore"):
-        raw = total.observed[kept] / total.num_trials[kept]
-    table = estimates.summarise_groups(
-        labels or {ALL: [ALL]},
-        means,
-        np.round(total.num_rows[kept]).astype(np.int64),
-        total.num_trials[kept].astype(np.int64),
-        raw,
-        interval,
+        for f in ("num_rows", "num_trials", "base")
     )
-    path = f"estimates/{name.replace(':', '-')}.parquet"
-    storage.publish_bytes(storage.join(work.directory, path), tables.to_parquet(table))
+    every = np.concatenate([p.observed for p in parts])
+    observed = np.stack([np.bincount(which, c, len(codes)) for c in every.T], axis=1)
+    return MarginSums(codes, expected, rows, trials, observed, base)
 
 
 def _from_frame(
@@ -140,32 +131,34 @@ def _from_frame(
     totals = []
     for i, margin in enumerate(margins):
         rows = np.bincount(groups[str(i)], weight, sizes[str(i)])
-        trials, observed = _outcomes(work, margin, codes[i])
-        totals.append(MarginSums(codes[i], sums[str(i)], rows, trials, observed))
+        trials, observed, base = _outcomes(work, margin, codes[i])
+        totals.append(MarginSums(codes[i], np.moveaxis(sums[str(i)], 0, 1), rows, trials, observed, base))
     return totals, of_frame
 
 
-def _outcomes(work: Work, margin: tuple[str, ...], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Trials and observed totals of a margin's groups in the data that were fitted, for the raw means beside the estimates."""
-    observed = "sum_y" if work.hierarchy.family.has_residual_scale else "num_successes"
+def _outcomes(work: Work, margin: tuple[str, ...], codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of a margin's groups in the data that were fitted, for the raw means beside the estimates: known outcomes (g,),
+    observed totals (g, C), and their base (g,)."""
+    family = work.hierarchy.family
     place = {tuple(c): i for i, c in enumerate(codes.tolist())}
-    totals = np.zeros((2, len(codes)))
+    totals = np.zeros((2 + max(len(family.categories), 1), len(codes)))
     for entry in work.entries:
         shard = store.read_shard(work.directory, entry)
         if any(c not in shard for c in margin):
-            return totals[0], totals[1]
+            break
         stacked = (
             np.stack([shard[c] for c in margin], axis=1)
             if margin
             else np.zeros((len(shard["num_trials"]), 1), dtype=np.int64)
         )
         kinds, which = np.unique(stacked, axis=0, return_inverse=True)
-        for row, column in enumerate(("num_trials", observed)):
-            sums = np.bincount(which.ravel(), shard[column], len(kinds))
+        observed, base = families.observed(family, {name: shard[name] for name in family.statistics})
+        for row, column in enumerate((shard.get("num_known", shard["num_trials"]), base, *observed)):
+            sums = np.bincount(which.ravel(), column, len(kinds))
             for kind, value in zip(kinds.tolist(), sums, strict=True):
                 if tuple(kind) in place:
                     totals[row, place[tuple(kind)]] += value
-    return totals[0], totals[1]
+    return totals[0], totals[2:].T, totals[1]
 
 
 def _read_frame(

@@ -15,8 +15,8 @@ from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
-from fitting import combiner, rounds, verdict
-from fitting.combiner import Moments
+from fitting import combiner, relayout, rounds, verdict
+from fitting.combiner import Moments, Natural, Proposal
 from fitting.config import ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
 from fitting.sites import Site
@@ -37,8 +37,7 @@ def fit(context: StageContext) -> None:
     """Rounds of sites until the posterior stops moving; then ``sites/rounds.json`` names the last ones."""
     work = open_work(context)
     config = context.config.fit
-    exact_sites = work.hierarchy.family.has_residual_scale
-    schedule = rounds.Schedule(config.method, config.rounds, config.tolerance, config.damping, exact_sites)
+    schedule = rounds.Schedule(config.method, config.rounds, config.tolerance, config.damping, work.hierarchy.family)
     state = rounds.init(work.hierarchy)
     done: list[rounds.Round] = []
     history: list[dict[str, Any]] = []
@@ -72,12 +71,15 @@ def _round(
             site = state.sites[s] if sampling is not None else None
             depends_on = {
                 "shard": entry["sha256"], "dictionary": work.ref.dictionary_sha256, "formula": work.ref.formula,
-                "family": work.ref.family, "method": method, "nodes": work.num_nodes, "moments": _digest(part),
+                "family": work.ref.family, "link": work.ref.link, "layout": work.ref.layout().priors, "method": method,
+                "convex": coming.convex, "nodes": work.num_nodes, "moments": _digest(part),
                 "sampling": [*sampling, number, s, _digest(site)] if sampling else None,
             }  # fmt: skip
             key = storage.sha256_bytes(storage.canonical_json(depends_on))
             path = work.site_path(entry, number)
-            yield tasks.SiteTask(work.ref, entry, s, number, key, path, part, site, method, work.num_nodes, sampling)
+            yield tasks.SiteTask(
+                work.ref, entry, s, number, key, path, part, site, method, coming.convex, work.num_nodes, sampling
+            )
 
     shown = {"round": number + 1, "rounds": config.fit.rounds, "move": state.move if state.sites else None}
     results: list[tasks.SiteResult] = work.map(tasks.fit_site, items(), **shown)
@@ -103,7 +105,14 @@ def _finish_rounds(work: Work, last: int, history: list[dict[str, Any]], psi: np
     final = [f"sites/{e['shard_id']}.round-{last:02d}.arrow" for e in work.entries]
     storage.publish_json(
         storage.join(work.directory, ROUNDS_FILE),
-        {"schema_version": 1, "last_round": last, "sites": final, "psi": psi.tolist(), "rounds": history},
+        {
+            "schema_version": 1,
+            "last_round": last,
+            "sites": final,
+            "psi": psi.tolist(),
+            "rounds": history,
+            "layout": work.ref.layout().priors,
+        },
     )
     # sites of earlier rounds stay: if a file is damaged, the rounds are gone through again and only its shard is refitted
     kept = {os.path.basename(work.site_path(entry, number)) for entry in work.entries for number in range(last + 1)}
@@ -149,7 +158,24 @@ def merge(context: StageContext) -> None:
     """Draw from the product of all sites under the exact prior; write the posterior and its summary."""
     work = open_work(context)
     with one_blas_thread():
+        _lay_out_again(work)
         _merge(work, read_sites(work))
+
+
+def _lay_out_again(work: Work) -> None:
+    """Where a structured prior was put on or taken off since the fit, write the sites down in the places they have now."""
+    state = storage.read_json(storage.join(work.directory, ROUNDS_FILE))
+    layout = tuple((key, text) for key, text in state["layout"])
+    if layout == work.ref.layout().priors:
+        return
+    old, new = tasks.build_hierarchy(work.ref._replace(priors=layout)), work.hierarchy
+    number = state["last_round"] + 1
+    for entry, path in zip(work.entries, state["sites"], strict=True):
+        file = site_files.read(storage.join(work.directory, path))
+        nodes, site = relayout.move(old.model, new.model, file.nodes, file.site)
+        site_files.write(work.site_path(entry, number), SiteFile(site, nodes, f"laid out again {file.key}"))
+    record = {"round": number, "move": 0.0, "damping": 1.0, "method": "laid out again", "where": "", "seconds": 0.0}
+    _finish_rounds(work, number, [*state["rounds"], record], combiner.start(new, new.model.coding.outcome.sd))
 
 
 def _merge(work: Work, fitted: Fitted) -> None:
@@ -165,12 +191,32 @@ def _merge(work: Work, fitted: Fitted) -> None:
             work.hierarchy, natural, proposal, list(zip(fitted.restrictions, designs, strict=True)),
             num_draws=config.fit.draws, num_chains=config.fit.chains, num_warmup=config.fit.warmup, seed=config.run.seed,
         )  # fmt: skip
+        parts, acceptance = posterior_files.parts_of(draws), draws.acceptance
     else:
-        draws = combiner.draw(
+        acceptance = None
+        parts = posterior_files.parts_in_turn(
             work.hierarchy, natural, proposal, num_draws=config.fit.draws, num_chains=config.fit.chains,
-            seed=config.run.seed, threads=work.threads,
+            seed=config.run.seed, threads=work.threads, score_variance=_score_variance(work, fitted, natural, proposal),
         )  # fmt: skip
-    posterior_files.write(work.directory, work.hierarchy, draws, config.name)
+    posterior_files.write(
+        work.directory, work.hierarchy, parts, config.name,
+        num_chains=config.fit.chains, num_draws=config.fit.draws, acceptance=acceptance,
+    )  # fmt: skip
+
+
+def _score_variance(work: Work, fitted: Fitted, natural: Natural, proposal: Proposal) -> np.ndarray | None:
+    """Of all shards at the merged mean, where a corrected spread is asked for; shape (E,)."""
+    if work.context.config.fit.spread == "model":
+        return None
+    moments = combiner.moments(work.hierarchy, natural, proposal, threads=work.threads)
+    parts = [rounds.part_of(moments, restriction) for restriction in fitted.restrictions]
+    found: list[np.ndarray] = work.map(
+        tasks.score_variance, (tasks.FreshTask(work.ref, work.entries[s], parts[s], 1) for s in work.longest_first())
+    )
+    total = np.zeros_like(natural.precision)
+    for restriction, own in zip(fitted.restrictions, found, strict=True):
+        total[restriction.entries] += own
+    return total
 
 
 # ---- audit ----
@@ -196,19 +242,18 @@ def audit(context: StageContext) -> str:
 
 def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
     config = work.context.config.audit
-    draws = posterior_files.read(work.directory, work.hierarchy)
-    flat, psi = draws.theta.reshape(-1, draws.theta.shape[-1]), draws.psi.reshape(-1, draws.psi.shape[-1])
-    kept = np.linspace(0, len(flat) - 1, min(config.draws, len(flat))).astype(int)
-    theta, residual = flat[kept], work.hierarchy.residual_sd(psi[kept])
+    total = work.context.config.fit.draws * work.context.config.fit.chains
+    kept = np.linspace(0, total - 1, min(config.draws, total)).astype(int)
+    draws = posterior_files.StoredDraws(work.directory, work.hierarchy, kept)
+    residual = work.hierarchy.residual_sd(draws.psi)
     used = [f.site for f in fitted.files]
     natural, proposal, moments = rounds.merge(work.hierarchy, fitted.restrictions, used, fitted.psi, work.threads)
 
     def items() -> Iterator[tasks.AuditTask]:
         for s in work.longest_first():
             restriction, path = fitted.restrictions[s], work.site_path(work.entries[s], fitted.last_round)
-            part = np.ascontiguousarray(theta[:, restriction.coefficients].T)
             yield tasks.AuditTask(
-                work.ref, work.entries[s], path, part, residual, rounds.part_of(moments, restriction), work.num_nodes
+                work.ref, work.entries[s], path, kept, residual, rounds.part_of(moments, restriction), work.num_nodes
             )
 
     def refresh(at: Moments) -> list[Site]:
@@ -221,12 +266,26 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
     shown = [{name: e[name] for name in ("shard_id", "num_cells", "num_rows", "num_trials")} for e in work.entries]
     sampler = posterior_files.sampler(work.directory) if work.context.config.fit.method == "exact" else None
     evidence = verdict.gather(
-        work.hierarchy, fitted.restrictions, used, reports, shown, theta, psi[kept], moments, natural, proposal,
+        work.hierarchy, fitted.restrictions, used, reports, shown, draws, draws.psi, moments, natural, proposal,
         fitted.rounds, float(draws.acceptance.mean()), work.threads, refresh, sampler,
     )  # fmt: skip
     result = verdict.judge(work.hierarchy, config, evidence)
+    result["messages"] += _weights_note(work)
     work.context.progress.update(score=max(abs(block["score"] or 0.0) for block in result["blocks"]))
     return result
+
+
+def _weights_note(work: Work) -> list[dict[str, str]]:
+    """What survey weights mean for the posterior, for people to read."""
+    if work.context.config.data.weight is None:
+        return []
+    corrected = work.context.config.fit.spread == "sandwich"
+    spread = "corrected for weights that are independent from person to person, not for clusters or strata"
+    return [{
+        "severity": "info", "where": "all estimates",
+        "what": "survey weights make a pseudo-likelihood: means are weighted, spreads are " + (spread if corrected else "not corrected"),
+        "do": "prefer to model what the weights stand for, and poststratify" + ("" if corrected else "; or set fit.spread: sandwich"),
+    }]  # fmt: skip
 
 
 def _extra_round(work: Work) -> None:

@@ -1,77 +1,195 @@
-"""Posterior draws between arrays and files: named variables for people and ArviZ, flat coefficients for arithmetic."""
+"""Posterior draws between arrays and files: named variables for people and ArviZ, flat coefficients for arithmetic.
+
+Draws go to the file, and come back from it, in parts, so that no process holds them all: the merge writes them as they are
+drawn, a worker reads those of its shard's coefficients.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
 import numpy as np
 
-from fitting.combiner import Draws
+from fitting import combiner, families
+from fitting.combiner import Draws, Natural, Proposal
 from fitting.hierarchy import Hierarchy
 from fitting.verdict import Sampler
-from reporting import posterior, summary, tables
-from reporting.posterior import Variable
+from reporting import draws_file, tables
+from reporting.draws_file import Declared
 from sharding import storage
 
 POSTERIOR = "posterior.nc"
 SUMMARY = "summary.parquet"
 UNCONSTRAINED = "hyperparameter"
+NUMBERS_AT_ONCE = 1 << 23  # 64 MiB of draws are gathered before they are written, and read before some are picked
+
+_FLOAT = np.dtype(np.float64)
 
 
-def write(directory: str, hierarchy: Hierarchy, draws: Draws, name: str) -> None:
-    """Write ``posterior.nc`` and ``summary.parquet``. The same draws give the same bytes."""
-    variables, coords, units = named(hierarchy, draws)
-    coords_all = {**coords, UNCONSTRAINED: hierarchy.names(), "sampler": ["combiner"]}
-    stats = {
-        "unconstrained": Variable((UNCONSTRAINED,), draws.psi),
-        "acceptance": Variable((), np.repeat(draws.acceptance[:, None], draws.theta.shape[1], axis=1)),
+class Part(NamedTuple):
+    """Draws ``begin``, ``begin + 1``, ... of a chain: theta (n, D), psi (n, H), and whether each psi is new, (n,)."""
+
+    chain: int
+    begin: int
+    theta: np.ndarray
+    psi: np.ndarray
+    moved: np.ndarray
+
+
+def parts_in_turn(
+    hierarchy: Hierarchy, natural: Natural, proposal: Proposal, *, num_draws: int, num_chains: int, seed: int, threads: int,
+    score_variance: np.ndarray | None = None,
+) -> Iterator[Part]:  # fmt: skip
+    """Draw from the merged posterior, a few draws at a time: the very draws of ``combiner.draw``."""
+    size = max(1, NUMBERS_AT_ONCE // hierarchy.model.tree.num_coefficients)
+    for chain in range(num_chains):
+        in_turn = combiner.draw_in_turn(
+            hierarchy, natural, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads,
+            score_variance=score_variance,
+        )  # fmt: skip
+        for begin in range(0, num_draws, size):
+            some = [one for _, one in zip(range(min(size, num_draws - begin)), in_turn, strict=False)]
+            theta, psi, moved = (np.stack(values) for values in zip(*some, strict=True))
+            yield Part(chain, begin, theta, psi, moved)
+
+
+def write(
+    directory: str, hierarchy: Hierarchy, parts: Iterable[Part], name: str, *, num_chains: int, num_draws: int,
+    acceptance: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """Write ``posterior.nc`` and ``summary.parquet``. The same draws give the same bytes.
+
+    ``acceptance``, one number a chain, is the sampler's own; by default the share of draws whose hyperparameters moved.
+    """
+    from reporting import summary  # arviz takes a second to import
+    from reporting.posterior import Variable
+
+    declared, coords, units = _declared(hierarchy)
+    stats = {"unconstrained": Declared((UNCONSTRAINED,), _FLOAT), "acceptance": Declared((), _FLOAT)}
+    groups = {"posterior": declared, "sample_stats": stats if hierarchy.size else {}}
+    labels = {**coords, UNCONSTRAINED: hierarchy.names(), "sampler": ["combiner"]}
+    attrs = {
+        "run": name,
+        "formula": str(hierarchy.model.formula),
+        "family": hierarchy.family.name,
+        "link": hierarchy.family.link,
     }
-    attrs = {"run": name, "formula": str(hierarchy.model.formula), "family": hierarchy.model.family}
-    content = posterior.write_posterior(variables, coords_all, attrs, stats if hierarchy.size else None)
-    storage.publish_bytes(storage.join(directory, POSTERIOR), content)
-    table = summary.summarise(variables, coords, units)
+    moved = np.ones((num_chains, num_draws), dtype=bool)
+    with storage.publishing_path(storage.join(directory, POSTERIOR)) as path:
+        with draws_file.writing(path, groups, labels, attrs, num_chains, num_draws) as file:
+            for part in parts:
+                moved[part.chain, part.begin : part.begin + len(part.moved)] = part.moved
+                for variable, values in _named(hierarchy, part.theta, part.psi):
+                    file.put("posterior", variable, part.chain, part.begin, values)
+                if hierarchy.size:
+                    file.put("sample_stats", "unconstrained", part.chain, part.begin, part.psi)
+            shares = [combiner.share_moved(row) for row in moved] if acceptance is None else acceptance
+            for chain, share in enumerate(shares if hierarchy.size else ()):
+                file.put("sample_stats", "acceptance", chain, 0, np.full(num_draws, share))
+        with draws_file.reading(path) as written:
+            variables = {v: Variable(dims, written.variable(v)) for v, (dims, _) in declared.items()}
+            table = summary.summarise(variables, coords, units)
     storage.publish_bytes(storage.join(directory, SUMMARY), tables.to_parquet(table))
 
 
-def named(hierarchy: Hierarchy, draws: Draws) -> tuple[dict[str, Variable], dict[str, list[str]], dict[str, str]]:
-    """Variables by name, labels of their dimensions, and units: fixed effects, group effects, then hyperparameters."""
+def parts_of(draws: Draws) -> Iterator[Part]:
+    """Draws that are in memory, a chain at a time."""
+    for chain, (theta, psi) in enumerate(zip(draws.theta, draws.psi, strict=True)):
+        yield Part(chain, 0, theta, psi, np.ones(len(psi), dtype=bool))
+
+
+def _declared(hierarchy: Hierarchy) -> tuple[dict[str, Declared], dict[str, list[str]], dict[str, str]]:
+    """Variables in order, labels of their dimensions, and units: fixed effects, group effects, hyperparameters, own parameters."""
     model = hierarchy.model
-    variables: dict[str, Variable] = {}
+    declared: dict[str, Declared] = {}
     coords: dict[str, list[str]] = {}
     units: dict[str, str] = {}
     for block in model.fixed:
-        for coefficient, unit, place in zip(block.names, block.units, block.coefficients, strict=True):
-            variables[coefficient] = Variable((), draws.theta[:, :, place])
+        for coefficient, unit in zip(block.names, block.units, strict=True):
+            declared[coefficient] = Declared((), _FLOAT)
             units[coefficient] = f"per {unit}" if unit else ""
     for group in model.groups:
         coords[group.name] = model.coding.group_labels(group.columns)
-        for j, coefficient in enumerate(group.coefficient_names):
-            variables[f"{coefficient}|{group.name}"] = Variable(
-                (group.name,), draws.theta[:, :, group.coefficients[:, j]]
-            )
-    shape = draws.psi.shape
-    natural = hierarchy.natural(draws.psi.reshape(-1, shape[-1])).reshape(shape)
-    for h, parameter in enumerate(hierarchy.names()):
-        variables[parameter] = Variable((), natural[:, :, h])
-    return variables, coords, units
+        for coefficient in group.coefficient_names:
+            declared[f"{coefficient}|{group.name}"] = Declared((group.name,), _FLOAT)
+    own = [name for name, _ in families.natural_own(hierarchy.family, np.zeros((1, len(hierarchy.family.own))))]
+    return declared | {parameter: Declared((), _FLOAT) for parameter in [*hierarchy.names(), *own]}, coords, units
 
 
-def read(directory: str, hierarchy: Hierarchy) -> Draws:
-    """Read the draws back as arrays."""
-    tree = posterior.read_posterior(storage.read_bytes(storage.join(directory, POSTERIOR)))
-    found, _ = posterior.variables(tree)
-    model = hierarchy.model
-    first = next(iter(found.values())).values
-    num_chains, num_draws = first.shape[:2]
-    theta = np.zeros((num_chains, num_draws, model.tree.num_coefficients))
-    for block in model.fixed:
+def _named(hierarchy: Hierarchy, theta: np.ndarray, psi: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """The variables' draws, from theta (n, D) and psi (n, H)."""
+    for block in hierarchy.model.fixed:
         for coefficient, place in zip(block.names, block.coefficients, strict=True):
-            theta[:, :, place] = found[coefficient].values
-    for group in model.groups:
+            yield coefficient, theta[:, place]
+    for group in hierarchy.model.groups:
         for j, coefficient in enumerate(group.coefficient_names):
-            theta[:, :, group.coefficients[:, j]] = found[f"{coefficient}|{group.name}"].values
-    if not hierarchy.size:
-        return Draws(theta, np.zeros((num_chains, num_draws, 0)), np.ones(num_chains))
-    stats, _ = posterior.variables(tree, "sample_stats")
-    return Draws(theta, stats["unconstrained"].values, stats["acceptance"].values[:, 0])
+            yield f"{coefficient}|{group.name}", theta[:, group.coefficients[:, j]]
+    yield from zip(hierarchy.names(), hierarchy.natural(psi).T, strict=True)
+    own = [place for block in hierarchy.model.fixed if block.is_own for place in block.coefficients]
+    yield from families.natural_own(hierarchy.family, theta[:, own])
+
+
+class StoredDraws:
+    """Draws in a run's ``posterior.nc``, read where they are sliced.
+
+    ``stored[draws, coefficients]`` is the array (M, n) of some draws, numbered through the chains, and some coefficients;
+    each of the two is a slice or an array of numbers.
+    """
+
+    def __init__(self, directory: str, hierarchy: Hierarchy, kept: np.ndarray | None = None):
+        self._path = storage.local_path(storage.join(directory, POSTERIOR))
+        self._model = hierarchy.model
+        with draws_file.reading(self._path) as file:
+            self.num_chains, self.num_draws = file.num_chains, file.num_draws
+            every = self.num_chains * self.num_draws
+            self._kept = np.arange(every) if kept is None else kept
+            if hierarchy.size:
+                self.psi = file.variable("unconstrained", "sample_stats")[...].reshape(every, -1)[self._kept]
+                self.acceptance = file.variable("acceptance", "sample_stats")[:, 0]
+            else:
+                self.psi, self.acceptance = np.zeros((len(self._kept), 0)), np.ones(self.num_chains)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Draws and coefficients, (M, D)."""
+        return len(self._kept), self._model.tree.num_coefficients
+
+    def __getitem__(self, key: tuple[slice | np.ndarray, slice | np.ndarray]) -> np.ndarray:
+        kept = self._kept[key[0]]
+        places = np.arange(self.shape[1])[key[1]]
+        out = np.zeros((len(kept), len(places)))
+        with draws_file.reading(self._path) as file:
+            for block in self._model.fixed:
+                for name, place in zip(block.names, block.coefficients, strict=True):
+                    wanted = np.flatnonzero(places == place)
+                    if len(wanted):
+                        out[:, wanted] = file.variable(name)[...].reshape(-1, 1)[kept]
+            level = np.empty(self.shape[1], dtype=np.int64)
+            for group in self._model.groups:
+                for j, coefficient in enumerate(group.coefficient_names):
+                    level[:] = -1
+                    level[group.coefficients[:, j]] = np.arange(len(group.coefficients))
+                    wanted = np.flatnonzero(level[places] >= 0)
+                    if len(wanted):
+                        self._read(file, f"{coefficient}|{group.name}", kept, level[places[wanted]], out, wanted)
+        return out
+
+    def _read(
+        self, file: draws_file.DrawsReader, name: str, kept: np.ndarray, levels: np.ndarray, out: np.ndarray,
+        columns: np.ndarray,
+    ) -> None:  # fmt: skip
+        """Put some draws of some levels into the columns of ``out``, reading a run of levels and a few draws at a time."""
+        variable = file.variable(name)
+        first, last = int(levels.min()), int(levels.max()) + 1
+        size = max(1, NUMBERS_AT_ONCE // (last - first))
+        for chain in range(self.num_chains):
+            for begin in range(0, self.num_draws, size):
+                start = chain * self.num_draws + begin
+                rows = np.flatnonzero((kept >= start) & (kept < start + min(size, self.num_draws - begin)))
+                if len(rows):
+                    read = variable[chain, begin : begin + size, first:last]
+                    out[np.ix_(rows, columns)] = read[np.ix_(kept[rows] - start, levels - first)]
 
 
 def sampler(directory: str) -> Sampler:

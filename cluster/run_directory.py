@@ -35,7 +35,10 @@ FILES = {
 """What each stage writes, files and folders. No file belongs to two stages."""
 
 _KEPT_WHEN_STALE = ("ingest", "fit")  # these look after their own files: shards and sites are reused one by one
-_AMENDED_BY = {"audit": ("fit", "merge")}  # an audit that fails runs more rounds, which write these anew
+_AMENDED_BY = {
+    "merge": ("fit",),
+    "audit": ("fit", "merge"),
+}  # another layout moves sites; an audit that fails runs more rounds
 _FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors")
 _VERSIONS = ("caucus", "jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
 

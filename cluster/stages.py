@@ -23,13 +23,14 @@ from cluster.errors import StageError
 from cluster.execution import Executor
 from cluster.progress import Progress
 from cluster.run_directory import STAGES, RunDirectory, stage_key
+from fitting.families import ALIASES, OUTCOMES
 from sharding import storage
 from sharding.errors import SourceError
 
 log = logging.getLogger(__name__)
 
 _NOT_IN_RESULT = {"terms_of_use", "memory_limit", "threads"}  # of `data`: these change how or why, not what
-_OF_MERGE = {"draws", "chains", "warmup"}  # of `fit`: these concern the draws from the merged posterior
+_OF_MERGE = {"draws", "chains", "warmup", "spread"}  # of `fit`: these concern the draws from the merged posterior
 _ON_WORKERS = ("fit", "merge", "audit", "poststratify")
 
 
@@ -179,7 +180,7 @@ def _columns(config: RunConfig) -> dict[str, Any]:
     extra = [column for margin in margins if margin != "all" for column in margin.split(":")]
     factors = dict.fromkeys([*formula.factor_columns, *(c for c in extra if c not in formula.predictor_columns)])
     return {
-        "outcome_kind": "gaussian" if config.model.family == "gaussian" else "binomial",
+        "outcome_kind": OUTCOMES[ALIASES.get(config.model.family, config.model.family)],
         "factor_columns": list(factors),
         "predictor_columns": list(formula.predictor_columns),
         "group_columns": [list(columns) for columns in formula.group_columns],

@@ -5,17 +5,18 @@ A worker keeps the model and the shards it has read, so that a later round does 
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 from collections import OrderedDict
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from cluster import site_files
 from cluster.site_files import SiteFile
-from fitting import audit, formula, hierarchy, model, predict, priors, rounds, sites
+from fitting import audit, families, hierarchy, model, predict, rounds, sandwich, sites
 from fitting.audit import ShardAudit
 from fitting.coding import Coding
 from fitting.combiner import Moments
@@ -27,17 +28,25 @@ from fitting.sites import Site
 from fitting.tree import Restriction
 from sharding import storage, store
 
+if TYPE_CHECKING:
+    from cluster.margin_tables import Categories, MarginSums, MarginTable
+
 CACHE_BYTES = 1 << 30
 
 
 class ModelRef(NamedTuple):
-    """Which model: small and hashable, so that a worker builds it once."""
+    """Which model: small and hashable, so that a worker builds it once. A structured prior is the JSON of its config."""
 
     directory: str
     dictionary_sha256: str
     formula: str
     family: str
+    link: str | None
     priors: tuple[tuple[str, str], ...]
+
+    def layout(self) -> ModelRef:
+        """The same without what moves no coefficient: priors that are no structures."""
+        return self._replace(priors=tuple((key, text) for key, text in self.priors if text.startswith("{")))
 
 
 class Sampling(NamedTuple):
@@ -61,6 +70,7 @@ class SiteTask(NamedTuple):
     moments: Moments | None
     site: Site | None
     method: str
+    convex: bool
     num_nodes: int
     sampling: Sampling | None
 
@@ -74,12 +84,12 @@ class SiteResult(NamedTuple):
 
 
 class AuditTask(NamedTuple):
-    """Audit one shard at posterior draws ``theta`` (D_s, M)."""
+    """Audit one shard at the posterior draws ``kept``, (M,), of the run's ``posterior.nc``."""
 
     ref: ModelRef
     entry: dict[str, Any]
     path: str
-    theta: np.ndarray
+    kept: np.ndarray
     residual_sd: np.ndarray
     moments: Moments
     num_nodes: int
@@ -95,29 +105,33 @@ class FreshTask(NamedTuple):
 
 
 class SumTask(NamedTuple):
-    """Sum expected outcomes of one shard's people by margins; ``theta`` (D_s, M) on the shard's part of the tree."""
+    """Sum expected outcomes of one shard's people by margins, at all draws of the run's ``posterior.nc``.
+
+    ``alone`` says of each margin's groups in the shard, (g,), whether all of their people are here; ``outcome`` names
+    the categories, if it has any.
+    """
 
     ref: ModelRef
     entry: dict[str, Any]
     nodes: tuple[np.ndarray, ...]
-    theta: np.ndarray
     margins: tuple[tuple[str, ...], ...]
+    alone: tuple[np.ndarray, ...]
+    interval: float
+    outcome: Categories
 
 
-class MarginSums(NamedTuple):
-    """For the groups that occur: codes (g, columns), sums of expected outcomes (g, M), and counts (g,)."""
+class ShardGroups(NamedTuple):
+    """Whom a shard has: the tree's nodes that its people touch, and each margin's groups, codes (g, columns)."""
 
-    codes: np.ndarray
-    expected: np.ndarray
-    num_rows: np.ndarray
-    num_trials: np.ndarray
-    observed: np.ndarray
+    nodes: tuple[np.ndarray, ...]
+    kinds: tuple[np.ndarray, ...]
 
 
 class ShardSums(NamedTuple):
-    """One shard's sums by margin, and its calibration (of shares only)."""
+    """One shard's sums by margin of the groups it shares with others, the estimates of its own, and its calibration (of shares only)."""
 
     margins: tuple[MarginSums, ...]
+    tables: tuple[MarginTable, ...]
     calibration: Calibration | None
 
 
@@ -131,10 +145,11 @@ def build_hierarchy(ref: ModelRef) -> Hierarchy:
             "dictionary.json", f"sha256 {found[:12]}...", f"{ref.dictionary_sha256[:12]}...", "Run ingest again."
         )
     coding = Coding.from_dictionary(storage.read_json(storage.join(ref.directory, store.DICTIONARY)))
-    config = ModelConfig(formula=ref.formula, family=ref.family, priors=dict(ref.priors))  # type: ignore[arg-type]
-    built = model.build(formula.parse(ref.formula), coding, ref.family)
-    defaults = priors.default_priors(ref.family, coding.outcome_sd, coding.outcome_mean)
-    return hierarchy.build(built, defaults | config.parsed_priors())
+    written = {key: json.loads(text) if text.startswith("{") else text for key, text in ref.priors}
+    config = ModelConfig.model_validate(
+        {"formula": ref.formula, "family": ref.family, "link": ref.link, "priors": written}
+    )
+    return hierarchy.of_config(config, coding)
 
 
 class Shard(NamedTuple):
@@ -150,7 +165,7 @@ _cache: OrderedDict[tuple[ModelRef, str], Shard] = OrderedDict()
 
 def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
     """Read a shard, or take it from this process's cache."""
-    key = (ref._replace(priors=()), entry["sha256"])
+    key = (ref.layout(), entry["sha256"])
     if key in _cache:
         _cache.move_to_end(key)
         return _cache[key]
@@ -160,7 +175,8 @@ def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
     part = {name: values[kept] for name, values in columns.items()}
     nodes = built.touched_nodes(part)
     restriction = built.tree.restrict(nodes)
-    statistics = {name: part[name].astype(np.float64) for name in build_hierarchy(ref).family.statistics}
+    wanted = (*build_hierarchy(ref).family.statistics, *(name for name in sandwich.SQUARED if name in part))
+    statistics = {name: part[name].astype(np.float64) for name in wanted}
     shard = Shard(restriction, nodes, model.localise(built.design(part, statistics), restriction))
     _cache[key] = shard
     while len(_cache) > 1 and sum(map(_num_bytes, _cache.values())) > CACHE_BYTES:
@@ -190,7 +206,9 @@ def fit_site(task: SiteTask) -> SiteResult:
         info = {name: float(value) for name, value in report._asdict().items()}
     else:
         covariance = np.zeros_like(moments.covariance) if task.method == "laplace" else moments.covariance
-        site = sites.fit(tree, shard.design, prior.family, moments.mean, covariance, num_nodes=task.num_nodes)
+        site = sites.fit(
+            tree, shard.design, prior.family, moments.mean, covariance, num_nodes=task.num_nodes, convex=task.convex
+        )
     file = SiteFile(site, shard.nodes, task.key)
     site_files.write(task.path, file)
     return SiteResult(file, info, _peak_memory_bytes())
@@ -199,11 +217,20 @@ def fit_site(task: SiteTask) -> SiteResult:
 def audit_shard(task: AuditTask) -> ShardAudit:
     """One shard's part of the audit, with the site as it is on disk."""
     shard = load_shard(task.ref, task.entry)
-    file = site_files.read(task.path)
+    file, prior = site_files.read(task.path), build_hierarchy(task.ref)
+    theta = _draws(prior, task.ref, shard.restriction, task.kept)
     return audit.shard(
-        shard.restriction.tree, shard.design, build_hierarchy(task.ref).family, file.site, task.theta, task.residual_sd,
-        task.moments, num_nodes=task.num_nodes,
+        shard.restriction.tree, shard.design, prior.family, file.site, theta, task.residual_sd, task.moments,
+        num_nodes=task.num_nodes,
     )  # fmt: skip
+
+
+def _draws(prior: Hierarchy, ref: ModelRef, restriction: Restriction, kept: np.ndarray | None = None) -> np.ndarray:
+    """Posterior draws of a shard's coefficients, shape (D_s, M): the worker reads its own, nobody sends them."""
+    from cluster.posterior_files import StoredDraws
+
+    stored = StoredDraws(ref.directory, prior, kept)
+    return np.ascontiguousarray(stored[:, restriction.coefficients].T)
 
 
 def fresh_site(task: FreshTask) -> Site:
@@ -213,40 +240,60 @@ def fresh_site(task: FreshTask) -> Site:
     return sites.fit(shard.restriction.tree, shard.design, family, mean, covariance, num_nodes=task.num_nodes)
 
 
-def touched_nodes(task: tuple[ModelRef, dict[str, Any]]) -> tuple[np.ndarray, ...]:
-    """The nodes that any of a shard's people touch, those without an outcome included."""
-    ref, entry = task
-    return build_hierarchy(ref).model.touched_nodes(store.read_shard(ref.directory, entry))
+def score_variance(task: FreshTask) -> np.ndarray:
+    """Variance of a shard's weighted score at the task's mean, shape (E_s,) on the shard's part of the tree."""
+    shard, family = load_shard(task.ref, task.entry), build_hierarchy(task.ref).family
+    return sandwich.score_variance(shard.restriction.tree, shard.design, family, task.moments.mean)
+
+
+def find_groups(task: tuple[ModelRef, dict[str, Any], tuple[tuple[str, ...], ...]]) -> ShardGroups:
+    """The nodes and groups of a shard's people, those without an outcome included."""
+    from cluster import margin_tables
+
+    ref, entry, margins = task
+    built = build_hierarchy(ref).model
+    columns = store.read_shard(ref.directory, entry)
+    kinds = (margin_tables.groups_of(columns, m, _sizes(built.coding, m), 0)[0] for m in margins)
+    return ShardGroups(built.touched_nodes(columns), tuple(kinds))
+
+
+def _sizes(coding: Coding, columns: tuple[str, ...]) -> list[int]:
+    return [len(coding.factors[c]) for c in columns]
 
 
 def sum_shard(task: SumTask) -> ShardSums:
     """Sum one shard's people: all of them, whether their outcome is known or not."""
+    from cluster import margin_tables
+    from cluster.posterior_files import StoredDraws
+
     prior = build_hierarchy(task.ref)
+    coding = prior.model.coding
     columns = store.read_shard(task.ref.directory, task.entry)
     statistics = {name: columns[name].astype(np.float64) for name in prior.family.statistics}
     restriction = prior.model.tree.restrict(task.nodes)
     design = model.localise(prior.model.design(columns, statistics), restriction)
     groups, sizes, codes = {}, {}, []
     for i, margin in enumerate(task.margins):
-        stacked = (
-            np.stack([columns[c] for c in margin], axis=1)
-            if margin
-            else np.zeros((design.num_cells, 1), dtype=np.int64)
-        )
-        kinds, which = np.unique(stacked, axis=0, return_inverse=True)
-        groups[str(i)], sizes[str(i)] = which.ravel(), len(kinds)
+        kinds, which = margin_tables.groups_of(columns, margin, _sizes(coding, margin), design.num_cells)
+        groups[str(i)], sizes[str(i)] = which, len(kinds)
         codes.append(kinds)
-    sums, means = predict.group_sums(prior.family, design, task.theta, groups, sizes, columns["num_rows"])
-    observed = columns["sum_y" if prior.family.has_residual_scale else "num_successes"].astype(np.float64)
-    margins = []
-    for i in range(len(task.margins)):
+    stored = StoredDraws(task.ref.directory, prior)
+    theta = np.ascontiguousarray(stored[:, restriction.coefficients].T)
+    sums, means = predict.group_sums(prior.family, design, theta, groups, sizes, columns["num_rows"])
+    observed, base = families.observed(prior.family, statistics)
+    known_rows = columns.get("num_known", columns["num_trials"])
+    shared, tables = [], []
+    for i, (margin, alone) in enumerate(zip(task.margins, task.alone, strict=True)):
         place, size = groups[str(i)], sizes[str(i)]
-        rows, trials = (np.bincount(place, columns[c], size) for c in ("num_rows", "num_trials"))
-        margins.append(MarginSums(codes[i], sums[str(i)], rows, trials, np.bincount(place, observed, size)))
-    known = None
-    if not prior.family.has_residual_scale:
-        known = predict.calibration(means, columns["num_trials"].astype(np.float64), observed)
-    return ShardSums(tuple(margins), known)
+        rows, trials, bases = (np.bincount(place, c, size) for c in (columns["num_rows"], known_rows, base))
+        totals = np.stack([np.bincount(place, c, size) for c in observed], axis=1)
+        every = margin_tables.MarginSums(codes[i], np.moveaxis(sums[str(i)], 0, 1), rows, trials, totals, bases)
+        own = every.some(np.flatnonzero(alone))
+        shape = stored.num_chains, stored.num_draws
+        tables.append(margin_tables.summarise(margin, coding.factors, own, shape, task.interval, task.outcome))
+        shared.append(every.some(np.flatnonzero(~alone)))
+    known = predict.calibration(means[0], base, observed[0]) if prior.family.is_share else None
+    return ShardSums(tuple(shared), tuple(tables), known)
 
 
 def _peak_memory_bytes() -> int:

@@ -98,5 +98,16 @@ def open_work(context: StageContext) -> Work:
 def model_ref(directory: str, dictionary: bytes, config: RunConfig) -> ModelRef:
     """Which model a config means, with the coding of this dictionary."""
     model = config.model
-    priors = tuple(sorted(model.priors.items()))
-    return ModelRef(directory, storage.sha256_bytes(dictionary), model.formula, model.family, priors)
+    dumped = model.model_dump(mode="json")["priors"]
+    priors = {
+        key: value if isinstance(value, str) else storage.canonical_json(value).decode()
+        for key, value in dumped.items()
+    }
+    return ModelRef(
+        directory,
+        storage.sha256_bytes(dictionary),
+        model.formula,
+        model.family,
+        model.link,
+        tuple(sorted(priors.items())),
+    )

@@ -23,7 +23,7 @@ from scipy.special import chdtrc
 
 from fitting import combiner, rounds, sites
 from fitting import tree as tr
-from fitting.combiner import Moments, Natural, Proposal
+from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
@@ -31,6 +31,7 @@ from fitting.sites import Site
 from fitting.tree import Restriction, Tree
 
 DRAW_CHUNK = 100
+COEFFICIENTS_AT_ONCE = 10_000
 EXACT = 1e-9
 HOPELESS = 100.0  # an sd of log weights at which importance sampling means nothing
 INFORMATIVE = 1e-3  # a direction in which a shard knows less than this share of what the others know says nothing
@@ -45,12 +46,15 @@ Refresh = Callable[[Moments], Sequence[Site]]
 
 
 class ShardAudit(NamedTuple):
-    """What one shard reports: log ratio at every draw (M,), its site made afresh, and outcome totals per coefficient (D_s,)."""
+    """What one shard reports: log ratio at every draw (M,), its site made afresh, and outcome totals per coefficient (D_s,).
+
+    ``successes`` are None for outcomes that are no successes out of trials.
+    """
 
     log_ratio: np.ndarray
     fresh: Site
     trials: np.ndarray
-    successes: np.ndarray
+    successes: np.ndarray | None
 
 
 class Importance(NamedTuple):
@@ -109,21 +113,21 @@ def shard(
     """One shard's part of the audit, for draws of its coefficients of shape (D_s, M) and q's moments on its part of the tree."""
     ratio = np.empty(theta.shape[1])
     residual = np.broadcast_to(residual_sd, (theta.shape[1],))
-    linear = sites.matrix(design, len(theta))
+    matrices = sites.matrices(design, len(theta))
     for begin in range(0, theta.shape[1], DRAW_CHUNK):
         part = slice(begin, begin + DRAW_CHUNK)
-        eta = linear @ theta[:, part]
+        eta = sites.linear_predictors(matrices, theta[:, part])
         ratio[part] = log_likelihood(family, design.statistics, eta, residual[part]).sum(axis=0)
         ratio[part] -= sites.log_density(tree, site, theta[:, part], residual[part])
     fresh = sites.fit(tree, design, family, moments.mean, moments.covariance, num_nodes=num_nodes)
     present = [np.ones(design.num_cells) if v is None else (v != 0).astype(np.float64) for v in design.values]
     presence = design._replace(values=tuple(present))
-    trials = sites.transpose_multiply(tree, presence, design.statistics["num_trials"])
-    if family.has_residual_scale:
-        return ShardAudit(ratio, fresh, trials, trials)
-    return ShardAudit(
-        ratio, fresh, trials, sites.transpose_multiply(tree, presence, design.statistics["num_successes"])
-    )
+    everyone = np.ones((design.num_predictors, 1))
+    trials = sites.transpose_multiply(tree, presence, everyone * design.statistics["num_trials"])
+    if "num_successes" not in design.statistics:
+        return ShardAudit(ratio, fresh, trials, None)
+    successes = sites.transpose_multiply(tree, presence, design.statistics["num_successes"][None])
+    return ShardAudit(ratio, fresh, trials, successes)
 
 
 def spread_of(log_ratio: np.ndarray) -> float:
@@ -136,8 +140,11 @@ def is_hopeless(log_ratio: np.ndarray, spread: float) -> bool:
     return not spread < HOPELESS or len(np.unique(log_ratio)) < len(log_ratio) / 2
 
 
-def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
-    """Judge and correct draws, (M, D), by their log weights, (M,)."""
+def importance(log_ratio: np.ndarray, theta: DrawsMatrix) -> Importance:
+    """Judge and correct draws, (M, D), by their log weights, (M,).
+
+    ``theta`` is taken a few columns at a time.
+    """
     from arviz_stats.base import array_stats  # slow to import
 
     spread = spread_of(log_ratio)
@@ -146,17 +153,25 @@ def importance(log_ratio: np.ndarray, theta: np.ndarray) -> Importance:
         return Importance(spread, 1.0, -np.inf, zero, zero, np.ones(theta.shape[1]))
     if is_hopeless(log_ratio, spread):  # there is nothing to correct with
         unknown = np.full(theta.shape[1], np.nan)
-        return Importance(spread, 1.0 / len(theta), np.inf, unknown, unknown, unknown)
+        return Importance(spread, 1.0 / theta.shape[0], np.inf, unknown, unknown, unknown)
     log_weights, k_hat = array_stats.psislw(log_ratio.max() - log_ratio)  # it takes the negative, as for leave-one-out
     weights = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
+    blocks = [slice(i, i + COEFFICIENTS_AT_ONCE) for i in range(0, theta.shape[1], COEFFICIENTS_AT_ONCE)]
+    shift, mcse, corrected = map(
+        np.concatenate, zip(*(_corrected(weights, theta[:, block]) for block in blocks), strict=True)
+    )
+    return Importance(spread, float(1.0 / (len(weights) * np.sum(weights**2))), float(k_hat), shift, mcse, corrected)
+
+
+def _corrected(weights: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shift of the mean, its Monte Carlo error, and the corrected sd, all in sds of the draws (M, n): shapes (n,)."""
     mean, sd = theta.mean(axis=0), np.maximum(theta.std(axis=0), 1e-300)
     z = (theta - mean) / sd
     shift = weights @ z
     relative = len(weights) * weights - 1.0
     mcse = np.sqrt(np.einsum("m,md->d", relative**2, np.square(z - shift))) / len(weights)
-    corrected = np.sqrt(np.maximum(weights @ z**2 - shift**2, 0.0))
-    return Importance(spread, float(1.0 / (len(weights) * np.sum(weights**2))), float(k_hat), shift, mcse, corrected)
+    return shift, mcse, np.sqrt(np.maximum(weights @ z**2 - shift**2, 0.0))
 
 
 def k_hat(log_ratio: np.ndarray) -> float:
@@ -277,8 +292,9 @@ def _against_the_rest(
         try:
             rest = _root_marginal(hierarchy, precision * scale - own_precision, shift * scale - own_shift, psi)
             alone = _root_marginal(hierarchy, own_precision, own_shift, psi)
-        except np.linalg.LinAlgError:  # a site that is no likelihood at all: nothing to compare, and the score says so
-            found.append(Heterogeneity(np.inf, 0, 0.0, np.nan, np.nan, 0))
+        except np.linalg.LinAlgError:  # no likelihood at all, or not log-concave by itself: nothing to compare
+            unknown = hierarchy.family.is_log_concave
+            found.append(Heterogeneity(np.inf if unknown else 0.0, 0, 0.0 if unknown else 1.0, np.nan, np.nan, 0))
             continue
         information = alone.precision - nothing.precision
         others = rest.root @ rest.solved

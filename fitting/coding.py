@@ -5,7 +5,7 @@ A shard never encodes anything by itself (method note: one level order, one refe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,15 @@ class Numeric(NamedTuple):
     binary: bool
 
 
+class OutcomeSummary(NamedTuple):
+    """The outcome over all known rows: mean (a rate where there are trials or exposures) and sd, or shares of categories."""
+
+    mean: float
+    sd: float
+    categories: tuple[str, ...] = ()
+    proportions: tuple[float, ...] = ()
+
+
 class Coding(NamedTuple):
     """The global coding of a run.
 
@@ -33,8 +42,7 @@ class Coding(NamedTuple):
     numerics: Mapping[str, Numeric]
     groups: Mapping[tuple[str, ...], np.ndarray]
     parents: Mapping[str, Mapping[str, np.ndarray]]
-    outcome_mean: float
-    outcome_sd: float
+    outcome: OutcomeSummary
 
     @classmethod
     def from_dictionary(cls, dictionary: Mapping[str, Any]) -> Coding:
@@ -58,12 +66,18 @@ class Coding(NamedTuple):
                 name: {above: np.asarray(codes, dtype=np.int64) for above, codes in entry.items()}
                 for name, entry in dictionary["parents"].items()
             },
-            outcome_mean=float(dictionary["outcome"]["mean"]),
-            outcome_sd=float(dictionary["outcome"]["sd"]),
+            outcome=OutcomeSummary(
+                float(dictionary["outcome"]["mean"]),
+                float(dictionary["outcome"]["sd"]),
+                tuple(dictionary["outcome"].get("categories", ())),
+                tuple(dictionary["outcome"].get("proportions", ())),
+            ),
         )
 
     def group_levels(self, columns: tuple[str, ...]) -> np.ndarray:
         """Observed combinations of a group of factors, shape (num_levels, num_columns)."""
+        if not columns:
+            return np.zeros((1, 0), dtype=np.int64)  # no factor: one level, everybody
         if columns in self.groups:
             return self.groups[columns]
         if len(columns) == 1 and columns[0] in self.factors:
@@ -106,7 +120,20 @@ class Coding(NamedTuple):
         return None if (place < 0).any() else place
 
 
-def _key(codes: np.ndarray, sizes: list[int]) -> np.ndarray:
+def distinct(codes: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Combinations of codes that occur in (n, num_columns), sorted, (g, num_columns), and the number of each row's, (n,).
+
+    ``sizes`` bound the codes of each column; their product must be below 2^63.
+    """
+    keys, which = np.unique(_key(codes, sizes), return_inverse=True)
+    columns: list[np.ndarray] = []
+    for size in reversed(sizes):
+        keys, column = np.divmod(keys, size)
+        columns.append(column)
+    return np.stack(columns[::-1], axis=1), which
+
+
+def _key(codes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
     key = np.zeros(len(codes), dtype=np.int64)
     for column, size in enumerate(sizes):
         key = key * size + np.asarray(codes)[:, column]

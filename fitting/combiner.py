@@ -13,14 +13,16 @@ target's), and each draw of the coefficients given psi is exact and independent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from scipy import optimize
 from scipy.special import gammaln, stdtrit
 
+from fitting import sandwich
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
@@ -29,6 +31,7 @@ from fitting.tree import Factor, Restriction, Tree
 
 DEGREES_OF_FREEDOM = 5.0
 BOX = 3.0  # how far from its start one search goes: a line search that tries e^10 at once meets rounding, not the mode
+NODES_AT_ONCE = 4096
 PSI_BOUND = 12.0  # |log sd| beyond e^12 is a numerical accident, not a scale
 
 
@@ -69,6 +72,17 @@ class Draws(NamedTuple):
     theta: np.ndarray
     psi: np.ndarray
     acceptance: np.ndarray
+
+
+class DrawsMatrix(Protocol):
+    """Draws of coefficients, (M, D): an array, or what gives arrays when it is sliced, such as draws in a file."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, D)."""
+
+    def __getitem__(self, key: Any, /) -> np.ndarray:
+        """``matrix[draws, coefficients]``."""
 
 
 def product(tree: Tree, sites: Sequence[tuple[Restriction, Site]]) -> Natural:
@@ -125,7 +139,7 @@ def value_and_gradient(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) ->
     covariance = tr.covariance(tree, given.factor)
     second = []
     for group in hierarchy.model.groups:
-        effects = mean[group.coefficients]
+        effects = mean[group.blocks]
         second.append(effects.T @ effects + covariance[group.entries].sum(axis=0))
     gradient = hierarchy.score(psi, second)
     if hierarchy.residual_prior is not None:
@@ -222,12 +236,19 @@ def _split(uniforms: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.where(uniforms < below, 0.5 * uniforms / below, 1.0 - 0.5 * (1.0 - uniforms) / (1.0 - below))
 
 
-def _map(fn: Callable[[int], Any], count: int, threads: int) -> list[Any]:
-    """In order; each call is independent, so the number of threads changes no result."""
+def _map(fn: Callable[[int], Any], indices: Sequence[int], threads: int) -> Iterator[Any]:
+    """In order; each call is independent, so the number of threads changes no result. No more than two a thread are held."""
     if threads == 1:
-        return [fn(i) for i in range(count)]
+        yield from map(fn, indices)
+        return
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(fn, range(count)))
+        waiting: deque[Future[Any]] = deque()
+        for i in indices:
+            waiting.append(pool.submit(fn, i))
+            if len(waiting) == 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def conditional_moments(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> Moments:
@@ -254,20 +275,27 @@ def moments(
 
     uniforms = qmc.Sobol(hierarchy.size, scramble=True, rng=np.random.default_rng(0)).random(num_points)
     points, log_q = proposal_sample(proposal, uniforms)
-    results = _map(lambda i: _or_none(at, points[i]), num_points, threads)
-    log_w = np.array([-np.inf if r is None else r[0] for r in results]) - log_q
-    if not np.isfinite(log_w.max()):
+    log_w, means = np.full(num_points, -np.inf), []
+    highest, covariance = -np.inf, np.zeros(tree.num_entries)
+    results = _map(lambda i: _or_none(at, points[i]), range(num_points), threads)
+    for i, result in enumerate(results):  # covariances are large: each is added in, and let go
+        if result is None or not np.isfinite(result[0] - log_q[i]):
+            continue
+        log_w[i] = result[0] - log_q[i]
+        if log_w[i] > highest:
+            covariance *= np.exp(highest - log_w[i])
+            highest = log_w[i]
+        covariance += np.exp(log_w[i] - highest) * result[2]
+        means.append(result[1])
+    if not means:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
-    weights = np.exp(log_w - log_w.max())
+    weights = np.exp(log_w[np.isfinite(log_w)] - highest)
+    covariance /= weights.sum()
     weights /= weights.sum()
-    kept = [(w, r) for w, r in zip(weights, results, strict=True) if r is not None and w > 0]
-    mean = np.zeros(tree.num_coefficients)
-    for w, (_, m, _) in kept:
-        mean += w * m
-    covariance = np.zeros(tree.num_entries)
-    between = np.stack([np.sqrt(w) * (m - mean) for w, (_, m, _) in kept], axis=1)
-    for w, (_, _, v) in kept:
-        covariance += w * v
+    between = np.stack(means, axis=1)
+    mean = between @ weights
+    between -= mean[:, None]
+    between *= np.sqrt(weights)
     return Moments(mean, covariance + outer(tree, between))
 
 
@@ -280,14 +308,25 @@ def _or_none(fn: Callable[[np.ndarray], Any], psi: np.ndarray) -> Any:
 
 def outer(tree: Tree, vectors: np.ndarray) -> np.ndarray:
     """``V V'`` on the tree's pattern, shape (E,), for V of shape (D, M)."""
-    parts = []
+    entries = np.empty(tree.num_entries)
     path: np.ndarray | None = None
     for level in range(tree.num_levels + 1):
         n, k = tree.num_nodes[level], tree.block_sizes[level]
         own = vectors[tree.coefficient_starts[level] : tree.coefficient_starts[level + 1]].reshape(n, k, -1)
-        path = own if path is None else np.concatenate([path[tree.parents[level - 1]], own], axis=1)
-        parts.append((own @ np.swapaxes(path, 1, 2)).ravel())
-    return np.concatenate(parts)
+        block = entries[tree.entry_starts[level] : tree.entry_starts[level + 1]].reshape(n, k, -1)
+        paths = []
+        for begin in range(
+            0, n, NODES_AT_ONCE
+        ):  # the paths of all nodes of a deep level would be the largest array of all
+            some = slice(begin, begin + NODES_AT_ONCE)
+            part = (
+                own[some] if path is None else np.concatenate([path[tree.parents[level - 1][some]], own[some]], axis=1)
+            )
+            np.matmul(own[some], np.swapaxes(part, 1, 2), out=block[some])
+            if level < tree.num_levels:
+                paths.append(part)
+        path = np.concatenate(paths) if paths else None
+    return entries
 
 
 def draw(
@@ -300,71 +339,108 @@ def draw(
     seed: int,
     threads: int = 1,
     warmup: int = 20,
+    score_variance: np.ndarray | None = None,
 ) -> Draws:
-    """Draw from the merged posterior.
+    """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments."""
+    theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
+    kept = np.empty((num_chains, num_draws, hierarchy.size))
+    acceptance = np.empty(num_chains)
+    for chain in range(num_chains):
+        in_turn = draw_in_turn(
+            hierarchy, sites, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup,
+            score_variance=score_variance,
+        )  # fmt: skip
+        moved = np.empty(num_draws, dtype=bool)
+        for d, one in enumerate(in_turn):
+            theta[chain, d], kept[chain, d], moved[d] = one
+        acceptance[chain] = share_moved(moved)
+    return Draws(theta, kept, acceptance)
+
+
+def share_moved(moved: np.ndarray) -> float:
+    """Share of the draws after a chain's first, shape (draw,), whose hyperparameters are new; 1 where there is no other."""
+    return float(moved[1:].mean()) if len(moved) > 1 else 1.0
+
+
+class OneDraw(NamedTuple):
+    """``theta`` (D,), ``psi`` (H,), and whether psi is new or that of the draw before."""
+
+    theta: np.ndarray
+    psi: np.ndarray
+    moved: bool
+
+
+def draw_in_turn(
+    hierarchy: Hierarchy,
+    sites: Natural,
+    proposal: Proposal,
+    *,
+    num_draws: int,
+    chain: int,
+    seed: int,
+    threads: int = 1,
+    warmup: int = 20,
+    score_variance: np.ndarray | None = None,
+) -> Iterator[OneDraw]:
+    """Yield the draws of one chain from the merged posterior; no more of them are held than a few for each thread.
+
+    Where a proposal of psi is rejected the old psi stays, but the coefficients are drawn anew.
 
     Parameters
     ----------
     num_draws
-        Per chain. Chain c uses the stream ``(seed, c)`` whatever the number of threads.
+        Of this chain. Chain c uses the stream ``(seed, c)`` whatever the number of threads.
+    warmup
+        Proposals before the first draw.
+    score_variance
+        Of all shards, shape (E,): draws then have the corrected spread of `fitting.sandwich`. Scales are drawn as without.
 
-    Returns
-    -------
-    Draws
-        Where a proposal of psi is rejected the old psi stays, but the coefficients are drawn anew.
+    Raises
+    ------
+    ImproperPosteriorError
+        No proposal gives a distribution.
     """
-    tree, size = hierarchy.model.tree, hierarchy.size
-    theta = np.empty((num_chains, num_draws, tree.num_coefficients))
-    kept = np.empty((num_chains, num_draws, size))
-    acceptance = np.ones(num_chains)
-    total = num_draws + (warmup if size else 0)
-    for chain in range(num_chains):
-        rng = np.random.default_rng([seed, chain])
-        points, log_q = (
-            proposal_sample(proposal, rng.random((total, size))) if size else (np.zeros((total, 0)), np.zeros(total))
-        )
-        seeds = rng.integers(0, 2**63, size=(2, total))
+    size = hierarchy.size
+    skipped = warmup if size else 0
+    total = num_draws + skipped
+    rng = np.random.default_rng([seed, chain])
+    points, log_q = (
+        proposal_sample(proposal, rng.random((total, size))) if size else (np.zeros((total, 0)), np.zeros(total))
+    )
+    seeds, log_u = rng.integers(0, 2**63, size=(2, total)), np.log(rng.random(total))
 
-        def attempt(i: int, points: np.ndarray = points, seeds: np.ndarray = seeds) -> tuple[float, np.ndarray] | None:
-            return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i]), points[i])
+    def attempt(i: int) -> tuple[float, np.ndarray] | None:
+        return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i], score_variance), points[i])
 
-        results = _map(attempt, total, threads)
-        log_w = np.array([-np.inf if r is None else r[0] for r in results]) - log_q
-        if not np.isfinite(log_w.max()):
-            raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
-        current = _independence_chain(log_w, rng)
-        chosen = current[total - num_draws :]
-        moved = np.r_[True, chosen[1:] != chosen[:-1]]
-        acceptance[chain] = moved[1:].mean() if num_draws > 1 else 1.0
-        kept[chain] = points[chosen]
-        for d in np.flatnonzero(moved):
-            theta[chain, d] = results[chosen[d]][1]
-        stayed = np.flatnonzero(~moved)
-
-        def again(
-            i: int, stayed: np.ndarray = stayed, psi: np.ndarray = kept[chain], seeds: np.ndarray = seeds
-        ) -> np.ndarray:
-            return _draw_given(hierarchy, sites, psi[stayed[i]], seeds[1, stayed[i]])[1]
-
-        for d, fresh in zip(stayed, _map(again, len(stayed), threads), strict=True):
-            theta[chain, d] = fresh
-    return Draws(theta, kept, acceptance)
+    current, log_w, theta = -1, -np.inf, np.empty(0)
+    for i, result in enumerate(_map(attempt, range(total), threads)):
+        weight = -np.inf if result is None else result[0] - log_q[i]
+        is_first = current < 0 and bool(np.isfinite(weight))
+        moved = is_first or (current >= 0 and bool(log_u[i] < weight - log_w))
+        if moved:
+            current, log_w, theta = i, weight, result[1]
+        if current < 0 or i < skipped:
+            continue
+        for d in range(
+            0 if is_first else i - skipped, i - skipped + 1
+        ):  # those before the first possible start from it
+            fresh = d == 0 or (moved and not is_first)
+            yield OneDraw(
+                theta if fresh else _draw_given(hierarchy, sites, points[current], seeds[1, d], score_variance)[1],
+                points[current],
+                fresh,
+            )
+    if current < 0:
+        raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
 
 
-def _draw_given(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+def _draw_given(
+    hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int, score_variance: np.ndarray | None
+) -> tuple[float, np.ndarray]:
     tree = hierarchy.model.tree
     given = condition(hierarchy, sites, psi)
     noise = np.random.default_rng(seed).standard_normal((tree.num_coefficients, 1))
+    if score_variance is not None:
+        scores, _, _ = hierarchy.add_prior(psi, score_variance, np.zeros(tree.num_coefficients))
+        noise = tr.forward(tree, given.factor, sandwich.noise(tree, scores, tr.cholesky(tree, scores), noise))
     return given.log_density, tr.backward(tree, given.factor, given.solved + noise)[:, 0]
-
-
-def _independence_chain(log_w: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Which proposal the chain is at after each step; it starts at the first one that is possible."""
-    current = int(np.flatnonzero(np.isfinite(log_w))[0])
-    states = np.empty(len(log_w), dtype=np.int64)
-    log_u = np.log(rng.random(len(log_w)))
-    for i in range(len(log_w)):
-        if i > current and log_u[i] < log_w[i] - log_w[current]:
-            current = i
-        states[i] = current
-    return states

@@ -5,12 +5,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
+from fitting import families
 from fitting import formula as formulas
 from fitting import priors as prior_texts
 from fitting.errors import PriorError
+from fitting.families import ALIASES, OUTCOMES
 from fitting.priors import Prior, Role
+from fitting.structures import StructureConfig
 
-Family = Literal["bernoulli", "binomial", "gaussian"]
+Family = Literal[
+    "bernoulli", "binomial", "beta_binomial", "poisson", "negative_binomial", "gaussian", "student_t", "categorical", "ordinal"
+]  # fmt: skip
+Link = Literal["logit", "probit", "cloglog", "log", "identity", "softmax"]
 
 _ROLES: dict[str, Role] = {
     "intercept": "coefficient",
@@ -31,10 +37,15 @@ class ModelConfig(Frozen):
     """``model:`` what is modelled, and what is believed beforehand."""
 
     formula: str = Field(description="lme4/brms notation, for example voted ~ 1 + female + (1 | state/county).")
-    family: Family = Field(description="Distribution of the outcome; bernoulli and binomial have a logit link.")
-    priors: dict[str, str] = Field(
+    family: Family = Field(description="Distribution of the outcome.")
+    link: Link | None = Field(
+        default=None,
+        description="Of bernoulli and binomial: logit (if not given), probit or cloglog; others have one link.",
+    )
+    priors: dict[str, str | StructureConfig] = Field(
         default_factory=dict,
-        description="By class (intercept, b, sd, cor, sigma), by fixed term (female, race:age) or by scale (1|state).",
+        description="By class (intercept, b, sd, cor, sigma), by fixed term (female, race:age), by scale (1|state), or by "
+        "own parameter (log_shape). A scale can have a structure: {structure: random_walk, order: 1, sd: half_normal(1)}.",
     )
 
     @field_validator("formula")
@@ -46,6 +57,10 @@ class ModelConfig(Frozen):
     @model_validator(mode="after")
     def _check_priors(self) -> Self:
         self.parsed_priors()
+        if OUTCOMES[ALIASES.get(self.family, self.family)] != "category":  # categories are known from the data
+            families.make(self.family, self.link)
+        elif self.link is not None:
+            families.make(self.family, self.link, ("a", "b", "c"))
         return self
 
     def parsed_formula(self) -> formulas.Formula:
@@ -53,7 +68,10 @@ class ModelConfig(Frozen):
         return formulas.parse(self.formula)
 
     def parsed_priors(self) -> dict[str, Prior]:
-        """The priors that were written, by their keys. A class that is not among them has its default."""
+        """The priors that were written, by their keys; those of the sds of structured terms among them.
+
+        A class that is not among them has its default.
+        """
         formula = self.parsed_formula()
         roles = dict(_ROLES)
         if self.family != "gaussian":
@@ -62,17 +80,36 @@ class ModelConfig(Frozen):
             roles.setdefault(formulas.term_name(term), "coefficient")
         for group in formula.groups:
             roles |= dict.fromkeys(group.names, "scale")
+        roles |= dict.fromkeys(self._own(), "coefficient")
         parsed = {}
         for key, text in self.priors.items():
             if key not in roles:
                 close = get_close_matches(key, roles, n=1)
                 hint = f"{close[0]!r}, perhaps" if close else "one of " + ", ".join(roles)
                 raise ValueError(f"priors: {key!r} is neither a class nor a term of the model; expected {hint}")
+            if not isinstance(text, str):
+                if "|" not in key:
+                    raise ValueError(
+                        f"priors: {key!r} has a structure; expected one only for a group term such as 1|{key}"
+                    )
+                if text.sd is not None:
+                    parsed[key] = prior_texts.parse(text.sd, "scale")
+                continue
             try:
                 parsed[key] = prior_texts.parse(text, roles[key])
             except PriorError as error:
                 raise ValueError(f"priors: {key!r}: {error}") from None
         return parsed
+
+    def structures(self) -> dict[str, StructureConfig]:
+        """The structured priors, by the names of their terms' coefficients (``1|age``)."""
+        return {key: value for key, value in self.priors.items() if not isinstance(value, str)}
+
+    def _own(self) -> tuple[str, ...]:
+        name = ALIASES.get(self.family, self.family)
+        if name == "ordinal":  # how many there are is known from the data
+            return ("cutpoint_1", *(f"log_step_{k}" for k in range(2, 20)))
+        return () if OUTCOMES[name] == "category" else families.make(name).own
 
 
 class _RoundsConfig(Frozen):
@@ -85,6 +122,9 @@ class _RoundsConfig(Frozen):
     damping: float = Field(default=1.0, gt=0, le=1, description="Fraction of the full site step. 1 is undamped.")
     draws: PositiveInt = Field(default=250, description="Posterior draws kept, per chain; nearly independent.")
     chains: PositiveInt = Field(default=4, description="Chains of posterior draws.")
+    spread: Literal["model", "sandwich"] = Field(
+        default="model", description="sandwich: corrected for survey weights (data.weight), people sampled independently."
+    )
 
 
 class LaplaceConfig(_RoundsConfig):

@@ -58,7 +58,7 @@ def draw(
     )
     init = {"s": first, "z": rng.standard_normal((num_chains, hierarchy.model.tree.num_coefficients))}
     with jax.enable_x64(True):
-        places, values, statistics = _cells(shards)
+        places, values, predictors, statistics = _cells(shards)
 
         def expand(position: dict[str, Any]) -> tuple[Any, Any, Any]:
             psi = jnp.asarray(proposal.mode) + jnp.asarray(scale) @ position["s"]
@@ -67,7 +67,8 @@ def draw(
 
         def potential(position: dict[str, Any]) -> Any:
             psi, theta, half_log_determinant = expand(position)
-            eta = sum(v * theta[p] for p, v in zip(places, values, strict=True))
+            parts = [v * theta[p] for p, v in zip(places, values, strict=True)]
+            eta = jnp.stack([sum(parts[j] for j in own) for own in predictors])
             likelihood = log_likelihood(hierarchy.family, statistics, eta, hierarchy.residual_sd(psi, jnp), jnp).sum()
             padding = theta[np.flatnonzero(hierarchy.model.is_padding)]
             prior = hierarchy.log_prior(psi, jnp) + hierarchy.log_conditional_prior(psi, theta, jnp)
@@ -99,8 +100,10 @@ def _transport(hierarchy: Hierarchy, sites: Natural, psi: Any, z: Any) -> tuple[
     return tr.backward(tree, factor, solved + z[:, None], jnp)[:, 0], 0.5 * factor.log_determinant
 
 
-def _cells(shards: Sequence[tuple[Restriction, CellDesign]]) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    """All cells of all shards, with coefficients numbered in the whole tree."""
+def _cells(
+    shards: Sequence[tuple[Restriction, CellDesign]],
+) -> tuple[list[Any], list[Any], list[list[int]], dict[str, Any]]:
+    """All cells of all shards, with coefficients numbered in the whole tree; and the nonzeros of each linear predictor."""
     num_columns = len(shards[0][1].places)
     places = [jnp.asarray(np.concatenate([r.coefficients[d.places[j]] for r, d in shards])) for j in range(num_columns)]
     values = []
@@ -108,8 +111,10 @@ def _cells(shards: Sequence[tuple[Restriction, CellDesign]]) -> tuple[list[Any],
         column = [np.ones(d.num_cells) if (v := d.values[j]) is None else v for _, d in shards]
         values.append(jnp.asarray(np.concatenate(column)))
     names = shards[0][1].statistics
+    first = shards[0][1]
     return (
         places,
         values,
+        [[j for j, p in enumerate(first.predictors) if p == own] for own in range(first.num_predictors)],
         {name: jnp.asarray(np.concatenate([d.statistics[name] for _, d in shards])) for name in names},
     )

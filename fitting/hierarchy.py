@@ -3,7 +3,8 @@ r"""The exact hierarchical prior: fixed effects, group effects given their scale
 Hyperparameters live on the unconstrained line as one vector psi: per group term the logs of its k standard deviations,
 then, if correlated, k(k-1)/2 inverse hyperbolic tangents of canonical partial correlations (Lewandowski, Kurowicka &
 Joe 2009, J. Multivariate Analysis 100, section 2: :math:`p_{ij} \sim 2\,\mathrm{Beta}(b_j, b_j) - 1` with
-:math:`b_j = \eta + (k - 2 - j)/2`, j from 0); last the log residual sd of a Gaussian family. Each Jacobian counts once, here.
+:math:`b_j = \eta + (k - 2 - j)/2`, j from 0), or the own hyperparameters of its structure (`fitting.structures`); last the
+log residual sd of a Gaussian family. Each Jacobian counts once, here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from fitting import priors
-from fitting.families import FAMILIES, Family
+from fitting import families, priors
+from fitting import model as models
+from fitting.coding import Coding
+from fitting.config import ModelConfig
+from fitting.families import Family
 from fitting.model import GroupBlock, Model
 from fitting.priors import Prior
 
@@ -40,7 +44,7 @@ class Hierarchy:
 
     @property
     def family(self) -> Family:
-        return FAMILIES[self.model.family]
+        return self.model.family
 
     @cached_property
     def _prior_entries(self) -> np.ndarray:
@@ -77,6 +81,8 @@ class Hierarchy:
             if group.correlated:
                 names = group.coefficient_names
                 out += [f"cor({names[j]},{names[i]}|{group.name})" for i in range(len(names)) for j in range(i)]
+            if group.structure is not None:
+                out += [f"{own}({group.coefficient_names[0]}|{group.name})" for own in group.structure.hyperparameters]
         return out + (["sigma"] if self.residual_prior is not None else [])
 
     def described(self) -> dict[str, Prior]:
@@ -85,11 +91,10 @@ class Hierarchy:
         fixed = [Prior("normal", (float(m), round(float(s), 12))) for m, s in zip(self.fixed_mean, spread, strict=True)]
         out = dict(zip((name for block in self.model.fixed for name in block.names), fixed, strict=True))
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
-            own = [
-                *self.scale_priors[g],
-                *[self.correlation_priors[g]] * (part.stop - part.start - len(group.coefficient_names)),
-            ]
-            out |= dict(zip(self.names()[part], own, strict=True))
+            own = [*self.scale_priors[g]]
+            if group.correlated:
+                own += [self.correlation_priors[g]] * (part.stop - part.start - len(own))
+            out |= dict(zip(self.names()[part][: len(own)], own, strict=True))  # a structure's own are its own matter
         return out | ({"sigma": self.residual_prior} if self.residual_prior is not None else {})
 
     def natural(self, psi: np.ndarray) -> np.ndarray:
@@ -102,6 +107,8 @@ class Hierarchy:
                 for m, row in enumerate(psi[:, part.start + k : part.stop]):
                     lower = correlation_cholesky(row, k)
                     out[m, part.start + k : part.stop] = (lower @ lower.T)[np.tril_indices(k, -1)]
+            if group.structure is not None:
+                out[:, part.start + k : part.stop] = group.structure.natural(psi[:, part.start + k : part.stop])
         if self.residual_prior is not None:
             out[:, -1] = np.exp(psi[:, -1])
         return out
@@ -132,10 +139,15 @@ class Hierarchy:
                 for j in range(i):
                     total = total + (eta + (k - 2 - j) / 2) * xp.log1p(-(xp.tanh(psi[place]) ** 2))
                     place += 1
+        if group.structure is not None:
+            total = total + group.structure.log_prior(psi[k:], xp)
         return total
 
     def group_precision(self, g: int, psi: Array, xp: Any = np) -> tuple[Array, Array]:
-        """Prior precision of one level's coefficients in group term g, shape (k, k), and its log determinant."""
+        """Prior precision of one block of coefficients in group term g, shape (m, m), and its log determinant."""
+        structure = self.model.groups[g].structure
+        if structure is not None:
+            return structure.precision(psi, xp)
         k = len(self.model.groups[g].coefficient_names)
         if k == 1:
             return xp.exp(-2.0 * psi[0]).reshape(1, 1), -2.0 * psi[0]
@@ -153,7 +165,7 @@ class Hierarchy:
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             block, log_det = self.group_precision(g, psi[part], xp)
             values.append(xp.broadcast_to(block, group.entries.shape).ravel())
-            log_determinant = log_determinant + len(group.coefficients) * log_det
+            log_determinant = log_determinant + len(group.blocks) * log_det
         where, what = self._prior_entries, xp.concatenate(values)
         fixed_shift = self.fixed_precision * self.fixed_mean
         if xp is np:
@@ -169,12 +181,12 @@ class Hierarchy:
         total = -0.5 * xp.sum(self.fixed_precision * centred**2)
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             block, log_det = self.group_precision(g, psi[part], xp)
-            effects = theta[group.coefficients]
+            effects = theta[group.blocks]
             total = total + 0.5 * len(effects) * log_det - 0.5 * xp.sum((effects @ block) * effects)
         return total
 
     def score(self, psi: np.ndarray, second_moments: list[np.ndarray]) -> np.ndarray:
-        """Gradient of ``log p(psi) + E log p(theta | psi)`` for given ``E sum theta theta'`` per group term; shape (H,).
+        """Gradient of ``log p(psi) + E log p(theta | psi)`` for given ``E sum theta theta'`` over each term's blocks; shape (H,).
 
         With moments under the posterior given psi this is the gradient of the marginal log density (Fisher's identity).
         The residual sd's own part is left to the caller. Central differences of functions of k <= a few numbers.
@@ -182,7 +194,7 @@ class Hierarchy:
         gradient = np.zeros(self.size)
         step = 1e-5
         for g, (part, moment) in enumerate(zip(self.slices, second_moments, strict=True)):
-            count = len(self.model.groups[g].coefficients)
+            count = len(self.model.groups[g].blocks)
 
             def value(x: np.ndarray, g: int = g, count: int = count, moment: np.ndarray = moment) -> float:
                 block, log_det = self.group_precision(g, x)
@@ -202,7 +214,8 @@ class Hierarchy:
 def num_hyperparameters(group: GroupBlock) -> int:
     """Length of a group term's part of psi."""
     k = len(group.coefficient_names)
-    return k + (k * (k - 1) // 2 if group.correlated else 0)
+    own = 0 if group.structure is None else len(group.structure.hyperparameters)
+    return k + (k * (k - 1) // 2 if group.correlated else 0) + own
 
 
 def correlation_cholesky(unconstrained: Array, k: int, xp: Any = np) -> Array:
@@ -220,18 +233,34 @@ def correlation_cholesky(unconstrained: Array, k: int, xp: Any = np) -> Array:
     return xp.stack(rows)
 
 
+def of_config(config: ModelConfig, coding: Coding) -> Hierarchy:
+    """The model of a config on a coding, with its priors: those that are written, defaults for the others."""
+    family = families.make(config.family, config.link, coding.outcome.categories)
+    built = models.build(config.parsed_formula(), coding, family, config.structures())
+    defaults = priors.default_priors(family, coding.outcome.sd, coding.outcome.mean)
+    return build(built, defaults | config.parsed_priors())
+
+
 def build(model: Model, chosen: Mapping[str, Prior]) -> Hierarchy:
-    """Priors of a model: by class (``intercept``, ``b``, ``sd``, ``cor``, ``sigma``; all needed), or by a term's own name."""
+    """Priors of a model: by class (``intercept``, ``b``, ``sd``, ``cor``, ``sigma``; all needed), or by a term's own name.
+
+    A term has one name for all linear predictors of a family: ``1|state`` is that of every category.
+    """
     places, mean, precision = [], [], []
     for block in model.fixed:
-        prior = chosen.get(":".join(block.columns), chosen["b"]) if block.columns else chosen["intercept"]
+        if block.is_own:
+            prior = chosen[block.names[0]]
+        else:
+            prior = chosen["intercept"] if block.is_intercept else chosen.get(":".join(block.columns), chosen["b"])
         for place in block.coefficients:
             places.append(place)
             mean.append(prior.args[0])
             precision.append(prior.args[1] ** -2.0)
     scales = []
     for group in model.groups:
-        scales.append(tuple(chosen.get(f"{c}|{group.name}", chosen["sd"]) for c in group.coefficient_names))
+        prefix = model.family.prefixes[group.predictor]
+        names = [c.removeprefix(prefix) for c in group.coefficient_names]
+        scales.append(tuple(chosen.get(f"{name}|{group.name}", chosen["sd"]) for name in names))
     return Hierarchy(
         model,
         np.array(places, dtype=np.int64),
@@ -239,5 +268,5 @@ def build(model: Model, chosen: Mapping[str, Prior]) -> Hierarchy:
         np.array(precision, dtype=np.float64),
         tuple(scales),
         tuple(chosen["cor"] for _ in model.groups),
-        chosen["sigma"] if FAMILIES[model.family].has_residual_scale else None,
+        chosen["sigma"] if model.family.has_residual_scale else None,
     )

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fitting import audit as audits
-from fitting import combiner, formula, hierarchy, model, priors, rounds, sites, verdict
-from fitting.coding import Coding, Numeric
+from fitting import combiner, families, formula, hierarchy, model, rounds, sites, verdict
+from fitting.coding import Coding, Numeric, OutcomeSummary
 from fitting.combiner import Draws, Moments, Natural, Proposal
 from fitting.config import AuditConfig, ModelConfig
-from fitting.families import FAMILIES
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
 from fitting.sites import Site
@@ -40,7 +39,10 @@ class Run(NamedTuple):
 
 
 def code(
-    columns: Mapping[str, np.ndarray], parsed: formula.Formula, statistics: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray],
+    parsed: formula.Formula,
+    statistics: Mapping[str, np.ndarray],
+    categories: Sequence[str] = (),
 ) -> tuple[Coding, dict]:
     """Code labels and numbers as the dictionary of a run would, and the coded columns.
 
@@ -69,15 +71,35 @@ def code(
             pairs = _combinations([coded[inner], coded[outer]])
             if inner != outer and len(pairs) == len(factors[inner]):
                 parents.setdefault(inner, {})[outer] = pairs[:, 1]
-    total = statistics["num_trials"].sum()
-    if "num_successes" in statistics:
-        mean = float(statistics["num_successes"].sum() / total)
-        sd = float(np.sqrt(mean * (1 - mean)))
-    else:
-        mean = float(statistics["sum_y"].sum() / total)
-        sd = float(np.sqrt(max(statistics["sum_y_squared"].sum() / total - mean**2, 0.0)))
-    coding = Coding(factors, dict.fromkeys(factors, 0), numerics, groups, parents, mean, sd)
+    coding = Coding(
+        factors, dict.fromkeys(factors, 0), numerics, groups, parents, summarise_outcome(statistics, categories)
+    )
     return coding, coded
+
+
+def summarise_outcome(statistics: Mapping[str, np.ndarray], categories: Sequence[str] = ()) -> OutcomeSummary:
+    """Totals of the outcome from the family's cell statistics."""
+    rows = statistics["num_trials"]
+    if "num_successes" in statistics or "successes" in statistics:
+        if "successes" in statistics:
+            mean = float((rows * statistics["successes"]).sum() / (rows * statistics["trials"]).sum())
+        else:
+            mean = float(statistics["num_successes"].sum() / rows.sum())
+        return OutcomeSummary(mean, float(np.sqrt(mean * (1 - mean))))
+    if "count_0" in statistics:
+        counts = np.array(
+            [statistics[f"count_{k}"].sum() for k in range(sum(n.startswith("count_") for n in statistics))]
+        )
+        return OutcomeSummary(0.0, 0.0, tuple(categories), tuple(counts / counts.sum()))
+    if "sum_exposure" in statistics:
+        return OutcomeSummary(float(statistics["sum_y"].sum() / statistics["sum_exposure"].sum()), 1.0)
+    if "exposure" in statistics:
+        return OutcomeSummary(float((rows * statistics["y"]).sum() / (rows * statistics["exposure"]).sum()), 1.0)
+    if "y" in statistics:
+        mean = float(np.average(statistics["y"], weights=rows))
+        return OutcomeSummary(mean, float(np.sqrt(np.average((statistics["y"] - mean) ** 2, weights=rows))))
+    mean = float(statistics["sum_y"].sum() / rows.sum())
+    return OutcomeSummary(mean, float(np.sqrt(max(statistics["sum_y_squared"].sum() / rows.sum() - mean**2, 0.0))))
 
 
 def _combinations(codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -91,8 +113,10 @@ def fit(
     formula_text: str,
     *,
     family: str = "binomial",
+    link: str | None = None,
+    categories: Sequence[str] = (),
     shards: Sequence[Any] | np.ndarray | None = None,
-    chosen_priors: Mapping[str, str] | None = None,
+    chosen_priors: Mapping[str, Any] | None = None,
     method: str = "vi",
     num_rounds: int = 20,
     tolerance: float = 0.01,
@@ -109,8 +133,10 @@ def fit(
     Parameters
     ----------
     columns
-        Labels and numbers of each cell, and the family's statistics (``num_trials`` and ``num_successes``, or
-        ``num_trials``, ``sum_y``, ``sum_y_squared``), each of shape (n,).
+        Labels and numbers of each cell, and the family's statistics (`fitting.families.Family.statistics`: ``num_trials``
+        and ``num_successes`` for binomial), each of shape (n,).
+    family, link, categories
+        As `fitting.families.make` takes them; ``categories`` name those of ``count_0``, ``count_1``, ...
     shards
         The shard of each cell, shape (n,); one shard if not given.
     method
@@ -121,15 +147,13 @@ def fit(
         Fits a shard's site in place of the method, given restriction, design, moments of q on that part, the shard's site
         so far, the shard's number and the round.
     """
-    config = ModelConfig(formula=formula_text, family=family, priors=dict(chosen_priors or {}))  # type: ignore[arg-type]
-    kind = FAMILIES[family]
+    config = ModelConfig(formula=formula_text, family=family, link=link, priors=dict(chosen_priors or {}))  # type: ignore[arg-type]
+    kind = families.make(family, link, tuple(categories))
     statistics = {name: np.asarray(columns[name], dtype=np.float64) for name in kind.statistics}
     parsed = config.parsed_formula()
-    coding, coded = code(columns, parsed, statistics)
-    built = model.build(parsed, coding, family)
-    prior = hierarchy.build(
-        built, priors.default_priors(family, coding.outcome_sd, coding.outcome_mean) | config.parsed_priors()
-    )
+    coding, coded = code(columns, parsed, statistics, categories)
+    prior = hierarchy.of_config(config, coding)
+    built = prior.model
     labels = np.zeros(len(statistics["num_trials"]), dtype=int) if shards is None else np.asarray(shards)
     restrictions, designs = [], []
     for label in np.unique(labels):
@@ -140,27 +164,29 @@ def fit(
         whole = built.design(part, {name: values[rows] for name, values in statistics.items()})
         designs.append(model.localise(whole, restriction))
 
-    def site(s: int, state: rounds.RoundsState, under: Moments, number: int, how: str) -> Site:
+    def site(s: int, state: rounds.RoundsState, under: Moments, number: int, coming: rounds.Round) -> Site:
         restriction, design = restrictions[s], designs[s]
         part = rounds.part_of(under, restriction)
         if fit_site is not None:
             return fit_site(restriction, design, part, state.sites[s] if state.sites else None, s, number)
-        if how == "nuts":
+        if coming.method == "nuts":
             from fitting import tilted_nuts  # JAX takes a second to import
 
             key = tilted_nuts.shard_key(seed, s, number)
             mean, covariance = part
             return tilted_nuts.fit(key, restriction.tree, design, kind, mean, covariance, state.sites[s], **sampling)[0]
-        covariance = np.zeros_like(part.covariance) if how == "laplace" else part.covariance
-        return sites.fit(restriction.tree, design, kind, part.mean, covariance, num_nodes=num_nodes)
+        covariance = np.zeros_like(part.covariance) if coming.method == "laplace" else part.covariance
+        return sites.fit(
+            restriction.tree, design, kind, part.mean, covariance, num_nodes=num_nodes, convex=coming.convex
+        )
 
     sampling = {"num_warmup": 100, "num_draws": 250, "num_chains": 4, **(nuts or {})}
-    schedule = rounds.Schedule(method, num_rounds, tolerance, 1.0, kind.has_residual_scale)
+    schedule = rounds.Schedule(method, num_rounds, tolerance, 1.0, kind)
     state = rounds.init(prior)
     done: list[rounds.Round] = []
     while (coming := rounds.next_round(schedule, done)) is not None:
         under = rounds.moments_for(prior, state, restrictions, coming.method)
-        new = [site(s, state, under, len(done), coming.method) for s in range(len(designs))]
+        new = [site(s, state, under, len(done), coming) for s in range(len(designs))]
         state, info = rounds.step(prior, state, restrictions, new, damping=coming.damping, threads=threads)
         done.append(coming._replace(move=info.move))
     natural = combiner.product(built.tree, list(zip(restrictions, state.sites, strict=True)))

@@ -6,39 +6,50 @@ determine, everything else to the root. Which chain of factors to eliminate is c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from fitting import chain as chains
+from fitting import terms
 from fitting.coding import Coding
 from fitting.errors import ModelError
-from fitting.formula import Formula
+from fitting.families import Family
+from fitting.formula import Formula, GroupTerm
+from fitting.structures import Structure, StructureConfig
+from fitting.terms import Columns
 from fitting.tree import Restriction, Tree
-
-Columns = Mapping[str, np.ndarray]
-INTERCEPT = "Intercept"
 
 
 class FixedBlock(NamedTuple):
-    """One fixed term, ``female`` or ``educ:female``: its named coefficients and their places, shape (num_columns,)."""
+    """One fixed term, ``female`` or ``educ:female``: its named coefficients and their places, shape (num_columns,).
+
+    ``predictor`` is the linear predictor that it belongs to. An own parameter of the likelihood is a block without
+    columns whose one name is the parameter's (``is_own``).
+    """
 
     columns: tuple[str, ...]
     names: tuple[str, ...]
     units: tuple[str, ...]
     coefficients: np.ndarray
     full: frozenset[str]  # factors coded with every level, rather than without their reference
+    predictor: int = 0
+    is_own: bool = False
+
+    @property
+    def is_intercept(self) -> bool:
+        return not self.columns and not self.is_own
 
 
 class GroupBlock(NamedTuple):
-    """One term ``(1 + female | state)``.
+    """One term ``(1 + female | state)`` of one linear predictor.
 
-    ``coefficients`` has shape (num_levels, k), places in the tree's order; ``entries`` (num_levels, k, k), places of
-    the block that a prior precision is added to.
+    ``coefficients`` has shape (num_levels, k), places in the tree's order. ``blocks``, shape (B, m), are the sets of
+    coefficients that share one prior precision, and ``entries``, (B, m, m), the places it is added to: a level's k
+    coefficients, or all levels of a term whose structure couples them.
     """
 
     name: str
@@ -48,7 +59,10 @@ class GroupBlock(NamedTuple):
     correlated: bool
     level: int
     coefficients: np.ndarray
+    blocks: np.ndarray
     entries: np.ndarray
+    predictor: int
+    structure: Structure | None
 
 
 class NewLevels(NamedTuple):
@@ -60,19 +74,25 @@ class NewLevels(NamedTuple):
 
 
 class CellDesign(NamedTuple):
-    """What a shard's cells say to the model: K nonzeros of the linear predictor a cell, deepest level first.
+    """What a shard's cells say to the model: K nonzeros of the linear predictors a cell, deepest level first.
 
-    ``places[j]`` holds the coefficient of the j-th nonzero of each cell, shape (n,), and ``values[j]`` its multiplier,
-    None for ones. ``statistics`` are the family's sufficient statistics, each of shape (n,).
+    ``places[j]`` holds the coefficient of the j-th nonzero of each cell, shape (n,), ``values[j]`` its multiplier,
+    None for ones, and ``predictors[j]`` the linear predictor that it is part of. ``statistics`` are the family's
+    sufficient statistics, each of shape (n,).
     """
 
     places: tuple[np.ndarray, ...]
     values: tuple[np.ndarray | None, ...]
+    predictors: tuple[int, ...]
     statistics: Mapping[str, np.ndarray]
 
     @property
     def num_cells(self) -> int:
         return len(self.places[0])
+
+    @property
+    def num_predictors(self) -> int:
+        return max(self.predictors) + 1
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,7 @@ class Model:
     """Coefficients, tree and coding of one formula. ``chain`` names the factors that make the tree's levels."""
 
     formula: Formula
-    family: str
+    family: Family
     coding: Coding
     tree: Tree
     chain: tuple[tuple[str, ...], ...]
@@ -125,7 +145,7 @@ class Model:
         A combination of levels never observed at ingest is an error, unless ``new_levels`` is given: then it gets places
         after the model's own and is noted there, for ``fitting.predict`` to draw from the group's distribution.
         """
-        parts: list[tuple[int, np.ndarray, np.ndarray | None]] = []
+        parts: list[tuple[int, int, np.ndarray, np.ndarray | None]] = []
         next_place = self.tree.num_coefficients
         for g, group in enumerate(self.groups):
             located = self.locate(group, columns)
@@ -144,14 +164,18 @@ class Model:
                 new_levels.append(NewLevels(g, next_place, len(kinds)))
                 places[unknown] = next_place + which.reshape(-1, 1) * size + np.arange(size)
                 next_place += len(kinds) * size
-            for j, part in enumerate(_expand(self.coding, group.parts)):
-                parts.append((group.level, places[:, j].astype(np.int32), _values(self.coding, part, columns)))
+            for j, part in enumerate(terms.expand(self.coding, group.parts)):
+                value = terms.values(self.coding, part, columns)
+                parts.append((group.level, group.predictor, places[:, j].astype(np.int32), value))
         num_cells = len(next(iter((*columns.values(), *statistics.values()))))  # a lone intercept has no columns
         for block in self.fixed:
-            place, value = _fixed_nonzero(self.coding, block, columns, num_cells)
-            parts.append((0, place, value))
+            kind, value = terms.fixed_nonzero(self.coding, block.columns, block.full, columns, num_cells)
+            place = block.coefficients[np.minimum(kind, len(block.coefficients) - 1)].astype(np.int32)
+            parts.append((0, block.predictor, place, value))
         parts.sort(key=lambda part: -part[0])
-        return CellDesign(tuple(p[1] for p in parts), tuple(p[2] for p in parts), statistics)
+        return CellDesign(
+            tuple(p[2] for p in parts), tuple(p[3] for p in parts), tuple(p[1] for p in parts), statistics
+        )
 
     def locate(self, group: GroupBlock, columns: Columns) -> np.ndarray:
         """Level of each cell in a group, shape (n,); -1 where the combination was never observed."""
@@ -177,8 +201,18 @@ def localise(design: CellDesign, restriction: Restriction) -> CellDesign:
     return design._replace(places=tuple(place[i] for i in design.places))
 
 
-def build(formula: Formula, coding: Coding, family: str) -> Model:
+def build(
+    formula: Formula, coding: Coding, family: Family, structures: Mapping[str, StructureConfig] | None = None
+) -> Model:
     """Lay the coefficients of a formula out on the cheapest elimination tree.
+
+    Every linear predictor of the family has coefficients of its own for all terms of the formula.
+
+    Parameters
+    ----------
+    structures
+        Structured priors by the name of a group term's coefficient (``1|age``). The structure couples the levels of the
+        term's last column, within each combination of the others.
 
     Raises
     ------
@@ -198,150 +232,115 @@ def build(formula: Formula, coding: Coding, family: str) -> Model:
                     f"the columns {sorted([*coding.factors, *coding.numerics])}",
                     "the predictor among them",
                 )
-    sizes = [len(_expand(coding, group.coefficients)) for group in formula.groups]
-    terms = [(group.columns, size) for group, size in zip(formula.groups, sizes, strict=True)]
-    chain = chains.choose(terms, len(formula.fixed), coding)
+    chosen = dict(structures or {})
+    coding = _completed(formula, coding, chosen)
+    grouped = [
+        _Term(formula, coding, group, prefix, p, chosen)
+        for p, prefix in enumerate(family.prefixes)
+        for group in formula.groups
+    ]
+    fixed_columns = _fixed_columns(formula, coding, family)
+    num_fixed = sum(len(block.names) for block in fixed_columns)
+    chain = chains.choose([(one.owner, one.size) for one in grouped], num_fixed, coding)
     nodes, parents = chains.nodes(chain, coding)
-    levels = [chains.level_of(group.columns, chain, coding) for group in formula.groups]
 
-    fixed_columns = _fixed_columns(formula, coding)
-    num_fixed = sum(len(names) for _, names, _, _ in fixed_columns)
     used = [np.zeros(1, dtype=np.int64) + num_fixed, *(np.zeros(len(n), dtype=np.int64) for n in nodes)]
-    slots: list[np.ndarray] = []
-    owners: list[np.ndarray] = []
-    for group, level, size in zip(formula.groups, levels, sizes, strict=True):
-        owner = chains.owners(group.columns, level, chain, nodes, coding)
-        rank = _rank_within(owner)
-        slots.append(used[level][owner] + rank * size)
-        owners.append(owner)
-        used[level] += np.bincount(owner, minlength=len(used[level])) * size
+    placed: list[tuple[int, np.ndarray, np.ndarray]] = []
+    for one in grouped:
+        level = chains.level_of(one.owner, chain, coding)
+        owner = chains.owners(one.owner, level, chain, nodes, coding)
+        placed.append((level, owner, used[level][owner] + _rank_within(owner) * one.size))
+        used[level] += np.bincount(owner, minlength=len(used[level])) * one.size
     block_sizes = tuple(max(1, int(u.max(initial=0))) for u in used)
     tree = Tree(block_sizes, tuple(parents))
 
     fixed, start = [], 0
-    for columns, names, units, full in fixed_columns:
-        fixed.append(FixedBlock(columns, names, units, np.arange(start, start + len(names)), full))
-        start += len(names)
+    for block in fixed_columns:
+        fixed.append(block._replace(coefficients=np.arange(start, start + len(block.names))))
+        start += len(block.names)
     groups = []
-    for group, level, size, slot, owner in zip(formula.groups, levels, sizes, slots, owners, strict=True):
+    for one, (level, owner, slot) in zip(grouped, placed, strict=True):
         first = tree.coefficient_starts[level] + owner * block_sizes[level] + slot
-        coefficients = first[:, None] + np.arange(size)
-        entries = tree.row_start[coefficients][:, :, None] + tree.path_position[coefficients][:, None, :]
-        parts = tuple(group.coefficients)
-        names = tuple(name for part in _expand(coding, parts) for name in [_part_name(coding, part)])
-        groups.append(
-            GroupBlock(
-                ":".join(group.columns), group.columns, parts, names, group.correlated, level, coefficients, entries
-            )
-        )
+        blocks = first[:, None] + np.arange(one.size)
+        entries = tree.row_start[blocks][:, :, None] + tree.path_position[blocks][:, None, :]
+        groups.append(one.block(level, blocks, entries))
     return Model(formula, family, coding, tree, chain, tuple(nodes), tuple(fixed), tuple(groups))
 
 
-# ---- fixed effects and slopes ----
+class _Term:
+    """One group term of one linear predictor, before it has its places.
 
-
-class _Part(NamedTuple):
-    """One coefficient column: a product of numerics and of indicators (column, level)."""
-
-    numerics: tuple[str, ...]
-    indicators: tuple[tuple[str, int], ...]
-
-
-def _full_factors(coding: Coding, terms: Sequence[tuple[str, ...]]) -> list[frozenset[str]]:
-    """Which factors of each term keep their reference level.
-
-    R's rule (Chambers & Hastie 1992, *Statistical Models in S*, sec. 2.4.1): a factor loses it where the term without that
-    factor is in the model. So `1 + z:educ` has a slope for every level, `1 + z + z:educ` one for all but the reference.
+    ``owner`` are the columns whose levels own one block of ``size`` coefficients each.
     """
-    present, constant, out = {frozenset(term) for term in terms}, () in terms, []
-    for term in terms:
-        factors = [c for c in term if c in coding.factors]
-        full = frozenset(c for c in factors if not (frozenset(term) - {c} in present if len(term) > 1 else constant))
-        constant = constant or bool(full and len(term) == 1)  # all levels of a factor add up to the constant
-        out.append(full)
-    return out
+
+    def __init__(
+        self, formula: Formula, coding: Coding, group: GroupTerm, prefix: str, predictor: int,
+        structures: Mapping[str, StructureConfig],
+    ):  # fmt: skip
+        self.group, self.prefix, self.predictor = group, prefix, predictor
+        self.names = tuple(terms.part_name(coding, part) for part in terms.expand(coding, group.coefficients))
+        self.structure, self.owner, self.size = None, group.columns, len(self.names)
+        config = _structure_of(formula, group, structures)
+        if config is not None:
+            if len(self.names) > 1:
+                raise ModelError(
+                    f"structured prior of {str(group)!r}", "a slope on a factor", "one coefficient a level"
+                )
+            self.owner = group.columns[:-1]
+            self.size = len(coding.factors[group.columns[-1]])
+            self.structure = config.build(coding.factors[group.columns[-1]])
+
+    def block(self, level: int, blocks: np.ndarray, entries: np.ndarray) -> GroupBlock:
+        names = tuple(self.prefix + name for name in self.names)
+        coefficients = blocks.reshape(-1, len(names))
+        return GroupBlock(
+            ":".join(self.group.columns), self.group.columns, tuple(self.group.coefficients), names, self.group.correlated,
+            level, coefficients, blocks, entries, self.predictor, self.structure,
+        )  # fmt: skip
 
 
-def _levels_used(coding: Coding, column: str, full: frozenset[str]) -> list[int]:
-    return [i for i in range(len(coding.factors[column])) if column in full or i != coding.references[column]]
+def _structure_of(
+    formula: Formula, group: GroupTerm, structures: Mapping[str, StructureConfig]
+) -> StructureConfig | None:
+    found = [structures[name] for name in group.names if name in structures]
+    if found and len(group.names) > 1:
+        raise ModelError(
+            f"structured prior of {str(group)!r}", f"a term with {len(group.names)} coefficients",
+            "one coefficient in the term. Write the others as a term of their own, with '||'",
+        )  # fmt: skip
+    return found[0] if found else None
 
 
-def _expand(coding: Coding, terms: Sequence[tuple[str, ...]]) -> list[_Part]:
-    """Coefficient columns of the left of a bar."""
-    parts: list[_Part] = []
-    for term, full in zip(terms, _full_factors(coding, terms), strict=True):
-        combos: list[tuple[tuple[str, int], ...]] = [()]
-        for column in (c for c in term if c in coding.factors):
-            levels = _levels_used(coding, column, full)
-            combos = [(*combo, (column, i)) for combo in combos for i in levels]
-        parts += [_Part(tuple(c for c in term if c in coding.numerics), combo) for combo in combos]
-    return parts
+def _completed(formula: Formula, coding: Coding, structures: Mapping[str, StructureConfig]) -> Coding:
+    """The coding with every level of the coupled column inside every observed combination of the term's others."""
+    groups = dict(coding.groups)
+    for group in formula.groups:
+        if _structure_of(formula, group, structures) is None:
+            continue
+        inner = np.arange(len(coding.factors[group.columns[-1]]))
+        owner = group.columns[:-1]
+        if len(owner) > 1:
+            groups.setdefault(owner, np.unique(coding.group_levels(group.columns)[:, :-1], axis=0))
+        outer = coding._replace(groups=groups).group_levels(owner)
+        rows = [np.repeat(outer, len(inner), axis=0), np.tile(inner, len(outer))[:, None]]
+        groups[group.columns] = np.concatenate(rows, axis=1)
+    return coding._replace(groups=groups)
 
 
-def _part_name(coding: Coding, part: _Part) -> str:
-    words = [*part.numerics, *(f"{column}[{coding.factors[column][level]}]" for column, level in part.indicators)]
-    return ":".join(words) if words else "1"
-
-
-def _numeric(coding: Coding, column: str, columns: Columns) -> np.ndarray:
-    numeric = coding.numerics[column]
-    values = np.asarray(columns[column], dtype=np.float64)
-    return values if numeric.binary else (values - numeric.center) / numeric.scale
-
-
-def _values(coding: Coding, part: _Part, columns: Columns) -> np.ndarray | None:
-    value: np.ndarray | None = None
-    for column in part.numerics:
-        x = _numeric(coding, column, columns)
-        value = x if value is None else value * x
-    for column, level in part.indicators:
-        x = (columns[column] == level).astype(np.float64)
-        value = x if value is None else value * x
-    return value
-
-
-def _fixed_columns(
-    formula: Formula, coding: Coding
-) -> list[tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...], frozenset[str]]]:
-    """Per fixed term its columns, the names and units of its coefficients, and the factors coded in full."""
+def _fixed_columns(formula: Formula, coding: Coding, family: Family) -> list[FixedBlock]:
+    """The fixed terms of every linear predictor, then the likelihood's own parameters; still without places."""
+    nowhere = np.empty(0, dtype=np.int64)
+    wanted = [term for term in formula.fixed if term or family.has_intercept]
     out = []
-    for term, full in zip(formula.fixed, _full_factors(coding, formula.fixed), strict=True):
-        factors = [c for c in term if c in coding.factors]
-        names, units = [], []
-        for codes in product(*(_levels_used(coding, c, full) for c in factors)):
-            words = [f"{c}[{coding.factors[c][code]}]" for c, code in zip(factors, codes, strict=True)]
-            names.append(":".join([c for c in term if c in coding.numerics] + words) or INTERCEPT)
-            scaled = [c for c in term if c in coding.numerics and not coding.numerics[c].binary]
-            units.append(" x ".join(f"{coding.numerics[c].scale:.4g} of {c}" for c in scaled))
-        if not names:
-            raise ModelError(
-                f"fixed term {':'.join(term)!r}",
-                "a factor with a single level",
-                "two levels or more. Remove the term from the formula",
-            )
-        out.append((term, tuple(names), tuple(units), full))
+    for predictor, prefix in enumerate(family.prefixes):
+        # the reference level of a factor is left out where cutpoints stand in for the intercept, too
+        full_of = dict(zip(formula.fixed, terms.full_factors(coding, formula.fixed), strict=True))
+        for term in wanted:
+            names, units = terms.fixed_names(coding, term, full_of[term])
+            out.append(FixedBlock(term, tuple(prefix + n for n in names), units, nowhere, full_of[term], predictor))
+    for k, name in enumerate(family.own):
+        out.append(FixedBlock((), (name,), ("",), nowhere, frozenset(), len(family.prefixes) + k, is_own=True))
     return out
-
-
-def _fixed_nonzero(
-    coding: Coding, block: FixedBlock, columns: Columns, num_cells: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The one nonzero that a fixed term has in each cell (a factor at its reference has none: value 0)."""
-    factors = [c for c in block.columns if c in coding.factors]
-    place = np.zeros(num_cells, dtype=np.int64)
-    value: np.ndarray | None = None
-    for column in factors:
-        size, codes = len(coding.factors[column]), np.asarray(columns[column], dtype=np.int64)
-        if column not in block.full:
-            reference = coding.references[column]
-            present = (codes != reference).astype(np.float64)
-            value = present if value is None else value * present
-            codes, size = np.where(codes > reference, codes - 1, np.minimum(codes, max(size - 2, 0))), size - 1
-        place = place * size + codes
-    for column in (c for c in block.columns if c in coding.numerics):
-        x = _numeric(coding, column, columns)
-        value = x if value is None else value * x
-    return block.coefficients[np.minimum(place, len(block.coefficients) - 1)].astype(np.int32), value
 
 
 def _rank_within(owner: np.ndarray) -> np.ndarray:

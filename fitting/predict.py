@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from fitting.families import Family, inverse_link
+from fitting.errors import ModelError
+from fitting.families import Family, expected_outcome
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign, NewLevels
-from fitting.sites import matrix
+from fitting.sites import linear_predictors, matrices
 
 DRAW_CHUNK = 50
 CALIBRATION_BINS = 200
@@ -47,22 +48,25 @@ def group_sums(
     Returns
     -------
     sums, cell_means
-        Per margin shape (number of groups, M); and each cell's expected outcome, averaged over draws, shape (n,).
+        Per margin shape (C, number of groups, M), C as in `fitting.families.expected_outcome`; and each cell's expected
+        outcome, averaged over draws, shape (C, n).
     """
     cells = np.arange(design.num_cells)
     selectors = [
         sparse.csr_array((weight.astype(np.float64), (groups[m], cells)), shape=(sizes[m], len(cells))) for m in groups
     ]
     selector = sparse.vstack(selectors, format="csr") if selectors else sparse.csr_array((0, len(cells)))
-    linear, num_draws = matrix(design, len(theta)), theta.shape[1]
-    sums, means = np.empty((selector.shape[0], num_draws)), np.zeros(len(cells))
+    linear, num_draws = matrices(design, len(theta)), theta.shape[1]
+    num_outcomes = max(len(family.categories), 1)
+    sums, means = np.empty((num_outcomes, selector.shape[0], num_draws)), np.zeros((num_outcomes, len(cells)))
     for begin in range(0, num_draws, DRAW_CHUNK):
         part = slice(begin, begin + DRAW_CHUNK)
-        expected = inverse_link(family, linear @ theta[:, part])
-        sums[:, part] = selector @ expected
-        means += expected.sum(axis=1)
+        expected = expected_outcome(family, linear_predictors(linear, theta[:, part]))
+        for c in range(num_outcomes):
+            sums[c, :, part] = selector @ expected[c]
+        means += expected.sum(axis=2)
     bounds = np.cumsum([0, *(sizes[m] for m in groups)])
-    return {m: sums[bounds[i] : bounds[i + 1]] for i, m in enumerate(groups)}, means / num_draws
+    return {m: sums[:, bounds[i] : bounds[i + 1]] for i, m in enumerate(groups)}, means / num_draws
 
 
 def calibration(expected: np.ndarray, trials: np.ndarray, observed: np.ndarray) -> Calibration:
@@ -100,6 +104,11 @@ def draw_new_levels(
     parts = [theta]
     for new in new_levels:
         group, part = hierarchy.model.groups[new.group], hierarchy.slices[new.group]
+        if group.structure is not None:
+            raise ModelError(
+                f"term of {group.name!r}", f"{new.num_levels} levels that the data do not have", "the levels that its structured "
+                "prior was made for: where a new level lies among them is not known",
+            )  # fmt: skip
         size = len(group.coefficient_names)
         effects = np.empty((new.num_levels, size, theta.shape[1]))
         for m in range(theta.shape[1]):

@@ -14,15 +14,20 @@ Densities are normalised, so that evidence and power-scaling can use them, and t
 based on vines and extended onion method", J. Multivariate Analysis 100.
 """
 
+from __future__ import annotations
+
 import math
 import re
 from difflib import get_close_matches
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy
 from scipy.special import gammaln, multigammaln
 
 from fitting.errors import PriorError
+
+if TYPE_CHECKING:
+    from fitting.families import Family
 
 Role = Literal["coefficient", "scale", "correlation"]
 """What a prior is for. Signs and shapes differ, so a prior of one role does not do for another."""
@@ -42,6 +47,7 @@ _KINDS = {
     "half_cauchy": _Kind("scale", ("scale",), (True,)),
     "lkj": _Kind("correlation", ("concentration",), (True,)),
 }
+_OWN = {"log_shape": (1.0, 1.5), "log_precision": (3.0, 1.5), "log_nu": (2.3, 0.8)}
 _CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
 
 
@@ -101,22 +107,32 @@ def log_density(prior: Prior, x: Any, xp: Any = numpy) -> Any:
     return xp.where(x < 0, -xp.inf, _positive_log_density(prior, x, xp))
 
 
-def default_priors(family: str, outcome_sd: float = 1.0, outcome_mean: float = 0.0) -> dict[str, Prior]:
-    """Weakly informative priors by class: ``intercept``, ``b``, ``sd``, ``cor``, and ``sigma`` if gaussian.
+def default_priors(family: Family, outcome_sd: float = 1.0, outcome_mean: float = 0.0) -> dict[str, Prior]:
+    """Weakly informative priors by class: ``intercept``, ``b``, ``sd``, ``cor``, ``sigma`` if gaussian, and own parameters.
 
     They are on the scale of the linear predictor, for predictors centred and scaled by the dictionary. As in rstanarm
     (vignette "Prior Distributions for rstanarm Models"): intercept and coefficients have sd 2.5, times the outcome's sd
-    if gaussian, and the residual sd is exponential with the outcome's sd as its mean. For the sds of group terms, a
-    half-normal, as in bambi, of scale 1 (times the outcome's sd); for correlations lkj(1), as in both.
+    if it is a number (gaussian, student_t), and the residual sd is exponential with the outcome's sd as its mean. For the
+    sds of group terms, a half-normal, as in bambi, of scale 1 (times the outcome's sd); for correlations lkj(1), as in both.
+
+    A likelihood's own parameters have normal priors on the unconstrained line, lognormal ones of the parameter itself, each
+    wide enough to leave a factor of 10 either way: shape of a negative binomial around 3, precision of a beta-binomial
+    around 20, sigma of a Student t around the outcome's sd, its degrees of freedom around 10 (from 2 to 50 at 95%).
     """
-    unit, centre = (outcome_sd, outcome_mean) if family == "gaussian" else (1.0, 0.0)
+    is_number = family.name in ("gaussian", "student_t")
+    unit, centre = (outcome_sd, outcome_mean) if is_number else (1.0, 0.0)
     priors = {
         "intercept": Prior("normal", (centre, 2.5 * unit)),
         "b": Prior("normal", (0.0, 2.5 * unit)),
         "sd": Prior("half_normal", (unit,)),
         "cor": Prior("lkj", (1.0,)),
     }
-    return priors | ({"sigma": Prior("exponential", (1 / unit,))} if family == "gaussian" else {})
+    own = {name: Prior("normal", _OWN.get(name, (0.0, 1.5))) for name in family.own}
+    if family.name == "student_t":
+        own["log_sigma"] = Prior("normal", (math.log(unit), 1.0))
+    if family.name == "ordinal":
+        own["cutpoint_1"] = Prior("normal", (0.0, 2.5))
+    return priors | own | ({"sigma": Prior("exponential", (1 / unit,))} if family.name == "gaussian" else {})
 
 
 def _positive_log_density(prior: Prior, x: Any, xp: Any) -> Any:

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logit
 
-from fitting import combiner
+from fitting import combiner, families
 from fitting.combiner import Moments, Natural, Proposal
+from fitting.families import Family
 from fitting.hierarchy import Hierarchy
-from fitting.model import INTERCEPT
 from fitting.sites import Site
 from fitting.tree import Restriction
 
 ANCHOR_SD = 0.05
 MIN_DAMPING = 1 / 16
+NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells together is positive
 NUTS_ROUNDS = 3
 NUTS_TOLERANCE = 0.05
 
@@ -45,23 +45,19 @@ class RoundInfo(NamedTuple):
 
 
 def init(hierarchy: Hierarchy) -> RoundsState:
-    """The anchor that round 0 starts from: the overall mean at the intercept, zero elsewhere, narrow."""
+    """The anchor that round 0 starts from: the overall outcome at the intercepts and own parameters, zero elsewhere, narrow."""
     tree, coding = hierarchy.model.tree, hierarchy.model.coding
     mean = np.zeros(tree.num_coefficients)
+    first = families.start(hierarchy.family, coding.outcome)
     for block in hierarchy.model.fixed:
-        if block.names == (INTERCEPT,):
-            rate = coding.outcome_mean
-            mean[block.coefficients] = (
-                rate if hierarchy.family.has_residual_scale else logit(np.clip(rate, 1e-4, 1 - 1e-4))
-            )
+        if block.is_intercept or block.is_own:
+            mean[block.coefficients] = first[block.predictor]
     covariance = np.zeros(tree.num_entries)
     covariance[tree.diagonal] = ANCHOR_SD**2
-    return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome_sd), (), np.inf)
+    return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome.sd), (), np.inf)
 
 
-def moments_for(
-    hierarchy: Hierarchy, state: RoundsState, restrictions: Sequence[Restriction], method: str
-) -> Moments:
+def moments_for(hierarchy: Hierarchy, state: RoundsState, restrictions: Sequence[Restriction], method: str) -> Moments:
     """What a round fits its sites under: the posterior, hyperparameters integrated out; for NUTS given their mode.
 
     With hyperparameters integrated out the Gaussian that matches the posterior can be wider than a site, so that dividing
@@ -112,40 +108,48 @@ def step(
 
 
 class Schedule(NamedTuple):
-    """Which rounds a method runs. ``exact_sites``: a site is the likelihood itself (Gaussian family), so one round does."""
+    """Which rounds a method runs, for a family."""
 
     method: str
     max_rounds: int
     tolerance: float
     damping: float
-    exact_sites: bool
+    family: Family
 
 
 class Round(NamedTuple):
-    """How a round fits its sites (``vi``, ``laplace`` or ``nuts``), its damping, and, once it is over, its move."""
+    """How a round fits its sites (``vi``, ``laplace`` or ``nuts``), its damping, and, once it is over, its move.
+
+    ``convex``: with positive curvatures only, towards the posterior of a likelihood that is not log-concave.
+    """
 
     method: str
     damping: float
     move: float = np.inf
+    convex: bool = False
 
 
 def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
     """The round to run after those in ``history``; None when the posterior has stopped moving or rounds are used up.
 
-    A round that moved further than the one before halves the step of the next. NUTS starts where variational rounds
-    have settled, so that every shard has a cavity, and runs a few rounds, which move the means by little but noise.
+    A round that moved further than the one before halves the step of the next. Where the likelihood is not log-concave
+    rounds are convex until one has moved less than ``NEAR``. NUTS starts where variational rounds have settled, so that
+    every shard has a cavity, and runs a few rounds, which move the means by little but noise.
     """
     base = "laplace" if schedule.method == "laplace" else "vi"
+    exact_sites, has_modes = schedule.family.has_residual_scale, not schedule.family.is_log_concave
     if not history:
-        return Round(base, schedule.damping)
+        return Round(base, schedule.damping, convex=has_modes)
     last, sampled = history[-1], [r for r in history if r.method == "nuts"]
     if sampled:
         settled = last.move < NUTS_TOLERANCE or len(sampled) == NUTS_ROUNDS
         return None if settled else Round("nuts", schedule.damping)
-    if last.move >= schedule.tolerance and not schedule.exact_sites and len(history) < schedule.max_rounds:
+    unsettled = last.move >= schedule.tolerance or last.convex
+    if unsettled and not exact_sites and len(history) < schedule.max_rounds:
         diverging = len(history) > 1 and last.move > 1.0 and last.move > history[-2].move
-        return Round(base, max(last.damping / 2, MIN_DAMPING) if diverging else last.damping)
-    return Round("nuts", schedule.damping) if schedule.method == "nuts" and not schedule.exact_sites else None
+        damping = max(last.damping / 2, MIN_DAMPING) if diverging else last.damping
+        return Round(base, damping, convex=has_modes and last.move > NEAR)
+    return Round("nuts", schedule.damping) if schedule.method == "nuts" and not exact_sites else None
 
 
 def blend(old: Site, new: Site, damping: float) -> Site:

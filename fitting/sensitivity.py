@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from fitting.combiner import DrawsMatrix
 from fitting.hierarchy import Hierarchy
 
 ALPHAS = (0.8, 1.25)
 SENSITIVE = 0.05  # as in the paper and in priorsense
 
 
-def chosen_log_prior(hierarchy: Hierarchy, theta: np.ndarray, psi: np.ndarray) -> np.ndarray:
+def chosen_log_prior(hierarchy: Hierarchy, theta: DrawsMatrix, psi: np.ndarray) -> np.ndarray:
     """Log density of the chosen priors at draws theta (M, D) and psi (M, H), without constants: shape (M,)."""
     centred = theta[:, hierarchy.fixed_places] - hierarchy.fixed_mean
     fixed = -0.5 * np.square(centred) @ hierarchy.fixed_precision
@@ -25,7 +26,7 @@ def chosen_log_prior(hierarchy: Hierarchy, theta: np.ndarray, psi: np.ndarray) -
 
 
 def power_scale(
-    hierarchy: Hierarchy, theta: np.ndarray, psi: np.ndarray, log_likelihood: np.ndarray
+    hierarchy: Hierarchy, theta: DrawsMatrix, psi: np.ndarray, log_likelihood: np.ndarray
 ) -> list[dict[str, Any]]:
     """Sensitivity of every fixed coefficient and hyperparameter to its prior and to the likelihood.
 

@@ -43,40 +43,61 @@ def pairs(tree: Tree, design: CellDesign) -> Iterator[tuple[int, int, np.ndarray
 
 
 def predictor_mean(design: CellDesign, mean: np.ndarray) -> np.ndarray:
-    """Linear predictor of each cell, shape (n,), at coefficients of shape (D,)."""
-    total = np.zeros(design.num_cells)
-    for place, value in zip(design.places, design.values, strict=True):
+    """Linear predictors of each cell, shape (P, n), at coefficients of shape (D,)."""
+    total = np.zeros((design.num_predictors, design.num_cells))
+    for place, value, p in zip(design.places, design.values, design.predictors, strict=True):
         part = mean.take(place)
-        total += part if value is None else part * value
+        total[p] += part if value is None else part * value
     return total
 
 
-def matrix(design: CellDesign, num_coefficients: int) -> sparse.csr_array:
-    """The design as a sparse matrix, shape (n, D): times draws (D, M) it gives their linear predictors (n, M)."""
+def matrices(design: CellDesign, num_coefficients: int) -> list[sparse.csr_array]:
+    """The design of each linear predictor as a sparse matrix, shape (n, D)."""
+    return [_matrix(design, p, num_coefficients) for p in range(design.num_predictors)]
+
+
+def linear_predictors(matrices_of: list[sparse.csr_array], theta: np.ndarray) -> np.ndarray:
+    """Linear predictors, shape (P, n, M), for draws (D, M)."""
+    return np.stack([matrix @ theta for matrix in matrices_of])
+
+
+def _matrix(design: CellDesign, predictor: int, num_coefficients: int) -> sparse.csr_array:
     ones = np.ones(design.num_cells)
-    values = np.stack([ones if v is None else v for v in design.values], axis=1)
-    places = np.stack(design.places, axis=1)
+    own = [(i, v) for i, v, p in zip(design.places, design.values, design.predictors, strict=True) if p == predictor]
+    if not own:
+        return sparse.csr_array((design.num_cells, num_coefficients))
+    values = np.stack([ones if value is None else value for _, value in own], axis=1)
+    places = np.stack([place for place, _ in own], axis=1)
     pointers = np.arange(design.num_cells + 1, dtype=np.int64) * places.shape[1]
     shape = (design.num_cells, num_coefficients)
     return sparse.csr_array((values.ravel(), places.ravel().astype(np.int64), pointers), shape=shape)
 
 
-def predictor_variance(tree: Tree, design: CellDesign, covariance: np.ndarray) -> np.ndarray:
-    """Variance of each cell's linear predictor, shape (n,), from path covariances (E,)."""
-    variance = np.zeros(design.num_cells)
+def predictor_covariance(tree: Tree, design: CellDesign, covariance: np.ndarray) -> np.ndarray:
+    """Covariance of each cell's linear predictors, shape (P, P, n), from path covariances (E,)."""
+    size = design.num_predictors
+    total = np.zeros((size, size, design.num_cells))
     for i, j, place, value in pairs(tree, design):
         part = covariance.take(place)
         if value is not None:
             part *= value
-        variance += part if i == j else 2.0 * part
-    return np.maximum(variance, 0.0)
+        p, q = design.predictors[i], design.predictors[j]
+        if p == q:
+            total[p, p] += part if i == j else 2.0 * part
+        else:
+            total[p, q] += part
+            total[q, p] += part
+    diagonal = np.arange(size)
+    total[diagonal, diagonal] = np.maximum(total[diagonal, diagonal], 0.0)
+    return total
 
 
 def information(tree: Tree, design: CellDesign, weight: np.ndarray) -> np.ndarray:
-    """``Z' diag(weight) Z`` on the tree's pattern, shape (E,)."""
+    """``sum_pq Z_p' diag(weight_pq) Z_q`` on the tree's pattern, shape (E,), for weights of shape (P, P, n)."""
     entries = np.zeros(tree.num_entries)
-    for _, _, place, value in pairs(tree, design):
-        entries += np.bincount(place, weight if value is None else weight * value, tree.num_entries)
+    for i, j, place, value in pairs(tree, design):
+        w = weight[design.predictors[i], design.predictors[j]]
+        entries += np.bincount(place, w if value is None else w * value, tree.num_entries)
     for level, (n, k, w) in enumerate(zip(tree.num_nodes, tree.block_sizes, tree.widths, strict=True)):
         if k > 1:  # within a block each pair was added on one side only
             block = entries[tree.entry_starts[level] : tree.entry_starts[level + 1]].reshape(n, k, w + k)
@@ -86,16 +107,17 @@ def information(tree: Tree, design: CellDesign, weight: np.ndarray) -> np.ndarra
 
 
 def transpose_multiply(tree: Tree, design: CellDesign, weight: np.ndarray) -> np.ndarray:
-    """``Z' weight``, shape (D,)."""
+    """``sum_p Z_p' weight_p``, shape (D,), for weights of shape (P, n)."""
     total = np.zeros(tree.num_coefficients)
-    for index, value in zip(design.places, design.values, strict=True):
-        total += np.bincount(index, weight if value is None else weight * value, tree.num_coefficients)
+    for index, value, p in zip(design.places, design.values, design.predictors, strict=True):
+        total += np.bincount(index, weight[p] if value is None else weight[p] * value, tree.num_coefficients)
     return total
 
 
 def fit(
-    tree: Tree, design: CellDesign, family: Family, mean: np.ndarray, covariance: np.ndarray, *, num_nodes: int
-) -> Site:
+    tree: Tree, design: CellDesign, family: Family, mean: np.ndarray, covariance: np.ndarray, *, num_nodes: int,
+    convex: bool = False,
+) -> Site:  # fmt: skip
     """Site of one shard under q = N(mean, covariance) on its part of the tree.
 
     Parameters
@@ -104,21 +126,32 @@ def fit(
         With coefficients numbered on ``tree`` (``fitting.model.localise``).
     mean, covariance
         Moments of q, shapes (D_s,) and (E_s,). A covariance of zeros gives the Laplace site at ``mean``.
+    convex
+        Take the positive part of every cell's curvature, for a family that is not log-concave: a step towards the
+        posterior from far away, not the site of any posterior.
     """
     if family.has_residual_scale:
         count = design.statistics["num_trials"].astype(np.float64)
         return Site(
-            information(tree, design, count),
-            transpose_multiply(tree, design, design.statistics["sum_y"]),
+            information(tree, design, count[None, None]),
+            transpose_multiply(tree, design, design.statistics["sum_y"][None]),
             np.array([count.sum(), design.statistics["sum_y_squared"].sum()]),
         )
     eta = predictor_mean(design, mean)
     gradient, curvature = expected_derivatives(
-        design.statistics, eta, predictor_variance(tree, design, covariance), num_nodes
+        family, design.statistics, eta, predictor_covariance(tree, design, covariance), num_nodes
     )
-    return Site(
-        information(tree, design, curvature), transpose_multiply(tree, design, gradient + curvature * eta), np.zeros(2)
-    )
+    if convex and not family.is_log_concave:
+        curvature = positive_part(curvature)
+    shift = gradient + np.einsum("pqn,qn->pn", curvature, eta)
+    return Site(information(tree, design, curvature), transpose_multiply(tree, design, shift), np.zeros(2))
+
+
+def positive_part(curvature: np.ndarray) -> np.ndarray:
+    """Symmetric matrices of shape (P, P, n) with their negative eigenvalues set to zero."""
+    values, vectors = np.linalg.eigh(np.moveaxis(curvature, -1, 0))
+    kept = (vectors * np.maximum(values, 0.0)[:, None, :]) @ np.swapaxes(vectors, 1, 2)
+    return np.moveaxis(kept, 0, -1)
 
 
 def log_density(tree: Tree, site: Site, theta: np.ndarray, residual_sd: np.ndarray | float = 1.0) -> np.ndarray:

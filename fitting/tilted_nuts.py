@@ -65,12 +65,14 @@ NOT_PROPER = TiltedInfo(False, float("nan"), 0.0, 0, 0.0, float("inf"))
 class Target(NamedTuple):
     """The log ratio r(z) as arrays, for n cells with K nonzeros each and d whitened coordinates.
 
-    ``index`` (K, n) and ``value`` (K, n) are the design over the touched coefficients; ``offset`` (n,) is the linear
-    predictor at z = 0; ``lower`` (d, d) takes z to coefficients; ``precision`` (d, d) and ``shift`` (d,) are log t in z.
+    ``index`` (K, n) and ``value`` (K, n) are the design over the touched coefficients, ``predictor`` (K, P) says which linear
+    predictor a nonzero is part of; ``offset`` (P, n) is the linear predictors at z = 0; ``lower`` (d, d) takes z to
+    coefficients; ``precision`` (d, d) and ``shift`` (d,) are log t in z.
     """
 
     index: Any
     value: Any
+    predictor: Any
     offset: Any
     statistics: dict[str, Any]
     lower: Any
@@ -221,8 +223,8 @@ def _sample(
 def _log_ratio(target: Target, family: Family, z: jax.Array) -> jax.Array:
     theta = target.lower @ z
     eta = target.offset
-    for index, value in zip(target.index, target.value, strict=True):
-        eta = eta + value * theta[index]
+    for index, value, predictor in zip(target.index, target.value, target.predictor, strict=True):
+        eta = eta + predictor[:, None] * (value * theta[index])
     log_t = target.shift @ z - 0.5 * z @ (target.precision @ z)
     return log_likelihood(family, target.statistics, eta, xp=jnp).sum() - log_t
 
@@ -232,7 +234,7 @@ def _reference(
 ) -> _Reference:
     """Variational Gaussian of the tilted distribution. Raises ``LinAlgError`` where the cavity is no distribution."""
     for _ in range(REFERENCE_STEPS):
-        site = sites.fit(tree, design, family, mean, covariance, num_nodes=REFERENCE_NODES)
+        site = sites.fit(tree, design, family, mean, covariance, num_nodes=REFERENCE_NODES, convex=True)
         precision = cavity.precision + site.precision
         factor = tr.cholesky(tree, precision)
         mean = tr.solve(tree, factor, (cavity.shift + site.shift)[:, None])[:, 0]
@@ -257,7 +259,8 @@ def _target(tree: Tree, design: CellDesign, reference: _Reference) -> Target:
     return Target(
         index=_pad(np.stack([place[index] for index in design.places]), (len(values), num_cells)),
         value=_pad(np.stack(values), (len(values), num_cells)),
-        offset=_pad(sites.predictor_mean(design, reference.mean), (num_cells,)),
+        predictor=np.eye(design.num_predictors)[list(design.predictors)],
+        offset=_pad(sites.predictor_mean(design, reference.mean), (design.num_predictors, num_cells)),
         statistics={
             name: _pad(np.asarray(column, dtype=np.float64), (num_cells,)) for name, column in design.statistics.items()
         },
@@ -273,6 +276,7 @@ def _with_trials(design: CellDesign) -> CellDesign:
     return CellDesign(
         tuple(place[kept] for place in design.places),
         tuple(None if value is None else value[kept] for value in design.values),
+        design.predictors,
         {name: column[kept] for name, column in design.statistics.items()},
     )
 

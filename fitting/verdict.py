@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fitting.audit import (
+    DRAW_CHUNK,
     HETEROGENEITY_LEVEL,
     Heterogeneity,
     Importance,
@@ -22,10 +23,9 @@ from fitting.audit import (
     score,
     spread_of,
 )
-from fitting.combiner import Moments, Natural, Proposal
+from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
-from fitting.model import INTERCEPT
 from fitting.sensitivity import power_scale
 from fitting.sites import Site, log_density
 from fitting.tree import Restriction
@@ -47,7 +47,7 @@ class Evidence(NamedTuple):
     score: Score
     heterogeneity: Sequence[Heterogeneity]
     trials: np.ndarray  # (D,) outcomes seen by each coefficient
-    successes: np.ndarray
+    successes: np.ndarray | None
     rounds: Sequence[dict[str, Any]]
     acceptance: float
     sensitivity: Sequence[dict[str, Any]]
@@ -67,7 +67,7 @@ def gather(
     used: Sequence[Site],
     reports: Sequence[ShardAudit],
     shards: Sequence[dict[str, Any]],
-    theta: np.ndarray,
+    theta: DrawsMatrix,
     psi: np.ndarray,
     moments: Moments,
     natural: Natural,
@@ -87,7 +87,8 @@ def gather(
     trials, successes = np.zeros(theta.shape[1]), np.zeros(theta.shape[1])
     for restriction, report in zip(restrictions, reports, strict=True):
         trials[restriction.coefficients] += report.trials
-        successes[restriction.coefficients] += report.successes
+        if report.successes is not None:
+            successes[restriction.coefficients] += report.successes
     return Evidence(
         shards,
         ratios,
@@ -96,7 +97,7 @@ def gather(
         score(hierarchy, restrictions, used, [r.fresh for r in reports], moments, proposal, threads, refresh),
         heterogeneity(hierarchy, natural, restrictions, used, moments, proposal.mode),
         trials,
-        successes,
+        None if any(report.successes is None for report in reports) else successes,
         history,
         acceptance,
         [] if is_hopeless(total, spread_of(total)) else power_scale(hierarchy, theta, psi, total + log_sites),
@@ -104,10 +105,15 @@ def gather(
     )
 
 
-def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: np.ndarray, psi: np.ndarray) -> np.ndarray:
+def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: DrawsMatrix, psi: np.ndarray) -> np.ndarray:
     """Log of the product of all sites at each draw, shape (M,)."""
-    product = Site(natural.precision, natural.shift, natural.constants)
-    return log_density(hierarchy.model.tree, product, np.ascontiguousarray(theta.T), hierarchy.residual_sd(psi))
+    product, residual = Site(natural.precision, natural.shift, natural.constants), hierarchy.residual_sd(psi)
+    parts = []
+    for begin in range(0, theta.shape[0], DRAW_CHUNK):
+        some = slice(begin, begin + DRAW_CHUNK)
+        draws = np.ascontiguousarray(theta[some, :].T)
+        parts.append(log_density(hierarchy.model.tree, product, draws, residual[some]))
+    return np.concatenate(parts)
 
 
 def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
@@ -333,7 +339,7 @@ def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks:
     """Levels whose outcomes are all the same, or that hardly have any. Never their counts: those are people."""
     rows: list[dict[str, Any]] = []
     trials, successes = evidence.trials, evidence.successes
-    if not hierarchy.family.has_residual_scale:
+    if successes is not None:
         same = (trials > 0) & ((successes == 0) | (successes == trials)) & ~hierarchy.model.is_padding
         for place in np.flatnonzero(same & ((trials >= SEPARATED_TRIALS) | (blocks == "fixed"))):
             rows.append({"term": str(blocks[place]), "level": _level(str(names[place])), "issue": "separated"})
@@ -356,7 +362,7 @@ def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks:
 def _references(hierarchy: Hierarchy, trials: np.ndarray, successes: np.ndarray) -> Iterator[tuple[str, float, float]]:
     """Reference level of each fixed factor or 0/1 predictor, which has no coefficient of its own: name and outcome totals."""
     coding, fixed = hierarchy.model.coding, hierarchy.model.fixed
-    whole = next((block.coefficients for block in fixed if block.names == (INTERCEPT,)), None)
+    whole = next((block.coefficients for block in fixed if block.is_intercept), None)
     if whole is None:
         return
     for block in fixed:

@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-from reporting.errors import DrawsError, RunDirectoryError
-
-SCHEMA_VERSION = 1
-SAMPLE_DIMS = ("chain", "draw")
+from reporting import draws_file
+from reporting.draws_file import SAMPLE_DIMS, Declared, check_names, unreadable
+from reporting.errors import DrawsError
 
 
 class Variable(NamedTuple):
@@ -57,20 +56,28 @@ def write_posterior(
     DrawsError
         A shape, name or label that does not fit.
     """
-    datasets = {"posterior": _dataset(draws, coords)}
+    num_chains, num_draws = check_draws(draws, coords)
     if sample_stats:
-        datasets["sample_stats"] = _dataset(sample_stats, coords)
-    tree = xr.DataTree.from_dict(datasets)
-    tree.attrs = {"schema_version": SCHEMA_VERSION, "creation_library": "caucus", **attrs}
-    encoding = {f"/{group}": {str(name): {"_FillValue": None} for name in dataset.variables}
-                for group, dataset in datasets.items()}
-    return bytes(tree.to_netcdf(engine="h5netcdf", encoding=encoding))
+        check_draws(sample_stats, coords)
+    groups = {"posterior": draws, "sample_stats": sample_stats or {}}
+    declared = {
+        group: {name: Declared(dims, values.dtype) for name, (dims, values) in members.items()}
+        for group, members in groups.items()
+    }
+    content = io.BytesIO()
+    with draws_file.writing(content, declared, coords, attrs, num_chains, num_draws) as file:
+        for group, members in groups.items():
+            for name, (_, values) in members.items():
+                for chain in range(num_chains):
+                    file.put(group, name, chain, 0, values[chain])
+    return content.getvalue()
 
 
-def read_posterior(source: str | Path | bytes) -> xr.DataTree:
-    """Return the tree of a file that :func:`write_posterior` made, wholly in memory.
+def read_posterior(source: str | Path | bytes, *, only_scalars: bool = False) -> xr.DataTree:
+    """Return the tree of a file that :func:`write_posterior` made, wholly in memory; :mod:`reporting.draws_file` reads parts.
 
-    ``source`` is a local path or the bytes of the file (for a run on an object store).
+    ``source`` is a local path or the bytes of the file (for a run on an object store). ``only_scalars`` leaves out, unread,
+    every variable with levels.
 
     Raises
     ------
@@ -78,16 +85,21 @@ def read_posterior(source: str | Path | bytes) -> xr.DataTree:
         The file is missing, is not netCDF, or has no group ``posterior``.
     """
     where = "posterior (bytes)" if isinstance(source, bytes) else str(source)
-    do = "Run the merge again, or restore the file."
     try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with xr.open_datatree(io.BytesIO(content), engine="h5netcdf") as opened:
-            tree = opened.load()
+        opened = xr.open_datatree(io.BytesIO(source) if isinstance(source, bytes) else source, engine="h5netcdf")
+        with opened:
+            tree = opened.map_over_datasets(_scalars) if only_scalars else opened
+            tree = tree.load()
     except (OSError, ValueError, KeyError) as error:
-        raise RunDirectoryError(where, f"no readable netCDF ({type(error).__name__})", "posterior draws", do) from error
+        raise unreadable(where, f"no readable netCDF ({type(error).__name__})", "posterior draws") from error
     if "posterior" not in tree.children:
-        raise RunDirectoryError(where, f"groups {sorted(tree.children)}", "a group 'posterior'", do)
+        raise unreadable(where, f"groups {sorted(tree.children)}", "a group 'posterior'")
     return tree
+
+
+def _scalars(dataset: xr.Dataset) -> xr.Dataset:
+    """A dataset without the variables, and their labels, that have levels."""
+    return dataset.drop_dims([dim for dim in dataset.dims if dim not in SAMPLE_DIMS])
 
 
 def variables(tree: xr.DataTree, group: str = "posterior") -> tuple[dict[str, Variable], dict[str, list[str]]]:
@@ -105,25 +117,13 @@ def check_draws(draws: Mapping[str, Variable], coords: Mapping[str, Sequence[str
         raise DrawsError("(none)", "no variables", "at least one", "Give the draws of the model's coefficients.")
     first = next(iter(draws))
     sample_shape = draws[first].values.shape[:2]
+    check_names({name: dims for name, (dims, _) in draws.items()}, coords)
     for name, (dims, values) in draws.items():
-        if "/" in name or name in {"", "."} or name in coords or name in SAMPLE_DIMS:
-            raise DrawsError(name, "a name that netCDF or a dimension already uses", "a name of its own without '/'",
-                             "Rename the variable, or give its dimension another name (bambi writes `race_dim`).")
         if values.ndim != len(dims) + 2 or values.shape[:2] != sample_shape:
             raise DrawsError(name, f"shape {values.shape} with dimensions {tuple(dims)}",
                              f"(chain, draw, {', '.join(dims)}) beginning with {sample_shape} as {first!r}",
                              "Give the array as (chain, draw, *shape) and name the dimensions of shape only.")
         for dim, size in zip(dims, values.shape[2:], strict=True):
-            if dim not in coords or len(coords[dim]) != size:
-                found = f"{len(coords[dim])} labels" if dim in coords else "no labels"
-                raise DrawsError(name, f"{found} for dimension {dim!r}", f"{size} labels", "Pass them in `coords`.")
+            if len(coords[dim]) != size:
+                raise DrawsError(name, f"{len(coords[dim])} labels for dimension {dim!r}", f"{size} labels", "Pass them in `coords`.")
     return int(sample_shape[0]), int(sample_shape[1])
-
-
-def _dataset(draws: Mapping[str, Variable], coords: Mapping[str, Sequence[str]]) -> xr.Dataset:
-    num_chains, num_draws = check_draws(draws, coords)
-    used = {dim for variable in draws.values() for dim in variable.dims}
-    labels = {dim: (dim, np.array([str(x) for x in coords[dim]], dtype=object)) for dim in coords if dim in used}
-    arrays = {name: ((*SAMPLE_DIMS, *dims), values) for name, (dims, values) in draws.items()}
-    samples = {"chain": np.arange(num_chains), "draw": np.arange(num_draws)}
-    return xr.Dataset(arrays, coords={**samples, **labels})

@@ -27,7 +27,7 @@ CALIBRATION = "calibration"
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """The files of one run. ``estimates`` maps a margin (``state:county``) to its table."""
+    """The files of one run. ``estimates`` maps a margin to its table; ``posterior`` has what has no levels: the scales."""
 
     path: Path
     config: dict[str, Any]
@@ -88,7 +88,7 @@ def read(directory: str | Path) -> RunDirectory:
         audit=_json(root / "audit.json"),
         shards=_optional_json(root / "shards" / "manifest.json"),
         dictionary=_optional_json(root / "dictionary.json"),
-        posterior=read_posterior(root / "posterior.nc") if (root / "posterior.nc").exists() else None,
+        posterior=read_posterior(root / "posterior.nc", only_scalars=True) if (root / "posterior.nc").exists() else None,
         summary=_optional_table(root / "summary.parquet"),
         estimates={name.replace("-", ":"): table for name, table in margins.items()},
         calibration=calibration,

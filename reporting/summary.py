@@ -1,9 +1,8 @@
 """Summary of posterior draws: one row per parameter, with the Monte Carlo error of its mean.
 
 Mean, sd and quantiles are over all draws of all chains. ``mcse_mean``, ``ess_bulk`` and ``r_hat`` are those of ArviZ
-(Vehtari et al. 2021, "Rank-normalization, folding, and localization", Bayesian Analysis 16). Rank normalisation, where
-ArviZ spends its time parameter by parameter, is done here for a block of parameters at once; the estimators themselves
-are arviz_stats' array functions.
+(Vehtari et al. 2021, "Rank-normalization, folding, and localization", Bayesian Analysis 16), computed for a block of
+parameters at once (:mod:`reporting.convergence`).
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from arviz_stats.base import array_stats
-from scipy import special, stats
 
+from reporting import convergence
 from reporting.errors import DrawsError
 from reporting.posterior import Variable, check_draws
 
@@ -54,6 +52,8 @@ def moments(
 ) -> dict[str, np.ndarray]:
     """Return the numeric columns of :data:`SCHEMA` for ``values`` of shape (chain, draw, parameter).
 
+    ``values`` is an array, or a variable of a file (:mod:`reporting.draws_file`), which is read a block at a time.
+
     ``quantiles`` maps the name of a column to its probability.
 
     Raises
@@ -63,15 +63,17 @@ def moments(
     """
     if values.shape[1] < MIN_DRAWS:
         raise DrawsError(name, f"{values.shape[1]} draws per chain", f"at least {MIN_DRAWS}", "Draw more.")
-    if not np.isfinite(values).all():
-        count = int((~np.isfinite(values)).sum())
-        raise DrawsError(name, f"{count} values that are not finite", "finite draws", "Look at the audit of this run.")
-    blocks = [_block_moments(np.asarray(block, dtype=float), quantiles) for block in _blocks(values)]
+    blocks = []
+    for block in _blocks(values):
+        if not np.isfinite(block).all():
+            count = int((~np.isfinite(block)).sum())
+            raise DrawsError(name, f"{count} values that are not finite", "finite draws", "Look at the audit of this run.")
+        blocks.append(_block_moments(np.asarray(block, dtype=float), quantiles))
     return {key: np.concatenate([block[key] for block in blocks]) for key in blocks[0]}
 
 
 def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, max(values.shape[2], 1), PARAMETERS_PER_BLOCK):
+    for start in range(0, max(values.shape[2], 1), PARAMETERS_PER_BLOCK):  # the one place that reads draws from a file
         yield np.ascontiguousarray(np.moveaxis(values[..., start : start + PARAMETERS_PER_BLOCK], -1, 0))
 
 
@@ -79,35 +81,24 @@ def _block_moments(values: np.ndarray, quantiles: Mapping[str, float]) -> dict[s
     """``values`` has the shape (parameter, chain, draw)."""
     num_parameters, num_chains, num_draws = values.shape
     pooled = values.reshape(num_parameters, num_chains * num_draws)
-    half = num_draws // 2
-    split = np.concatenate([values[..., :half], values[..., -half:]], axis=1)
+    split = convergence.split_chains(values)
     moves = np.ptp(pooled, axis=1) > 0
-    scores = _rank_normalise(split)
     ess_bulk = np.full(num_parameters, float(pooled.shape[1]))
     mcse = np.zeros(num_parameters)
     r_hat = np.full(num_parameters, np.nan)
+    sd = pooled.std(axis=1, ddof=1)
     if moves.any():
-        ess_bulk[moves] = array_stats.ess(scores[moves], method="identity")
-        mcse[moves] = array_stats.mcse(values[moves], method="mean")
+        some = split[moves]
+        scores = convergence.rank_normalise(some)
+        ess_bulk[moves] = convergence.effective_size(scores)
+        mcse[moves] = sd[moves] / np.sqrt(convergence.effective_size(some))
         if num_chains > 1:
-            median = np.median(split, axis=(1, 2), keepdims=True)
-            folded = _rank_normalise(np.abs(split - median)[moves])
-            r_hat[moves] = np.maximum(array_stats.rhat(scores[moves], method="identity"),
-                                      array_stats.rhat(folded, method="identity"))
+            folded = np.abs(some - np.median(some, axis=(1, 2), keepdims=True))
+            tails = convergence.r_hat(convergence.rank_normalise(folded))
+            r_hat[moves] = np.maximum(convergence.r_hat(scores), tails)
     points = np.quantile(pooled, list(quantiles.values()), axis=1)
-    return {"mean": pooled.mean(axis=1), "sd": pooled.std(axis=1, ddof=1),
+    return {"mean": pooled.mean(axis=1), "sd": sd,
             **dict(zip(quantiles, points, strict=True)), "mcse_mean": mcse, "ess_bulk": ess_bulk, "r_hat": r_hat}
-
-
-def _rank_normalise(values: np.ndarray) -> np.ndarray:
-    """Normal scores of the ranks over the last two axes (Blom's offset, as ArviZ); shape is kept.
-
-    Average ranks are multiples of one half, so the scores come from a table.
-    """
-    flat = values.reshape(len(values), values.shape[1] * values.shape[2])
-    table = special.ndtri(np.clip((np.arange(2 * flat.shape[1] + 1) / 2 - 0.375) / (flat.shape[1] + 0.25), 0, 1))
-    doubled_ranks = (2 * stats.rankdata(flat, axis=1)).astype(np.intp)
-    return table[doubled_ranks].reshape(values.shape)
 
 
 def _variable_table(name: str, variable: Variable, coords: Mapping[str, Sequence[str]], unit: str | None) -> pa.Table:
@@ -116,7 +107,10 @@ def _variable_table(name: str, variable: Variable, coords: Mapping[str, Sequence
     if variable.dims:
         joined = [",".join(map(str, labels)) for labels in itertools.product(*(coords[dim] for dim in variable.dims))]
         levels, parameters = list(joined), [f"{name}[{level}]" for level in joined]
-    columns = moments(name, variable.values.reshape(*variable.values.shape[:2], len(levels)))
+    values = variable.values
+    if len(variable.dims) != 1:
+        values = np.asarray(values[...]).reshape(*values.shape[:2], len(levels))
+    columns = moments(name, values)
     text = {"variable": [name] * len(levels), "level": levels, "parameter": parameters, "unit": [unit] * len(levels)}
     numbers = {key: pa.array(column, pa.float64(), mask=np.isnan(column)) for key, column in columns.items()}
     return pa.table({**text, **numbers}).select(SCHEMA.names).cast(SCHEMA)

@@ -2,7 +2,8 @@
 
 Tables of the scratch database (columns are numbered, so that no name of a user meets SQL):
 
-* ``cells``: one row per combination of raw values ``k0, k1, ...`` and reason ``flag`` of the outcome; sums ``n, t, s, q``;
+* ``cells``: one row per combination of raw values ``k0, k1, ...`` and reason ``flag`` of the outcome (and per outcome, where
+  it is a key); its sums are those of :func:`sharding.cell_statistics.sums`;
 * ``map0, map1, ...``: raw value of a factor -> code;
 * ``coded``: one row per combination of codes and numbers ``x0, x1, ...`` and ``reason``; 0 is a good cell.
 """
@@ -16,20 +17,14 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sharding import contract
+from sharding import cell_statistics, contract
+from sharding.cell_statistics import fixed_point_scale, fixed_point_sql
 from sharding.contract import ModelColumn, Reasons
-from sharding.dictionary import FactorCoding, NumericCoding
+from sharding.dictionary import FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
-from sharding.outcome import (
-    LARGEST,
-    aggregates_sql,
-    fixed_point_scale,
-    fixed_point_sql,
-    number_sql,
-    outcome_sql,
-)
+from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
 from sharding.rows import RowIdentity, RowSource
-from sharding.sql import Bind, quoted
+from sharding.sql import Bind, label_sql, quoted
 
 
 class CellTable:
@@ -40,7 +35,10 @@ class CellTable:
         self._rows = rows
         self.columns = list(rows.columns)
         self._reasons = reasons
-        self._scales = (1.0, 1.0)
+        self._outcome = rows.outcome
+        self._sums = cell_statistics.sums(rows.outcome)
+        self._scales = {sum_.name: 1.0 for sum_ in self._sums}
+        self._categories: tuple[str, ...] = ()
         self._num_rows = 0
 
     @property
@@ -63,14 +61,13 @@ class CellTable:
 
     def group(self) -> int:
         """Aggregate the files into ``cells``, and return the number of rows read."""
-        outcome = self._rows.outcome
         if self._rows.identity is not None:
             self._find_repeated(self._rows.identity)
-        if outcome.kind == "gaussian":
-            self._scales = self._measure_outcome()
+        if any(sum_.is_real for sum_ in self._sums):
+            self._scales |= self._measure_outcome()
         bind = Bind()
-        keys = [f"k{i}" for i in range(len(self.columns))] + self._bucket + ["flag"]
-        sums = aggregates_sql(outcome, self._scales)
+        keys = [f"k{i}" for i in range(len(self.columns))] + self._bucket + self._outcome.group_keys + ["flag"]
+        sums = cell_statistics.aggregates_sql(self._outcome, self._scales)
         self._execute(
             f"CREATE TABLE cells AS SELECT {', '.join(keys + sums)} FROM ({self._rows.sql(bind, store_rejects=True)}) "
             f"GROUP BY {', '.join(keys)}",
@@ -92,6 +89,8 @@ class CellTable:
         codings = self._encode_with(labels)
         if self.quarantined() and self.num_good_cells() > 0:
             codings |= self._drop_idle_levels(labels, codings)
+        if self._outcome.kind == "category":
+            self._count_categories()
         self._execute("DROP TABLE cells")
         self._execute("CREATE VIEW good AS SELECT * EXCLUDE (reason) FROM coded WHERE reason = 0")
         return codings
@@ -126,7 +125,7 @@ class CellTable:
         self._execute(f"COPY ({query}) TO {bind(path)} (FORMAT parquet)", bind)
 
     def numeric_codings(self) -> dict[str, NumericCoding]:
-        """Return centre and scale (mean and sd, divisor n, over the good rows) of the numeric columns."""
+        """Return centre and scale (mean and sd, divisor n, over the good rows) and extremes of the numeric columns."""
         return {column.name: self._numeric_coding(column) for column in self.numerics}
 
     def groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
@@ -151,20 +150,11 @@ class CellTable:
                     result.setdefault(child.name, {})[parent.name] = tuple(of_child)
         return result
 
-    def outcome_moments(self) -> tuple[int, float, float]:
-        """Return the number of known trials (or values), their mean and their sd (divisor n), exact before rounding."""
-        if self._rows.outcome.kind == "binomial":
-            trials, successes = map(int, self._one("SELECT coalesce(sum(t), 0), coalesce(sum(s), 0) FROM good"))
-            if trials == 0:
-                raise self._no_outcome()
-            mean = successes / trials
-            return trials, mean, (mean * (1 - mean)) ** 0.5
-        count, total, squares = map(int, self._one("SELECT sum(t), sum(s), sum(q) FROM good"))
-        if count == 0:
-            raise self._no_outcome()
-        exact_mean = Fraction(total) / Fraction(self._scales[0]) / count
-        variance = Fraction(squares) / Fraction(self._scales[1]) / count - exact_mean**2
-        return count, float(exact_mean), float(max(variance, Fraction(0))) ** 0.5
+    def outcome_coding(self) -> OutcomeCoding:
+        """Return the outcome's entry in the dictionary, exact before rounding."""
+        totals = self._totals([sum_.name for sum_ in self._sums])
+        counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t")
+        return cell_statistics.describe(self._outcome, totals, self._categories, list(counts.values()))
 
     def counts(self, keys: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
         """Return the number of good cells by the columns ``keys`` of ``coded``, sorted."""
@@ -173,9 +163,10 @@ class CellTable:
         return [(tuple(row[:-1]), row[-1]) for row in rows]
 
     def bucket_by_content(self, num_shards: int, seed: int) -> None:
-        """Give each good cell a column ``bucket``: a seeded hash of its codes and numbers."""
+        """Give each good cell a column ``bucket``: a seeded hash of its codes, its numbers and its key if it has one."""
         bind = Bind()
-        content = ", ".join(f"CAST({self.code(column)} AS VARCHAR)" for column in self.columns)
+        keys = [*(self.code(column) for column in self.columns), *self._outcome.cell_keys]
+        content = ", ".join(f"CAST({key} AS VARCHAR)" for key in keys)
         self._add_bucket(f"concat_ws('|', {bind(str(seed))}::VARCHAR, {content})", num_shards, bind)
 
     def bucket_by_level(self, name: str, coding: FactorCoding, num_shards: int, seed: int) -> None:
@@ -186,16 +177,12 @@ class CellTable:
 
     def stream(self, order: Sequence[str]) -> pa.RecordBatchReader:
         """Return the good cells as they are in shards, sorted by the columns ``order`` of ``coded``, then by all others."""
-        outcome = self._rows.outcome
         fields = [f"CAST({self.code(c)} AS INTEGER) AS {quoted(c.name)}" for c in self.factors]
         fields += [f"{self.code(c)} AS {quoted(c.name)}" for c in self.numerics]
-        fields += ["CAST(n AS BIGINT) AS num_rows", "CAST(t AS BIGINT) AS num_trials"]
-        if outcome.kind == "binomial":
-            fields.append("CAST(s AS BIGINT) AS num_successes")
-        else:
-            for name, sum_, scale in zip(("sum_y", "sum_y_squared"), "sq", self._scales, strict=True):
-                fields.append(f"CAST({sum_} AS DOUBLE) / CAST({scale!r} AS DOUBLE) AS {name}")
-        keys = dict.fromkeys([*order, *(self.code(c) for c in [*self.factors, *self.numerics])])
+        fields.append("CAST(n AS BIGINT) AS num_rows")
+        fields += cell_statistics.fields_sql(self._outcome, self._scales, len(self._categories), self._weight_factor())
+        codes = [self.code(c) for c in [*self.factors, *self.numerics]]
+        keys = dict.fromkeys([*order, *codes, *self._outcome.cell_keys])
         ordered = f"SELECT {', '.join(fields)} FROM good ORDER BY {', '.join(keys)}"
         return self._connection.sql(ordered).to_arrow_reader(1 << 17)
 
@@ -222,26 +209,59 @@ class CellTable:
             bind,
         )
 
-    def _measure_outcome(self) -> tuple[float, float]:
+    def _measure_outcome(self) -> dict[str, float]:
+        """Fixed-point factors of the real sums, from the largest value that a row adds to each."""
         bind = Bind()
-        values, flag = outcome_sql(self._rows.outcome, bind)
-        scan = self._rows.sources.scan(bind, [source for _, source, _ in self._rows.outcome.parts])
-        largest, num_rows = self._one(
-            f"SELECT coalesce(max(abs(y)), 0), count(*) FROM (SELECT {values[0]} AS y, {flag} AS flag FROM ({scan})) "
-            f"WHERE flag = 0",
-            bind,
+        values, flag = outcome_sql(self._outcome, bind)
+        scan = self._rows.sources.scan(bind, dict.fromkeys(self._outcome.sources))
+        selected = ", ".join(f"{value} AS {name}" for name, value in values.items())
+        real = [sum_ for sum_ in self._sums if sum_.is_real]
+        largest = ", ".join(f"coalesce(max(abs({sum_.row})), 0)" for sum_ in real)
+        *found, num_rows = self._one(
+            f"SELECT {largest}, count(*) FROM (SELECT {selected}, {flag} AS flag FROM ({scan})) WHERE flag = 0", bind
         )
-        return fixed_point_scale(largest, num_rows), fixed_point_scale(largest * largest, num_rows)
+        return {sum_.name: fixed_point_scale(value, num_rows) for sum_, value in zip(real, found, strict=True)}
+
+    def _count_categories(self) -> None:
+        """Make of the cells by category cells with a count ``count_0, count_1, ...`` of each category."""
+        query = "SELECT DISTINCT y0 FROM coded WHERE reason = 0 AND y0 IS NOT NULL"
+        found = [row[0] for row in self._execute(f"{query} LIMIT {MAX_CATEGORIES + 1}")]
+        self._categories = cell_statistics.categories(self._outcome, found)
+        bind = Bind()
+        kind = self._type_of["t"]
+        counts = [
+            f"CAST(coalesce(sum(t) FILTER (WHERE y0 = {bind(label)}::VARCHAR), 0) AS {kind}) AS count_{j}"
+            for j, label in enumerate(self._categories)
+        ]
+        keys = ", ".join([*(self.code(column) for column in self.columns), *self._bucket, "reason"])
+        fields = ", ".join([keys, *self._added(), *counts])
+        self._execute(f"CREATE TABLE counted AS SELECT {fields} FROM coded GROUP BY {keys}", bind)
+        self._execute("DROP TABLE coded")
+        self._execute("ALTER TABLE counted RENAME TO coded")
+
+    @property
+    def _type_of(self) -> dict[str, str]:
+        return {"n": "BIGINT"} | {sum_.name: "HUGEINT" if sum_.is_real else "BIGINT" for sum_ in self._sums}
+
+    def _added(self) -> list[str]:
+        return [f"CAST(sum({name}) AS {kind}) AS {name}" for name, kind in self._type_of.items()]
+
+    def _totals(self, names: Sequence[str], like: str = "") -> dict[str, Fraction]:
+        """Exact totals of sums over the good cells; those of the scale of ``like`` if it is given."""
+        if not names:
+            return {}
+        row = self._one(f"SELECT {', '.join(f'coalesce(sum({name}), 0)' for name in names)} FROM good")
+        scales = [Fraction(self._scales[like or name]) for name in names]
+        return {name: int(total) / scale for name, total, scale in zip(names, row, scales, strict=True)}
+
+    def _weight_factor(self) -> float:
+        if self._outcome.weight is None:
+            return 1.0
+        totals = self._totals(["k", "t"])
+        return float(totals["k"] / totals["t"])
 
     def _text(self, i: int) -> str:
-        """SQL of a raw value as text; whole numbers stored as floating point lose the ``.0``, NaN is null."""
-        if self.columns[i].kind != "float":
-            return f"CAST(k{i} AS VARCHAR)"
-        whole = f"k{i} = floor(k{i}) AND abs(k{i}) < 9e15"
-        return (
-            f"CASE WHEN isnan(k{i}) THEN NULL WHEN {whole} THEN CAST(CAST(k{i} AS BIGINT) AS VARCHAR) "
-            f"ELSE CAST(k{i} AS VARCHAR) END"
-        )
+        return label_sql(f"k{i}", is_float=self.columns[i].kind == "float")
 
     def _distinct(self, i: int) -> list[str | None]:
         query = (
@@ -278,12 +298,11 @@ class CellTable:
                 bind,
             )
         bind = Bind()
-        sums = ["n", "t", "s"] + (["q"] if self._rows.outcome.kind == "gaussian" else [])
-        coded = self._coded_sql("cells", bind, self._bucket + sums)
+        others = [*self._bucket, *self._outcome.group_keys]
+        coded = self._coded_sql("cells", bind, [*others, "n", *(sum_.name for sum_ in self._sums)])
         if is_merging:
-            keys = ", ".join([*(self.code(column) for column in self.columns), *self._bucket, "reason"])
-            added = ", ".join(f"CAST(sum({name}) AS {_sum_type(name, sums)}) AS {name}" for name in sums)
-            coded = f"SELECT {keys}, {added} FROM ({coded}) GROUP BY {keys}"
+            keys = ", ".join([*(self.code(column) for column in self.columns), *others, "reason"])
+            coded = f"SELECT {keys}, {', '.join(self._added())} FROM ({coded}) GROUP BY {keys}"
         self._execute(f"CREATE TABLE coded AS {coded}", bind)
         return codings
 
@@ -342,10 +361,10 @@ class CellTable:
                 "Remove the column from the formula: it cannot be told from the intercept."
             )  # fmt: skip
         if binary:
-            return NumericCoding(0.0, 1.0, True)
+            return NumericCoding(0.0, 1.0, True, low, high)
         mean = self._exact_mean(x, max(abs(low), abs(high)))
         variance = self._exact_mean(f"({x} - CAST({mean!r} AS DOUBLE)) ** 2", (high - low) ** 2)
-        return NumericCoding(mean, variance**0.5, False)
+        return NumericCoding(mean, variance**0.5, False, low, high)
 
     def _exact_mean(self, expression: str, largest: float) -> float:
         scale = fixed_point_scale(largest, self._num_rows)
@@ -357,12 +376,6 @@ class CellTable:
         self._execute(f"CREATE TABLE dealt AS SELECT *, {number} AS bucket FROM coded WHERE reason = 0", bind)
         self._execute("CREATE OR REPLACE VIEW good AS SELECT * EXCLUDE (reason) FROM dealt")
 
-    def _no_outcome(self) -> ContractError:
-        return ContractError(
-            self._rows.outcome.where, "no row with a known outcome", "at least one",
-            "Correct data.outcome, or the column's `missing_values`."
-        )  # fmt: skip
-
 
 def _lookup_sql(labels: list[str | None], codes: list[int], bind: Bind) -> str:
     return f"SELECT unnest({bind(labels)}::VARCHAR[]) AS label, unnest({bind(codes)}::INTEGER[]) AS code"
@@ -371,7 +384,3 @@ def _lookup_sql(labels: list[str | None], codes: list[int], bind: Bind) -> str:
 def _level_name(column: ModelColumn, value: str | None) -> str:
     is_missing = value is None or value in column.config.missing_values
     return column.config.missing_level if is_missing else str(value)
-
-
-def _sum_type(name: str, sums: list[str]) -> str:
-    return "HUGEINT" if "q" in sums and name in "sq" else "BIGINT"

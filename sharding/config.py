@@ -6,8 +6,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
 
-RESERVED_NAMES = ("num_rows", "num_trials", "num_successes", "sum_y", "sum_y_squared")
+RESERVED_NAMES = (
+    "num_rows", "num_trials", "num_successes", "sum_y", "sum_y_squared", "sum_exposure", "num_known",
+    "sum_weight_squared", "sum_weight_squared_successes",
+)  # fmt: skip
 """Columns of the cells' own; a column of the model cannot have one of these names."""
+OUTCOME_PAIRS = (("successes", "trials"), ("count", "exposure"))
+"""Names under which `outcome` takes two columns."""
 
 
 def _require_text(value: Any) -> Any:
@@ -90,9 +95,13 @@ class DataConfig(Frozen):
         default="utf-8", description="Of CSV and TSV files, by Python's names: utf-8, latin-1, cp1252."
     )
     outcome: Text | dict[Name, Name] = Field(
-        description="A column, `{name in the model: column}`, or `{successes: column, trials: column}`. "
-        "Rows without an outcome take no part in the fit and stay in the frame."
+        description="A column, `{name in the model: column}`, `{successes: column, trials: column}` or `{count: column, "
+        "exposure: column}`. Rows without an outcome take no part in the fit and stay in the frame."
     )
+    weight: Name | None = Field(
+        default=None, description="Column of survey weights, scaled to average 1 over the rows with an outcome. Rows with an "
+        "outcome and no weight above 0 are left out and counted (an error if the column says `missing: error` and it is missing)."
+    )  # fmt: skip
     columns: dict[Name, ColumnConfig] = Field(default_factory=dict)
     id_column: Name | None = Field(
         default=None, description="Identifies a person; read only if `duplicates` is not `allow`."
@@ -112,11 +121,13 @@ class DataConfig(Frozen):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if isinstance(self.outcome, dict):
-            counts = {"successes", "trials"}
-            if set(self.outcome) & counts and set(self.outcome) != counts:
+            names = set(self.outcome)
+            if names & {"successes", "trials"} and names != {"successes", "trials"}:
                 raise ValueError("`outcome` needs both `successes` and `trials`")
-            if not set(self.outcome) & counts and len(self.outcome) != 1:
-                raise ValueError("`outcome` is one column, or `{successes: column, trials: column}`")
+            if len(names) != 1 and names not in map(set, OUTCOME_PAIRS):
+                raise ValueError(
+                    "`outcome` is one column, `{successes: column, trials: column}` or `{count: column, exposure: column}`"
+                )
         reserved = [name for name in (*self.columns, *self.outcome_columns) if name in RESERVED_NAMES]
         if reserved:
             raise ValueError(f"the names {reserved} are reserved; name the columns otherwise, with `source:`")
@@ -130,7 +141,7 @@ class DataConfig(Frozen):
 
     @property
     def outcome_columns(self) -> dict[str, str]:
-        """Outcome by its name in the model (or ``successes`` and ``trials``), with the column of the files."""
+        """Outcome by its name in the model (or the two names of a pair), with the column of the files."""
         return {self.outcome: self.outcome} if isinstance(self.outcome, str) else self.outcome
 
     def column(self, name: str) -> ColumnConfig:

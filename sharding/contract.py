@@ -72,12 +72,12 @@ class Reasons:
         )  # fmt: skip
 
 
-def check_names(names: Iterable[str]) -> None:
+def check_names(names: Iterable[str], reserved: Sequence[str] = RESERVED_NAMES) -> None:
     """Refuse names that the cells keep for themselves."""
     for name in names:
-        if name in RESERVED_NAMES:
+        if name in reserved:
             raise ContractError(
-                f"column {name!r}", "a reserved name", f"a name other than {', '.join(RESERVED_NAMES)}",
+                f"column {name!r}", "a reserved name", f"a name other than {', '.join(reserved)}",
                 f"Use another name in the model and say `data.columns.<name>.source: {name}`."
             )  # fmt: skip
 
@@ -160,12 +160,7 @@ def code_levels(
     """
     config = column.config
     found = {value for value in values if value is not None and value not in config.missing_values}
-    if config.levels is not None:
-        levels = list(config.levels)
-    else:
-        levels = sorted(found - unused)
-        if all(level.isdecimal() and str(int(level)) == level for level in levels):
-            levels.sort(key=int)
+    levels = list(config.levels) if config.levels is not None else sorted_levels(found - unused)
     missing_code = MISSING
     if config.missing == "level":
         has_missing = any(value is None or value in config.missing_values for value in {*values} - unused)
@@ -188,6 +183,14 @@ def code_levels(
         else:
             codes.append(code_of.get(value, UNUSED if value in unused else UNEXPECTED))
     return FactorCoding(tuple(levels), reference), codes
+
+
+def sorted_levels(found: Iterable[str]) -> list[str]:
+    """Return levels sorted: by number if all are whole numbers without leading zeros, else by text."""
+    levels = sorted(found)
+    if all(level.isdecimal() and str(int(level)) == level for level in levels):
+        levels.sort(key=int)
+    return levels
 
 
 def all_missing(column: ModelColumn) -> ContractError:

@@ -24,21 +24,33 @@ class FactorCoding:
 
 @dataclass(frozen=True)
 class NumericCoding:
-    """``(x - center) / scale`` enters the model; a ``binary`` column (0 and 1 only) enters as it is."""
+    """``(x - center) / scale`` enters the model; a ``binary`` column (0 and 1 only) enters as it is.
+
+    ``minimum`` and ``maximum`` are the smallest and largest raw value; None in dictionaries of before they were kept.
+    """
 
     center: float
     scale: float
     binary: bool
+    minimum: float | None = None
+    maximum: float | None = None
 
 
 @dataclass(frozen=True)
 class OutcomeCoding:
-    """``mean`` and ``sd`` (divisor n) over the ``num_known`` trials (binomial) or values (gaussian)."""
+    """``mean`` and ``sd`` (divisor n, weighted where rows have weights) over the ``num_known`` outcomes.
+
+    An outcome is a trial (binomial) or a row (all other kinds). The mean of counts is per unit of exposure and their sd is
+    that of count / exposure, with exposure as weight; the mean of ``keyed_trials`` is per trial. Both are 0 for categories,
+    which have their names in order (``categories``) and their shares of the known outcomes (``proportions``) instead.
+    """
 
     kind: str
     num_known: int
     mean: float
     sd: float
+    categories: tuple[str, ...] | None = None
+    proportions: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +68,8 @@ class Dictionary:
     outcome: OutcomeCoding
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists, dicts and numbers with a ``schema_version``."""
-        return {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        """Return plain lists, dicts and numbers with a ``schema_version``; what does not apply is left out."""
+        return {"schema_version": SCHEMA_VERSION, **asdict(self, dict_factory=_given)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Dictionary:
@@ -68,12 +80,13 @@ class Dictionary:
                 "dictionary", f"schema_version {found!r}", str(SCHEMA_VERSION), "Run ingest again with this version."
             )
         try:
+            outcome: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value["outcome"].items()}
             return cls(
                 factors={k: FactorCoding(tuple(v["levels"]), v["reference"]) for k, v in value["factors"].items()},
                 numerics={k: NumericCoding(**v) for k, v in value["numerics"].items()},
                 groups={k: tuple(map(tuple, v)) for k, v in value["groups"].items()},
                 parents={k: {p: tuple(c) for p, c in v.items()} for k, v in value["parents"].items()},
-                outcome=OutcomeCoding(**value["outcome"]),
+                outcome=OutcomeCoding(**outcome),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ShardCorruptError(
@@ -83,3 +96,7 @@ class Dictionary:
     def sha256(self) -> str:
         """Return the digest of the canonical JSON, which is what `dictionary.json` holds."""
         return storage.sha256_bytes(storage.canonical_json(self.to_json()))
+
+
+def _given(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in items if value is not None}

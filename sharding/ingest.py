@@ -18,11 +18,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sharding import contract, plan, sources, storage, store
+from sharding import cell_statistics, contract, plan, sources, storage, store
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
 from sharding.contract import Reasons
-from sharding.dictionary import Dictionary, FactorCoding, OutcomeCoding
+from sharding.dictionary import Dictionary, FactorCoding
 from sharding.errors import ContractError, PlanError, ShardingError, SourceError
 from sharding.outcome import OutcomeKind, resolve_outcome
 from sharding.plan import PlannedShard
@@ -63,7 +63,9 @@ def ingest(
     Parameters
     ----------
     outcome_kind
-        ``binomial``: 0/1, or successes and trials; ``gaussian``: any number.
+        What is known of a row, and what its cell keeps of it (docs/design/cells.md). Sums: ``binomial`` (0/1, or successes
+        and trials), ``gaussian`` (any number), ``count`` (whole numbers, with exposure or without), ``category`` (counts
+        by category). The outcome as a key of the cell: ``keyed_count``, ``keyed_trials`` and ``keyed_number``.
     factor_columns
         Columns that group rows: always factors, kept as text with leading zeros.
     predictor_columns
@@ -83,6 +85,7 @@ def ingest(
     extra = [name for name in (*shards.columns,) if name not in {*factor_columns, *predictor_columns}]
     names = list(dict.fromkeys([*factor_columns, *predictor_columns, *extra]))
     contract.check_names([*names, *data.outcome_columns])
+    contract.check_names(names, cell_statistics.reserved_names(outcome_kind))
     storage.make_directory(directory)
     with _scratch(directory) as scratch, _connected(data, scratch) as connection:
         found = sources.open_sources(data, _needed_columns(data, shards, names), scratch)
@@ -106,7 +109,7 @@ def ingest(
         if num_cells == 0:
             raise _nothing_left(quarantine, rejects)
         clock.lap("encode")
-        dictionary = _describe(cells, codings, outcome_kind, group_columns)
+        dictionary = _describe(cells, codings, group_columns)
         planned, order = _plan(cells, dictionary, shards, seed, num_cells)
         if [storage.fingerprint(file.url) for file in found.files] != before:
             raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")
@@ -186,6 +189,8 @@ def _needed_columns(data: DataConfig, shards: ShardsConfig, names: list[str]) ->
     for name, source in data.outcome_columns.items():
         needed.pop(data.source_name(name), None) if name not in names else None
         needed[source] = "data.outcome"
+    if data.weight is not None:
+        needed[data.source_name(data.weight)] = "data.weight"
     if data.id_column is not None and data.duplicates != "allow":
         needed.setdefault(data.id_column, "data.id_column")
     if shards.column is not None:
@@ -254,7 +259,7 @@ def _nothing_left(quarantine: dict[str, int], rejects: dict[tuple[str, str], int
 
 
 def _describe(
-    cells: CellTable, codings: dict[str, FactorCoding], kind: OutcomeKind, group_columns: Sequence[tuple[str, ...]]
+    cells: CellTable, codings: dict[str, FactorCoding], group_columns: Sequence[tuple[str, ...]]
 ) -> Dictionary:
     for group in group_columns:
         unknown = [name for name in group if name not in codings]
@@ -263,13 +268,13 @@ def _describe(
                 f"group {':'.join(group)!r}", f"{unknown} that are not factors of the model", f"among {sorted(codings)}",
                 "Name them in factor_columns, or declare `type: factor`."
             )  # fmt: skip
-    count, mean, sd = cells.outcome_moments()
+    outcome = cells.outcome_coding()
     return Dictionary(
         factors=codings,
         numerics=cells.numeric_codings(),
         groups={":".join(group): cells.groups(group) for group in group_columns},
         parents=cells.parents(codings),
-        outcome=OutcomeCoding(kind, count, mean, sd),
+        outcome=outcome,
     )
 
 

@@ -1,36 +1,61 @@
-"""The outcome of a row: known or not, within the contract or not, and what a cell adds up of it.
+"""The outcome of a row: known or not, within the contract or not, and the weight that the row has.
 
-Sums of whole numbers are exact in any order. Sums of real numbers are taken in fixed point (128-bit integers), so
-they too are the same whatever the order of the rows, the number of files and the number of threads.
+What a cell keeps of the outcomes of its rows is in :mod:`sharding.cell_statistics`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sharding.config import DataConfig
 from sharding.contract import Reasons
 from sharding.errors import ContractError
 from sharding.sources import Kind
-from sharding.sql import Bind, quoted
+from sharding.sql import Bind, label_sql, quoted
 
-OutcomeKind = Literal["binomial", "gaussian"]
+OutcomeKind = Literal["binomial", "gaussian", "count", "keyed_count", "keyed_trials", "keyed_number", "category"]
+MAX_CATEGORIES = 20
 LARGEST = 1e100
-"""Numbers beyond it count as not finite: their squares and sums would not be."""
+"""Numbers beyond it count as not finite, and weights and exposures below its inverse as not positive: the products and
+quotients of which the sums are made would not be finite."""
 LARGEST_COUNT = 2**53
 """Whole numbers below it are exact as DOUBLE."""
+
+_SUCCESSES, _EXPOSURE = ("successes", "trials"), ("count", "exposure")
+_SHAPES: dict[OutcomeKind, tuple[tuple[str, str] | None, bool, str]] = {
+    "binomial": (_SUCCESSES, True, "one column of 0 and 1, or successes and trials"),
+    "gaussian": (None, True, "one column of numbers"),
+    "count": (_EXPOSURE, True, "one column of counts, or count and exposure"),
+    "keyed_count": (_EXPOSURE, True, "one column of counts, or count and exposure"),
+    "keyed_trials": (_SUCCESSES, False, "the columns of successes and trials"),
+    "keyed_number": (None, True, "one column of numbers"),
+    "category": (None, True, "one column of categories"),
+}
+"""By kind: the pair of columns that it may have, whether one column will do, and both in words."""
+
+
+class Part(NamedTuple):
+    """A column that makes the outcome, or the weight: its name, its name in the files, how it is stored, what is missing."""
+
+    name: str
+    source: str
+    kind: Kind
+    markers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome's columns: ``parts`` are (name, source column, how it is stored); two parts are successes and trials."""
+    """The outcome's columns: one, or the two of a pair. ``levels`` are the declared categories, in order.
+
+    ``reason_numbers`` are those of the outcome by the name of the rule, and of the weight by ``weight:`` and the rule.
+    """
 
     kind: OutcomeKind
-    parts: tuple[tuple[str, str, Kind], ...]
-    markers: tuple[tuple[str, ...], ...]
+    parts: tuple[Part, ...]
+    weight: Part | None
+    levels: tuple[str, ...] | None
     reason_numbers: dict[str, int]
 
     @property
@@ -39,40 +64,99 @@ class Outcome:
         return "data.outcome"
 
     @property
-    def statistics(self) -> tuple[str, ...]:
-        """Names of the sums of a cell after ``num_rows``."""
-        return ("num_trials", "num_successes") if self.kind == "binomial" else ("num_trials", "sum_y", "sum_y_squared")
+    def sources(self) -> list[str]:
+        """The columns of the files that are read for it."""
+        return [part.source for part in (*self.parts, *([] if self.weight is None else [self.weight]))]
+
+    @property
+    def cell_keys(self) -> list[str]:
+        """The values (``y0``, ``y1``) that rows of one cell have in common, where sums of them are not sufficient."""
+        return [f"y{i}" for i in range(len(self.parts))] if self.kind.startswith("keyed_") else []
+
+    @property
+    def group_keys(self) -> list[str]:
+        """The values to group rows by: the keys of the cells, or the category, which is counted once all are known."""
+        return ["y0"] if self.kind == "category" else self.cell_keys
 
 
 def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind], reasons: Reasons) -> Outcome:
-    """Return the outcome and enter its reasons of quarantine."""
+    """Return the outcome with its weight, and enter their reasons of quarantine.
+
+    Raises
+    ------
+    ContractError
+        If `data.outcome` has not the columns that ``kind`` needs, or more categories are declared than there may be.
+    """
     columns = data.outcome_columns
-    if kind == "gaussian" and len(columns) == 2:
+    pair, takes_one, shape = _SHAPES[kind]
+    if set(columns) != set(pair or ()) if len(columns) == 2 else not takes_one:
         raise ContractError(
-            "data.outcome", "successes and trials", "one column of numbers (the family is gaussian)",
-            "Choose the family binomial, or name one column."
+            "data.outcome", " and ".join(columns) if len(columns) == 2 else "one column",
+            f"{shape} (the outcome is of kind {kind!r})", "Correct data.outcome, or choose another family."
         )  # fmt: skip
-    label = next(iter(columns)) if len(columns) == 1 else "outcome"
-    rules = [data.column(name).unexpected for name in columns]
-    if len(columns) == 2:
-        expected = "whole numbers of successes and trials, 0 <= successes <= trials"
-        names = ["not_a_number", "not_finite", "negative", "not_whole", "successes_exceed_trials"]
-    elif kind == "binomial":
-        expected, names = f"{label} 0, 1 or missing", ["not_a_number", "not_0_or_1"]
-    else:
-        expected, names = f"{label} a finite number or missing", ["not_a_number", "not_finite"]
+    ordered = list(pair) if pair is not None and len(columns) == 2 else list(columns)
+    label = ordered[0] if len(ordered) == 1 else "outcome"
+    levels = data.column(label).levels if kind == "category" else None
+    if levels is not None and len(levels) > MAX_CATEGORIES:
+        raise too_many_categories(f"data.columns.{label}.levels", str(len(levels)))
+    expected, names = _rules(kind, ordered, label, levels)
     do = (
-        f"Correct data.outcome, list markers of missing values in data.columns.{label if len(columns) == 1 else 'trials'}"
-        ".missing_values, or say `unexpected: quarantine` there."
+        f"Correct data.outcome, list markers of missing values in data.columns.{ordered[-1]}.missing_values, "
+        "or say `unexpected: quarantine` there."
     )
-    error = (expected, do) if "error" in rules else None
-    ordered = ["successes", "trials"] if len(columns) == 2 else list(columns)
+    error = (expected, do) if "error" in [data.column(name).unexpected for name in ordered] else None
+    numbers = {name: reasons.add(f"{label}:{name}", error=error) for name in names}
     return Outcome(
         kind,
-        tuple((name, columns[name], kinds[columns[name]]) for name in ordered),
-        tuple(data.column(name).missing_values for name in ordered),
-        {name: reasons.add(f"{label}:{name}", error=error) for name in names},
+        tuple(Part(name, columns[name], kinds[columns[name]], data.column(name).missing_values) for name in ordered),
+        _resolve_weight(data, kinds),
+        levels,
+        numbers | (_weight_reasons(data, reasons) if data.weight is not None else {}),
     )
+
+
+def too_many_categories(where: str, found: str) -> ContractError:
+    """The error of an outcome of more categories than the models take."""
+    return ContractError(
+        where, f"{found} categories", f"2 to {MAX_CATEGORIES}",
+        "Join the rare ones in the data, or declare `levels` and say `unexpected: quarantine`."
+    )  # fmt: skip
+
+
+def _rules(
+    kind: OutcomeKind, ordered: list[str], label: str, levels: tuple[str, ...] | None
+) -> tuple[str, tuple[str, ...]]:
+    """What a row's outcome has to be, in words, and the names of the reasons why it is not."""
+    numbers = ("not_a_number", "not_finite")
+    if len(ordered) == 2 and ordered[0] == "successes":
+        expected = "whole numbers of successes and trials, 0 <= successes <= trials"
+        return expected, (*numbers, "negative", "not_whole", "successes_exceed_trials")
+    if len(ordered) == 2:
+        expected = "a whole number from 0 on as count, and a finite exposure above 0"
+        return expected, (*numbers, "negative", "not_whole", "exposure_not_positive")
+    if kind == "binomial":
+        return f"{label} 0, 1 or missing", ("not_a_number", "not_0_or_1")
+    if kind in ("count", "keyed_count"):
+        return f"{label} a whole number from 0 on or missing", (*numbers, "negative", "not_whole")
+    if kind == "category":
+        shown = ", ".join(map(repr, levels or ()))
+        return f"{label} one of {shown} or missing", ("unexpected_level",) if levels is not None else ()
+    return f"{label} a finite number or missing", numbers
+
+
+def _resolve_weight(data: DataConfig, kinds: dict[str, Kind]) -> Part | None:
+    if data.weight is None:
+        return None
+    source = data.source_name(data.weight)
+    return Part(data.weight, source, kinds[source], data.column(data.weight).missing_values)
+
+
+def _weight_reasons(data: DataConfig, reasons: Reasons) -> dict[str, int]:
+    name = str(data.weight)
+    error = (f"{name} known where the outcome is", f"Say data.columns.{name}.missing: quarantine, or correct the file.")
+    rules = {"missing": error if data.column(name).missing == "error" else None}
+    rules |= dict.fromkeys(["not_a_number", "not_finite", "not_positive"])
+    return {f"weight:{rule}": reasons.add(f"weight:{rule}", error=pair) for rule, pair in rules.items()}
 
 
 def number_sql(column: str, kind: Kind, markers: Sequence[str], bind: Bind) -> tuple[str, str]:
@@ -95,63 +179,68 @@ def number_sql(column: str, kind: Kind, markers: Sequence[str], bind: Bind) -> t
     return value, known + ")"
 
 
-def outcome_sql(outcome: Outcome, bind: Bind) -> tuple[list[str], str]:
-    """Return SQL over the source columns: the outcome's values where known and right, and the reason's number (or 0)."""
-    parts = [
-        number_sql(quoted(source), kind, markers, bind)
-        for (_, source, kind), markers in zip(outcome.parts, outcome.markers, strict=True)
-    ]
+def outcome_sql(outcome: Outcome, bind: Bind) -> tuple[dict[str, str], str]:
+    """Return SQL over the source columns: values by name, null where the outcome is not known, and the reason (or 0).
+
+    The values are ``y0``, ``y1`` (the second of a pair) and ``w`` (the weight), DOUBLE but for a category, which is text.
+    """
+    parts = [_value_sql(outcome, part, bind) for part in outcome.parts]
     known = " AND ".join(given for _, given in parts)
-    values = [value for value, _ in parts]
-    reason = outcome.reason_numbers
-    cases = [(" OR ".join(f"{value} IS NULL" for value in values), reason["not_a_number"])]
-    if len(parts) == 2:
-        successes, trials = values
+    values = {f"y{i}": value for i, (value, _) in enumerate(parts)}
+    cases = _outcome_cases(outcome, list(values.values()), bind)
+    if outcome.weight is not None:
+        values["w"], given = number_sql(
+            quoted(outcome.weight.source), outcome.weight.kind, outcome.weight.markers, bind
+        )
         cases += [
-            (f"NOT (abs({successes}) < {LARGEST_COUNT} AND abs({trials}) < {LARGEST_COUNT})", reason["not_finite"]),
-            (f"{successes} < 0 OR {trials} < 0", reason["negative"]),
-            (f"{successes} <> floor({successes}) OR {trials} <> floor({trials})", reason["not_whole"]),
-            (f"{successes} > {trials}", reason["successes_exceed_trials"]),
+            (f"NOT {given}", "weight:missing"),
+            (f"{values['w']} IS NULL", "weight:not_a_number"),
+            (f"NOT (abs({values['w']}) < {LARGEST})", "weight:not_finite"),
+            (f"{values['w']} < {1 / LARGEST}", "weight:not_positive"),
         ]
-    elif outcome.kind == "binomial":
-        cases.append((f"{values[0]} NOT IN (0, 1)", reason["not_0_or_1"]))
-    else:
-        cases.append((f"NOT (abs({values[0]}) < {LARGEST})", reason["not_finite"]))
-    whens = " ".join(f"WHEN {condition} THEN {number}" for condition, number in cases)
+    whens = " ".join(f"WHEN {condition} THEN {outcome.reason_numbers[rule]}" for condition, rule in cases)
     flag = f"CAST(CASE WHEN NOT ({known}) THEN 0 {whens} ELSE 0 END AS SMALLINT)"
-    return [f"CASE WHEN {known} THEN {value} END" for value in values], flag
+    return {name: f"CASE WHEN {known} THEN {value} END" for name, value in values.items()}, flag
 
 
-def aggregates_sql(outcome: Outcome, scales: tuple[float, float]) -> list[str]:
-    """Return the sums of a cell over ``y0`` (and ``y1``), named n, t, s (and q).
-
-    ``scales`` are the fixed-point factors of y and of y squared (gaussian).
-    """
-    if len(outcome.parts) == 2:
-        sums = ["coalesce(CAST(sum(y1) AS BIGINT), 0) AS t", "coalesce(CAST(sum(y0) AS BIGINT), 0) AS s"]
-    elif outcome.kind == "binomial":
-        sums = ["count(y0) AS t", "coalesce(CAST(sum(y0) AS BIGINT), 0) AS s"]
-    else:
-        sums = [
-            "count(y0) AS t",
-            f"coalesce(sum({fixed_point_sql('y0', scales[0])}), 0::HUGEINT) AS s",
-            f"coalesce(sum({fixed_point_sql('y0 * y0', scales[1])}), 0::HUGEINT) AS q",
-        ]
-    return ["count(*) AS n", *sums]
+def _value_sql(outcome: Outcome, part: Part, bind: Bind) -> tuple[str, str]:
+    """As :func:`number_sql`; a category is its label, and no key of a cell is a negative zero."""
+    if outcome.kind == "category":
+        label = label_sql(quoted(part.source), is_float=part.kind == "float")
+        return label, f"({label} IS NOT NULL AND NOT list_contains({bind(list(part.markers))}::VARCHAR[], {label}))"
+    value, given = number_sql(quoted(part.source), part.kind, part.markers, bind)
+    if outcome.cell_keys:
+        value = f"(CASE WHEN {value} = 0 THEN 0.0::DOUBLE ELSE {value} END)"
+    return value, given
 
 
-def fixed_point_scale(largest: float, num_terms: int) -> float:
-    """Return the power of 2 that turns numbers up to ``largest`` into integers whose sum fits 127 bits.
-
-    Rounding to these integers loses nothing of a number within 12 digits of ``largest`` for up to a billion terms.
-    """
-    exponent = 124 - math.frexp(largest)[1] - num_terms.bit_length()
-    return math.ldexp(1.0, max(-1000, min(1000, exponent)))
-
-
-def fixed_point_sql(expression: str, scale: float) -> str:
-    """Return SQL for ``expression`` (DOUBLE) times ``scale``, as a 128-bit integer."""
-    return f"CAST(round(({expression}) * CAST({scale!r} AS DOUBLE)) AS HUGEINT)"
+def _outcome_cases(outcome: Outcome, values: list[str], bind: Bind) -> list[tuple[str, str]]:
+    """SQL conditions under which a given outcome breaks a rule, with the rule; the first that holds counts."""
+    first, last = values[0], values[-1]
+    if outcome.kind == "category":
+        if outcome.levels is None:
+            return []
+        return [(f"NOT list_contains({bind(list(outcome.levels))}::VARCHAR[], {first})", "unexpected_level")]
+    cases = [(" OR ".join(f"{value} IS NULL" for value in values), "not_a_number")]
+    rules = outcome.reason_numbers
+    if "not_0_or_1" in rules:
+        return [*cases, (f"{first} NOT IN (0, 1)", "not_0_or_1")]
+    if "not_whole" not in rules:
+        return [*cases, (f"NOT (abs({first}) < {LARGEST})", "not_finite")]
+    whole = values if "successes_exceed_trials" in rules else [first]
+    limits = [f"abs({value}) < {LARGEST_COUNT}" for value in whole]
+    if "exposure_not_positive" in rules:
+        limits.append(f"abs({last}) < {LARGEST}")
+    cases += [
+        (f"NOT ({' AND '.join(limits)})", "not_finite"),
+        (" OR ".join(f"{value} < 0" for value in whole), "negative"),
+        (" OR ".join(f"{value} <> floor({value})" for value in whole), "not_whole"),
+    ]
+    if "successes_exceed_trials" in rules:
+        cases.append((f"{first} > {last}", "successes_exceed_trials"))
+    if "exposure_not_positive" in rules:
+        cases.append((f"{last} < {1 / LARGEST}", "exposure_not_positive"))
+    return cases
 
 
 def _parse(text: str) -> float | None:

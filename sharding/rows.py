@@ -20,7 +20,8 @@ class RowIdentity:
 
 @dataclass(frozen=True)
 class RowSource:
-    """What a row gives: keys ``k0, k1, ...`` (raw values), ``bucket``, ``flag`` (0 or a reason) and outcome ``y0, y1``.
+    """What a row gives: keys ``k0, k1, ...`` (raw values), ``bucket``, ``flag`` (0 or a reason) and the outcome's
+    values ``y0, y1, w`` (see :func:`sharding.outcome.outcome_sql`).
 
     ``bucket`` is (source column, number of shards, seed) where rows are dealt to shards by a column outside the model.
     """
@@ -35,9 +36,9 @@ class RowSource:
         """Return the SELECT; ``with_file`` adds the path of the file, ``store_rejects`` keeps unreadable text rows."""
         values, flag = outcome_sql(self.outcome, bind)
         keys = [f"k{i}" for i in range(len(self.columns))]
-        raw = [f"v{i}" for i in range(len(values))]
+        raw = [f"v{i}" for i in range(len(values))]  # not named like the values: those of a row with a reason are null
         fields = [f"{self._key(column)} AS {key}" for column, key in zip(self.columns, keys, strict=True)]
-        fields += [f"{value} AS {name}" for value, name in zip(values, raw, strict=True)]
+        fields += [f"{value} AS {name}" for value, name in zip(values.values(), raw, strict=True)]
         fields += [f"{flag} AS flag", *self._bucket(bind)]
         if with_file:
             fields.append("filename AS file")
@@ -56,11 +57,11 @@ class RowSource:
                 f"SELECT * REPLACE (CASE WHEN {is_repeat} THEN {self.identity.reason} ELSE flag END AS flag) "
                 "FROM (SELECT * FROM everyone SEMI JOIN repeated USING (id)))"
             )
-        known = ", ".join(f"CASE WHEN flag = 0 THEN {name} END AS y{i}" for i, name in enumerate(raw))
+        known = ", ".join(f"CASE WHEN flag = 0 THEN {name} END AS {y}" for name, y in zip(raw, values, strict=True))
         return f"SELECT * EXCLUDE ({', '.join(raw)}), {known} FROM ({rows})"
 
     def _needed(self) -> list[str]:
-        names = [column.source for column in self.columns] + [source for _, source, _ in self.outcome.parts]
+        names = [column.source for column in self.columns] + self.outcome.sources
         if self.bucket is not None:
             names.append(self.bucket[0])
         if self.identity is not None:

@@ -24,10 +24,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharding import simulation_people, simulation_truth
+from sharding import simulation_people, simulation_precincts, simulation_truth
 from sharding.errors import ShardingError
-from sharding.simulation_people import CODES, ELECTIONS, PARTIES, People
+from sharding.simulation_people import CODES, ELECTIONS, PARTIES, Nation, People
 from sharding.simulation_population import AGES, EDUCATIONS, NUM_CELLS, RACES, SEXES, Counties, load_counties
+from sharding.simulation_precincts import Precincts
 
 COLUMNS = (
     "voter_id", "state", "county", "race", "age", "education", "sex", "female", "party", *ELECTIONS,
@@ -77,6 +78,7 @@ def simulate(
     num_answers: int = 50_000,
     rows_per_file: int = 2_500_000,
     only_columns: Sequence[str] | None = None,
+    num_precincts: int = 0,
 ) -> SimulationSummary:
     """Write ``voters/part-00000.parquet``, ... and ``truth/*.parquet`` into a local ``directory``.
 
@@ -94,19 +96,24 @@ def simulate(
         Upper limit of the rows of one part.
     only_columns
         Write only these columns.
+    num_precincts
+        Precincts in the nation, each in a county: a column ``precinct`` and effects on both outcomes. 0: none, and the
+        file is what it was before there were precincts.
 
     Raises
     ------
     SimulationError
         An argument is out of range, or the directory holds another nation.
     """
-    columns = COLUMNS if only_columns is None else tuple(only_columns)
-    _check(num_rows, num_answers, rows_per_file, columns)
+    every = _columns(num_precincts)
+    columns = every if only_columns is None else tuple(only_columns)
+    _check(num_rows, num_answers, rows_per_file, columns, num_precincts)
     num_answers = min(num_answers, num_rows)
     target = Path(directory)
     request = {
         "schema_version": SCHEMA_VERSION, "num_rows": num_rows, "seed": seed, "num_answers": num_answers,
         "rows_per_file": rows_per_file, "columns": list(columns),
+        **({"num_precincts": num_precincts} if num_precincts else {}),
     }  # fmt: skip
     if existing := _find(target, request):
         return existing
@@ -115,13 +122,16 @@ def simulate(
     shutil.rmtree(partial, ignore_errors=True)
     for path in (partial / "voters", partial / "truth"):
         path.mkdir(parents=True, mode=0o700)
-    nation = simulation_people.found(num_rows, seed, num_answers)
+    nation = simulation_people.found(num_rows, seed, num_answers, num_precincts)
     tally = simulation_people.Tally(nation)
     blocks = _blocks(simulation_people.draw_people(nation, tally), min(ROWS_PER_GROUP, rows_per_file))
-    num_files = _write_parts(blocks, nation.counties, partial / "voters", rows_per_file, columns)
+    num_files = _write_parts(blocks, nation, partial / "voters", rows_per_file, columns)
     totals = tally.totals()
-    simulation_truth.write_coefficients(list(nation.truths.values()), nation.counties, partial / "truth")
-    simulation_truth.write_expected(totals, nation.counties, partial / "truth" / "expected.parquet")
+    places = _places(nation)
+    simulation_truth.write_coefficients(
+        list(nation.truths.values()), nation.counties, partial / "truth", places[1] if places else ()
+    )
+    simulation_truth.write_expected(totals, nation.counties, partial / "truth" / "expected.parquet", places)
 
     answered = int(totals["support"].num_answers.sum())
     summary = SimulationSummary(
@@ -146,7 +156,7 @@ def simulate(
 
 
 def simulate_cells(
-    num_rows: int, seed: int, *, outcome: str = "voted", num_answers: int = 50_000
+    num_rows: int, seed: int, *, outcome: str = "voted", num_answers: int = 50_000, num_precincts: int = 0
 ) -> dict[str, npt.NDArray]:
     """Return the nation of :func:`simulate` as cells over state, county, race, age and sex, without making its people.
 
@@ -158,13 +168,15 @@ def simulate_cells(
     dict
         Arrays of one length: text ``state``, ``county``, ``race``, ``age``; ``female`` (0/1); the county predictors
         ``dem_share`` and ``pct_college``; ``num_rows``, and ``num_trials`` and ``num_successes`` of ``outcome``
-        (``voted``: of everybody; ``support``: of those who answered).
+        (``voted``: of everybody; ``support``: of those who answered). With ``num_precincts`` also text ``precinct``.
     """
     if outcome not in simulation_truth.OUTCOMES:
         raise SimulationError(f"outcome is {outcome!r}, expected one of {', '.join(simulation_truth.OUTCOMES)}")
-    _check(num_rows, num_answers, 1, COLUMNS)
-    nation = simulation_people.found(num_rows, seed, min(num_answers, num_rows))
+    _check(num_rows, num_answers, 1, COLUMNS, num_precincts)
+    nation = simulation_people.found(num_rows, seed, min(num_answers, num_rows), num_precincts)
     counties = nation.counties
+    if nation.precincts is not None:
+        return _precinct_cells(nation, outcome)
     cells = np.zeros((len(counties.fips), 3, NUM_CELLS), dtype=np.int64)
     for place, _, counts in simulation_people.draw_codes(nation):
         by_cell = counts.reshape(NUM_CELLS, len(EDUCATIONS), 2, 2, 2).sum(axis=1)  # cell, answered, voted, support
@@ -189,18 +201,69 @@ def simulate_cells(
     }
 
 
-def _check(num_rows: int, num_answers: int, rows_per_file: int, columns: Sequence[str]) -> None:
-    adults = load_counties().adults
-    limit = int(MAX_ROWS_PER_COUNTY * (adults.sum() / adults.max()))
+def _precinct_cells(nation: Nation, outcome: str) -> dict[str, npt.NDArray]:
+    """The cells of a nation with precincts, in the order of precinct, race, age and sex."""
+    counties, precincts = nation.counties, nation.precincts
+    assert precincts is not None, "asked for precincts"
+    parts = []
+    ones = CODES.voted if outcome == "voted" else CODES.support
+    for _, (precinct, code) in simulation_people.draw_residents(nation):
+        known = np.ones(len(code), dtype=bool) if outcome == "voted" else CODES.answered[code]
+        kinds, which = np.unique(precinct.astype(np.int64) * NUM_CELLS + (code >> 5), return_inverse=True)
+        counts = [
+            np.bincount(which),
+            *(np.bincount(which[k], minlength=len(kinds)) for k in (known, known & (ones[code] == 1))),
+        ]
+        parts.append(np.stack([kinds, *counts]))
+    kinds, num_cell_rows, num_trials, num_successes = np.concatenate(parts, axis=1)
+    place, cell = np.divmod(kinds, NUM_CELLS)
+    county = precincts.county[place]
+    return {
+        "state": np.array(counties.state)[county],
+        "county": np.array(counties.fips)[county],
+        "precinct": np.array(precincts.labels)[place],
+        "race": np.array(RACES)[cell >> 4],
+        "age": np.array(AGES)[(cell >> 1) & 7],
+        "female": cell & 1,
+        "dem_share": counties.dem_share[county],
+        "pct_college": counties.pct_college[county],
+        "num_rows": num_cell_rows,
+        "num_trials": num_trials,
+        "num_successes": num_successes,
+    }
+
+
+def _columns(num_precincts: int) -> tuple[str, ...]:
+    """Every column of a nation: ``precinct`` comes after ``county``."""
+    after = COLUMNS.index("county") + 1
+    return (*COLUMNS[:after], "precinct", *COLUMNS[after:]) if num_precincts else COLUMNS
+
+
+def _places(nation: Nation) -> tuple[npt.NDArray, list[str]] | None:
+    """County and full label, ``CA:06037:06037-0001``, of every precinct."""
+    if nation.precincts is None:
+        return None
+    county = nation.precincts.county
+    prefix = nation.counties.labels
+    return county, [f"{prefix[c]}:{p}" for c, p in zip(county.tolist(), nation.precincts.labels, strict=True)]
+
+
+def _check(num_rows: int, num_answers: int, rows_per_file: int, columns: Sequence[str], num_precincts: int = 0) -> None:
+    counties = load_counties()
+    limit = int(MAX_ROWS_PER_COUNTY * (counties.adults.sum() / counties.adults.max()))
     if not 1 <= num_rows <= limit:
         raise SimulationError(f"num_rows is {num_rows:,}, expected 1 to {limit:,}")
     if num_answers < 0:
         raise SimulationError(f"num_answers is {num_answers:,}, expected 0 or more")
     if rows_per_file < 1:
         raise SimulationError(f"rows_per_file is {rows_per_file:,}, expected 1 or more")
-    unknown = [name for name in columns if name not in COLUMNS]
+    fewest, most = simulation_precincts.limits(counties)
+    if num_precincts and not fewest <= num_precincts <= most:
+        raise SimulationError(f"num_precincts is {num_precincts:,}, expected 0, or {fewest:,} to {most:,}")
+    every = _columns(num_precincts)
+    unknown = [name for name in columns if name not in every]
     if unknown or not columns:
-        raise SimulationError(f"only_columns has {unknown or 'nothing'}, expected some of {', '.join(COLUMNS)}")
+        raise SimulationError(f"only_columns has {unknown or 'nothing'}, expected some of {', '.join(every)}")
 
 
 def _find(target: Path, request: dict) -> SimulationSummary | None:
@@ -250,7 +313,7 @@ def _cut(people: People, start: int, stop: int) -> People:
 
 
 def _write_parts(
-    blocks: Iterator[People], counties: Counties, directory: Path, rows_per_file: int, columns: tuple[str, ...]
+    blocks: Iterator[People], nation: Nation, directory: Path, rows_per_file: int, columns: tuple[str, ...]
 ) -> int:
     """Write the blocks as row groups of ``part-00000.parquet``, ...; return the number of files."""
     with_dictionary: list = [name for name in columns if name != "voter_id"]
@@ -258,7 +321,7 @@ def _write_parts(
     writer: pq.ParquetWriter | None = None
     try:
         for block in blocks:
-            table = _table(block, counties, columns)
+            table = _table(block, nation, columns)
             if writer is None or len(table) > room:
                 if writer is not None:
                     writer.close()
@@ -279,7 +342,8 @@ def _write_parts(
     return num_files
 
 
-def _table(people: People, counties: Counties, columns: tuple[str, ...]) -> pa.Table:
+def _table(people: People, nation: Nation, columns: tuple[str, ...]) -> pa.Table:
+    counties, precincts = nation.counties, nation.precincts
     first, last = int(people.county[0]), int(people.county[-1]) + 1
     code = people.code
 
@@ -290,6 +354,7 @@ def _table(people: People, counties: Counties, columns: tuple[str, ...]) -> pa.T
         "voter_id": lambda: _voter_ids(people, counties),
         "state": lambda: labels(counties.state_code.astype(np.int8)[people.county], counties.states),
         "county": lambda: labels(people.county - first, counties.fips[first:last]),
+        "precinct": lambda: _precinct_labels(people, precincts),
         "race": lambda: labels(CODES.race[code], RACES),
         "age": lambda: labels(CODES.age[code], AGES),
         "education": lambda: labels(CODES.education[code], EDUCATIONS),
@@ -306,6 +371,13 @@ def _table(people: People, counties: Counties, columns: tuple[str, ...]) -> pa.T
         "support": lambda: pa.array(CODES.support[code], mask=~CODES.answered[code]),
     }
     return pa.table({name: make[name]() for name in columns})
+
+
+def _precinct_labels(people: People, precincts: Precincts | None) -> pa.Array:
+    assert precincts is not None, "the column exists in a nation with precincts"
+    first, last = int(people.precinct.min()), int(people.precinct.max()) + 1
+    names = pa.array(precincts.labels[first:last], pa.string())
+    return pa.DictionaryArray.from_arrays(pa.array(people.precinct - first), names)
 
 
 _FOUR_DIGITS = np.array([f"{i:04d}".encode() for i in range(10_000)]).view("<u4")

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit, logit
 
-from sharding import simulation_truth
+from sharding import simulation_precincts, simulation_truth
 from sharding.simulation_population import (
     AGES,
     EDUCATIONS,
@@ -30,13 +30,14 @@ from sharding.simulation_population import (
     load_counties,
     stream,
 )
-from sharding.simulation_truth import Totals, Truth
+from sharding.simulation_precincts import Precincts, Residents
+from sharding.simulation_truth import PRECINCT_TERM, Totals, Truth
 
 PARTIES = ("DEM", "REP", "IND", "OTH")
 ELECTIONS = ("g2016", "g2018", "g2020", "g2022")
 
 # Purposes of random streams.
-_TRUTH, _RACE, _CATEGORIES, _OUTCOMES, _HISTORY, _SAMPLE = range(6)
+_TRUTH, _RACE, _CATEGORIES, _OUTCOMES, _HISTORY, _SAMPLE, _PRECINCTS, _PRECINCT_TRUTH = range(8)
 
 # Who answers the survey: log of the relative chance.
 _ANSWER_BY_RACE = np.array([0.5, -0.2, -0.5, -0.4, -0.1])
@@ -85,11 +86,12 @@ class Nation(NamedTuple):
     counties: Counties
     truths: dict[str, Truth]
     chances: dict[str, Floats]
-    """The chance of a 1, by outcome: (county, cell)."""
+    """The chance of a 1, by outcome: (county, cell); in a nation with precincts, before their effects."""
     categories: Ints
     """People, (county, category)."""
     answers: Ints
     """Those of them whose ``support`` is known, (county, category)."""
+    precincts: Precincts | None = None
 
     @property
     def num_rows(self) -> Ints:
@@ -107,9 +109,11 @@ class People(NamedTuple):
     history: npt.NDArray[np.bool_]
     """(row, election)"""
     party: npt.NDArray[np.int8]
+    precinct: npt.NDArray[np.int32]
+    """Numbered in the nation; 0 where there are no precincts."""
 
 
-def found(num_rows: int, seed: int, num_answers: int) -> Nation:
+def found(num_rows: int, seed: int, num_answers: int, num_precincts: int = 0) -> Nation:
     """Draw the truth, how many people of each category live in each county, and how many of those answer."""
     counties = load_counties()
     truths = {o: simulation_truth.draw(counties, seed, _TRUTH, o) for o in simulation_truth.OUTCOMES}
@@ -123,7 +127,11 @@ def found(num_rows: int, seed: int, num_answers: int) -> Nation:
         ]
     )
     answers = _choose_answers(categories, _answer_weights(truths["support"], counties), num_answers, seed)
-    return Nation(seed, counties, truths, chances, categories, answers)
+    if not num_precincts:
+        return Nation(seed, counties, truths, chances, categories, answers)
+    precincts = simulation_precincts.lay_out(counties, num_precincts, seed, _PRECINCTS)
+    truths = {o: simulation_truth.with_precincts(t, num_precincts, seed, _PRECINCT_TRUTH) for o, t in truths.items()}
+    return Nation(seed, counties, truths, chances, categories, answers, precincts)
 
 
 def draw_codes(nation: Nation) -> Iterator[tuple[np.intp, np.random.Generator, Ints]]:
@@ -139,15 +147,40 @@ def draw_codes(nation: Nation) -> Iterator[tuple[np.intp, np.random.Generator, I
         yield county, rng, np.stack([by_voted - support, support], axis=3).reshape(-1)
 
 
+def draw_residents(nation: Nation) -> Iterator[tuple[np.intp, Residents]]:
+    """Yield for each county with people its place and its people, shuffled."""
+    if nation.precincts is None:
+        every_code = np.arange(len(CODES.voted), dtype=np.int16)
+        for county, rng, counts in draw_codes(nation):
+            code = np.repeat(every_code, counts)
+            rng.shuffle(code)
+            yield county, Residents(np.zeros(len(code), dtype=np.int32), code)
+        return
+    voted, support = (nation.truths[o].effects[PRECINCT_TERM] for o in ("voted", "support"))
+    for county in np.flatnonzero(nation.num_rows):
+        rng = stream(nation.seed, _OUTCOMES, int(nation.counties.fips[county]))
+        chances = nation.chances["voted"][county], nation.chances["support"][county]
+        yield (
+            county,
+            simulation_precincts.draw_residents(
+                rng,
+                nation.precincts,
+                county,
+                nation.categories[county],
+                nation.answers[county],
+                chances,
+                (voted, support),
+            ),
+        )
+
+
 def draw_people(nation: Nation, tally: Tally) -> Iterator[People]:
     """Yield the people of one county after the other, shuffled within each, and count them in ``tally``."""
     every_code = np.arange(len(CODES.voted), dtype=np.int16)
     cell_voted = (every_code >> 5) * 2 + CODES.voted
     party_row = CODES.support.astype(np.int16) * 256
-    for county, rng, counts in draw_codes(nation):
-        tally.add(county, counts)
-        code = np.repeat(every_code, counts)
-        rng.shuffle(code)
+    for county, (precinct, code) in draw_residents(nation):
+        tally.add(county, precinct, code)
         rng = stream(nation.seed, _HISTORY, int(nation.counties.fips[county]))
         dice = rng.integers(0, 1 << 64, size=len(code), dtype=np.uint64).view(np.uint16).reshape(-1, len(ELECTIONS))
         history = dice < _history_thresholds(nation.chances["voted"][county]).take(cell_voted[code], axis=0)
@@ -158,29 +191,47 @@ def draw_people(nation: Nation, tally: Tally) -> Iterator[People]:
             code=code,
             history=history,
             party=_party_table(nation.counties.dem_share[county]).take(party_row[code] + dice),
+            precinct=precinct,
         )
 
 
 class Tally:
-    """Adds up what the truth files need while the counties go by."""
+    """Adds up what the truth files need while the counties go by: by county, or by precinct where there are some."""
 
     def __init__(self, nation: Nation):
         self._nation = nation
-        self._ones = {outcome: np.zeros(len(nation.counties.fips), dtype=np.int64) for outcome in nation.truths}
+        size = len(nation.counties.fips) if nation.precincts is None else len(nation.precincts.county)
+        self._num_rows = np.zeros(size, dtype=np.int64)
+        self._known = {outcome: np.zeros(size, dtype=np.int64) for outcome in nation.truths}
+        self._ones = {outcome: np.zeros(size, dtype=np.int64) for outcome in nation.truths}
+        self._expected = {outcome: np.zeros(size) for outcome in nation.truths}
 
-    def add(self, county: np.intp, counts: Ints) -> None:
-        """Count the people of a county, (code,)."""
-        self._ones["voted"][county] = counts @ CODES.voted
-        self._ones["support"][county] = counts @ (CODES.support * CODES.answered)
+    def add(self, county: np.intp, precinct: npt.NDArray[np.int32], code: npt.NDArray[np.int16]) -> None:
+        """Count the people of a county, one element each."""
+        nation = self._nation
+        first, size = int(county), 1
+        if nation.precincts is not None:
+            own = nation.precincts.of(county)
+            first, size = own.start, own.stop - own.start
+            precinct = precinct - own.start
+        cells = np.bincount(precinct * NUM_CELLS + (code >> 5), minlength=size * NUM_CELLS).reshape(size, NUM_CELLS)
+        answered, place = CODES.answered[code], slice(first, first + size)
+        self._num_rows[place] = cells.sum(axis=1)
+        for outcome, ones, known in (
+            ("voted", CODES.voted, np.ones_like(answered)),
+            ("support", CODES.support, answered),
+        ):
+            chance = nation.chances[outcome][county]
+            if nation.precincts is not None:
+                chance = expit(logit(chance) + nation.truths[outcome].effects[PRECINCT_TERM][place, None])
+            self._expected[outcome][place] = (cells * chance).sum(axis=1)
+            self._known[outcome][place] = np.bincount(precinct[known], minlength=size)
+            self._ones[outcome][place] = np.bincount(precinct[known & (ones[code] == 1)], minlength=size)
 
     def totals(self) -> dict[str, Totals]:
         """Return the sums by outcome."""
-        cells = self._nation.categories.reshape(-1, NUM_CELLS, len(EDUCATIONS)).sum(axis=2)
-        num_rows = self._nation.num_rows
-        known = {"voted": num_rows, "support": self._nation.answers.sum(axis=1)}
         return {
-            outcome: Totals(num_rows, (cells * chance).sum(axis=1), known[outcome], self._ones[outcome])
-            for outcome, chance in self._nation.chances.items()
+            o: Totals(self._num_rows, self._expected[o], self._known[o], self._ones[o]) for o in self._nation.truths
         }
 
 

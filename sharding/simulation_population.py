@@ -114,7 +114,7 @@ def stream(seed: int, purpose: int, key: int = 0) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, key)))
 
 
-def apportion(num_rows: int, weights: Ints) -> Ints:
+def apportion(num_rows: int, weights: Ints | Floats) -> Ints:
     """Divide ``num_rows`` in proportion to ``weights``: one each where there are enough, then largest remainders."""
     one_each = np.full(len(weights), int(num_rows >= len(weights)))
     rest = num_rows - int(one_each.sum())

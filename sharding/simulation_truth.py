@@ -8,11 +8,13 @@ For each outcome (``voted``, ``support``) and a person in county ``c`` of state 
 and nothing else: education, party and vote history have no part in it. Every :math:`u` is Normal(0, its scale). The
 constants of :math:`z(x) = (x - \mathrm{center}) / \mathrm{scale}` are the mean and sd over counties weighted by adults,
 so they nearly equal those over the voters of a file, and do not depend on its size; they are written beside the truth.
+A nation with precincts has :math:`u_{s:c:precinct}` too.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,10 @@ _COMMON = {"1|state": 0.25, "1|state:county": 0.20, "1|age": 0.40, "1|race:age":
 SCALES: dict[str, dict[str, float]] = {"voted": {**_COMMON, "1|race": 0.30}, "support": {**_COMMON, "1|race": 0.50}}
 """The sd of each batch of effects: places differ by a few points, ages and races by ten; opinions differ more by race
 than turnout does."""
+
+PRECINCT_TERM = "1|state:county:precinct"
+PRECINCT_SCALE = 0.15
+"""The sd of the effects of precincts, in a nation that has them, for both outcomes."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,13 @@ def draw(counties: Counties, seed: int, purpose: int, outcome: str) -> Truth:
     )
 
 
+def with_precincts(truth: Truth, num_precincts: int, seed: int, purpose: int) -> Truth:
+    """Add the effects of precincts, drawn from a stream of their own: everything else stays as it is."""
+    rng = stream(seed, purpose, OUTCOMES.index(truth.outcome))
+    effects = {**truth.effects, PRECINCT_TERM: rng.normal(0.0, PRECINCT_SCALE, size=num_precincts)}
+    return replace(truth, effects=effects)
+
+
 def demographic_predictor(truth: Truth) -> Floats:
     """Return the part of the linear predictor that belongs to the person and not to the place, (cell,)."""
     race, age = truth.effects["1|race"], truth.effects["1|age"]
@@ -100,9 +113,12 @@ def probabilities(truth: Truth, counties: Counties) -> Floats:
     return expit(place[:, None] + person)
 
 
-def write_coefficients(truths: list[Truth], counties: Counties, directory: Path) -> None:
-    """Write ``coefficients.parquet``, ``scales.parquet`` and ``standardisation.parquet`` into ``directory``."""
-    names = levels(counties)
+def write_coefficients(truths: list[Truth], counties: Counties, directory: Path, precincts: Sequence[str] = ()) -> None:
+    """Write ``coefficients.parquet``, ``scales.parquet`` and ``standardisation.parquet`` into ``directory``.
+
+    ``precincts`` are the full labels (``CA:06037:06037-0001``) of a nation that has them.
+    """
+    names = {**levels(counties), PRECINCT_TERM: precincts}
     rows = [(t.outcome, term, "", value) for t in truths for term, value in t.fixed.items()]
     rows += [
         (t.outcome, term, level, float(value))
@@ -111,7 +127,12 @@ def write_coefficients(truths: list[Truth], counties: Counties, directory: Path)
         for level, value in zip(names[term], values, strict=True)
     ]
     _write(directory / "coefficients.parquet", ("outcome", "term", "level", "value"), rows)
-    scales = [(t.outcome, f"sd({term})", sd) for t in truths for term, sd in SCALES[t.outcome].items()]
+    scales = [
+        (t.outcome, f"sd({term})", sd)
+        for t in truths
+        for term, sd in {**SCALES[t.outcome], PRECINCT_TERM: PRECINCT_SCALE}.items()
+        if term in t.effects
+    ]
     _write(directory / "scales.parquet", ("outcome", "term", "value"), scales)
     constants = [(name, center, scale) for name, (center, scale) in standardisation(counties).items()]
     _write(directory / "standardisation.parquet", ("column", "center", "scale"), constants)
@@ -119,7 +140,7 @@ def write_coefficients(truths: list[Truth], counties: Counties, directory: Path)
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over the people of each county, (county,), for one outcome."""
+    """Sums over the people of each county (of each precinct where there are some), for one outcome."""
 
     num_rows: Ints
     expected: Floats
@@ -129,16 +150,22 @@ class Totals:
     """Ones among the answers."""
 
 
-def write_expected(totals: dict[str, Totals], counties: Counties, path: Path) -> None:
+def write_expected(
+    totals: dict[str, Totals], counties: Counties, path: Path, precincts: tuple[Ints, Sequence[str]] | None = None
+) -> None:
     """Write the expected share of every margin and outcome, over the people that are in the file.
 
     ``raw_mean`` is what the answers alone say (null where there are none). Levels without people are left out.
+    ``precincts``, the county and the full label of each, are given where the totals are theirs.
     """
-    margins = {
-        "all": (["all"], np.zeros(len(counties.fips), dtype=np.int64)),
-        "state": (list(counties.states), counties.state_code),
-        "state:county": (list(counties.labels), np.arange(len(counties.fips))),
+    county = np.arange(len(counties.fips)) if precincts is None else precincts[0]
+    margins: dict[str, tuple[Sequence[str], Ints]] = {
+        "all": (["all"], np.zeros(len(county), dtype=np.int64)),
+        "state": (list(counties.states), counties.state_code[county]),
+        "state:county": (list(counties.labels), county),
     }
+    if precincts is not None:
+        margins[PRECINCT_TERM.removeprefix("1|")] = precincts[1], np.arange(len(county))
     rows = []
     for outcome, total in totals.items():
         for margin, (names, codes) in margins.items():

@@ -145,18 +145,41 @@ def publishing(url: str) -> Iterator[HashingFile]:
 
 
 @contextmanager
+def publishing_path(url: str) -> Iterator[Path]:
+    """Give the path of a file to write, in any order, that appears at ``url`` when the block ends well, and never in part.
+
+    For formats that go back to what they wrote (HDF5); :func:`publishing` does without a second copy on an object store.
+    """
+    fs, path = resolve(url)
+    if isinstance(fs, LocalFileSystem):
+        with _appearing_at(Path(path)) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / "file"
+        publish_file(Path(folder) / "file", url)
+
+
+@contextmanager
 def _publishing_locally(path: Path) -> Iterator[HashingFile]:
+    with _appearing_at(path) as temporary, temporary.open("wb") as target:
+        yield HashingFile(target)
+
+
+@contextmanager
+def _appearing_at(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; when the block ends well, what is there is on the disk and called ``path``."""
     make_directory(str(path.parent))
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)  # mkstemp makes it 0600
     try:
-        with os.fdopen(descriptor, "wb") as target:
-            yield HashingFile(target)
-            target.flush()
-            os.fsync(target.fileno())
+        yield Path(temporary)
+        os.fsync(descriptor)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+    finally:
+        os.close(descriptor)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(directory)

@@ -59,7 +59,7 @@ def _write_shard(directory: str, shard: PlannedShard, schema: pa.Schema, pieces:
         for table in pieces:
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
             num_rows += pc.sum(table["num_rows"]).as_py()
-            num_trials += pc.sum(table["num_trials"]).as_py()
+            num_trials += pc.sum(table["num_known" if "num_known" in schema.names else "num_trials"]).as_py()
     return {
         "shard_id": shard.shard_id, "path": path, "num_cells": shard.num_cells, "num_rows": num_rows,
         "num_trials": num_trials, "num_bytes": file.num_bytes, "sha256": file.sha256,
@@ -69,7 +69,7 @@ def _write_shard(directory: str, shard: PlannedShard, schema: pa.Schema, pieces:
 def read_shard(directory: str, entry: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
     """Return the columns of a shard as arrays of shape (num_cells,), after its bytes were verified.
 
-    Factor columns are int32 codes, numeric columns raw float64, counts int64, sums float64.
+    Factor columns are int32 codes, numeric columns raw float64, counts int64, sums and weighted counts float64.
 
     Parameters
     ----------

@@ -75,7 +75,7 @@ def test_the_resolved_config_reads_back_the_same(write, tmp_path: Path):
         ),
         (
             ("binomial", "binom"),
-            "8: `model.family`: expected one of 'bernoulli', 'binomial' or 'gaussian', found binom",
+            "8: `model.family`: expected one of 'bernoulli', 'binomial', 'beta_binomial', ",
         ),
         (
             ("run:", "rounds: 3\nrun:"),

@@ -117,7 +117,7 @@ CASES: dict[str, tuple[Breaks, tuple[str, ...]]] = {
     "number out of range": (settings("fit.damping=1.5"), ("--set fit.damping=1.5", "less than or equal to 1", "1.5")),
     "unknown executor": (settings("run.executor=spark"), ("run.executor", "serial, ray, auto", "spark")),
     "unknown method": (settings("fit.method=mcmc"), ("fit.method", "'nuts'", "mcmc")),
-    "unknown family": (settings("model.family=poisson"), ("model.family", "bernoulli", "poisson")),
+    "unknown family": (settings("model.family=weibull"), ("model.family", "bernoulli", "weibull")),
     "prior of an unknown name": (settings("model.priors.sx=half_normal(1)"), ("model.priors", "sx", "sd")),
     "prior of an unknown kind": (settings("model.priors.sd=half_nrmal(1)"), ("half_nrmal", "half_normal")),
     "prior of a wrong kind": (settings("model.priors.sd=normal(0, 1)"), ("model.priors.sd", "half_normal")),

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fitting import combiner, hierarchy, in_memory, rounds
+from fitting import combiner, families, hierarchy, in_memory, rounds
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
-from fitting.families import FAMILIES
 from fitting.sites import Site
 
 GAUSSIAN_PRIORS = {
@@ -259,4 +258,4 @@ def test_blend_moves_in_natural_parameters():
     old, new = (Site(*rng.normal(size=(3, 2))) for _ in range(2))
     np.testing.assert_allclose(rounds.blend(old, new, 0.25).shift, 0.75 * old.shift + 0.25 * new.shift)
     assert rounds.blend(old, new, 1.0) is new
-    assert FAMILIES["bernoulli"] is FAMILIES["binomial"]
+    assert families.make("bernoulli") == families.BINOMIAL

@@ -45,7 +45,7 @@ def test_priors_are_by_class_and_by_term():
         ({"priors": {"1|state": "lkj(1)"}}, "a prior for a correlation; expected one for a scale"),
         ({"priors": {"b": "half_normal(1)"}}, "expected one for a coefficient"),
         ({"formula": "voted ~ log(age)"}, "character 9: found a call of the function log()"),
-        ({"family": "binomal"}, "'bernoulli', 'binomial' or 'gaussian'"),
+        ({"family": "binomal"}, "'bernoulli', 'binomial', 'beta_binomial'"),
         ({"prior": {}}, "Extra inputs are not permitted"),
     ],
 )

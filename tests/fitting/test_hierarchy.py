@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import formula, in_memory, model, priors
+from fitting import families, formula, in_memory, model, priors
 from fitting import hierarchy as hierarchies
 from fitting import tree as tr
 from fitting.hierarchy import correlation_cholesky
@@ -22,9 +22,9 @@ def make(text, family="binomial", **chosen):
     statistics = {"num_trials": np.ones(size), "num_successes": np.ones(size)}
     parsed = formula.parse(text)
     coding, _ = in_memory.code(columns, parsed, statistics)
-    defaults = priors.default_priors(family)
+    defaults = priors.default_priors(families.make(family))
     return hierarchies.build(
-        model.build(parsed, coding, family), defaults | {k: priors.parse(v) for k, v in chosen.items()}
+        model.build(parsed, coding, families.make(family)), defaults | {k: priors.parse(v) for k, v in chosen.items()}
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import formula, in_memory, model, sites
+from fitting import families, formula, in_memory, model, sites
 from fitting.errors import ModelError
 
 STATES = ["AL", "OH", "WY"]
@@ -31,7 +31,7 @@ def build(text, columns):
     parsed = formula.parse(text)
     statistics = {name: np.ones(len(columns["state"])) for name in ("num_trials", "num_successes")}
     coding, coded = in_memory.code(columns, parsed, statistics)
-    built = model.build(parsed, coding, "binomial")
+    built = model.build(parsed, coding, families.BINOMIAL)
     return built, coded, built.design(coded, statistics)
 
 
@@ -63,7 +63,7 @@ def test_linear_predictor_is_the_sum_that_the_formula_says():
         expected[i] += b[f"1|state:county[{place}]"] + b[f"x|state:county[{place}]"] * scaled[i]
         expected[i] += b[f"1|race[{row['race']}]"] + b[f"educ[{educ}]|race[{row['race']}]"]
         expected[i] += b[f"1|race:sex[{row['race']}:{row['sex']}]"]
-    np.testing.assert_allclose(sites.predictor_mean(design, theta), expected)
+    np.testing.assert_allclose(sites.predictor_mean(design, theta)[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_factors_leave_their_reference_out_where_an_intercept_is(text, names):
             column, _, level = word.partition("[")
             part = part * (columns[column] == level[:-1] if level else columns[column])
         expected += part
-    np.testing.assert_allclose(sites.predictor_mean(design, theta), expected)
+    np.testing.assert_allclose(sites.predictor_mean(design, theta)[0], expected)
 
 
 def test_every_coefficient_has_a_place_of_its_own():
@@ -151,7 +151,7 @@ def test_a_shard_has_the_same_predictors_on_its_own_part():
     local = model.localise(built.design(part, {"num_trials": np.ones(len(chosen))}), restriction)
     assert restriction.tree.num_nodes == (1, 1, 5)
     np.testing.assert_allclose(
-        sites.predictor_mean(local, theta[restriction.coefficients]), sites.predictor_mean(design, theta)[chosen]
+        sites.predictor_mean(local, theta[restriction.coefficients]), sites.predictor_mean(design, theta)[:, chosen]
     )
 
 
@@ -177,9 +177,9 @@ def test_models_that_do_not_fit_their_data_are_refused():
     statistics = {name: np.ones(len(columns["state"])) for name in ("num_trials", "num_successes")}
     coding, _ = in_memory.code(columns, parsed, statistics)
     with pytest.raises(ModelError, match="grouping column 'race'"):
-        model.build(formula.parse("y ~ 1 + (1 | race)"), coding, "binomial")
+        model.build(formula.parse("y ~ 1 + (1 | race)"), coding, families.BINOMIAL)
     with pytest.raises(ModelError, match="predictor 'income'"):
-        model.build(formula.parse("y ~ 1 + income"), coding, "binomial")
+        model.build(formula.parse("y ~ 1 + income"), coding, families.BINOMIAL)
     with pytest.raises(ModelError, match="a single level"):
         build("y ~ 1 + educ", columns | {"educ": np.full(300, "low")})
 

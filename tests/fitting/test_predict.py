@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from fitting import formula, in_memory, model, predict, priors
+from fitting import families, formula, in_memory, model, predict, priors
 from fitting import hierarchy as hierarchies
-from fitting.families import FAMILIES
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +23,8 @@ def nation():
     statistics = {"num_trials": np.ones(size), "num_successes": np.zeros(size)}
     parsed = formula.parse("y ~ 1 + x + (1 + x | state) + (1 | state:race)")
     coding, coded = in_memory.code(columns, parsed, statistics)
-    built = model.build(parsed, coding, "binomial")
-    return built, coded, statistics, hierarchies.build(built, priors.default_priors("binomial"))
+    built = model.build(parsed, coding, families.BINOMIAL)
+    return built, coded, statistics, hierarchies.build(built, priors.default_priors(families.BINOMIAL))
 
 
 @pytest.mark.parametrize("family", ["binomial", "gaussian"])
@@ -36,23 +35,23 @@ def test_sums_equal_brute_force(nation, family):
     weight = rng.integers(0, 50, len(statistics["num_trials"])).astype(float)
     design = built.design(coded, statistics)
     groups = {"state": coded["state"], "all": np.zeros(len(weight), dtype=int)}
-    sums, means = predict.group_sums(FAMILIES[family], design, theta, groups, {"state": 4, "all": 1}, weight)
+    sums, means = predict.group_sums(families.make(family), design, theta, groups, {"state": 4, "all": 1}, weight)
     eta = sum(
         (1.0 if v is None else v)[:, None] * theta[p] if v is not None else theta[p]
         for p, v in zip(design.places, design.values, strict=True)
     )
     expected = expit(eta) if family == "binomial" else eta
-    np.testing.assert_allclose(means, expected.mean(axis=1))
-    np.testing.assert_allclose(sums["all"][0], weight @ expected)
+    np.testing.assert_allclose(means, expected.mean(axis=1)[None])
+    np.testing.assert_allclose(sums["all"][0, 0], weight @ expected)
     for s in range(3):
-        np.testing.assert_allclose(sums["state"][s], weight[coded["state"] == s] @ expected[coded["state"] == s])
-    assert not sums["state"][3].any()  # nobody lives there
+        np.testing.assert_allclose(sums["state"][0, s], weight[coded["state"] == s] @ expected[coded["state"] == s])
+    assert not sums["state"][0, 3].any()  # nobody lives there
 
 
 def test_no_margin_is_no_sum(nation):
     built, coded, statistics, _ = nation
     theta = np.zeros((built.tree.num_coefficients, 3))
-    sums, means = predict.group_sums(FAMILIES["binomial"], built.design(coded, statistics), theta, {}, {}, np.ones(200))
+    sums, means = predict.group_sums(families.BINOMIAL, built.design(coded, statistics), theta, {}, {}, np.ones(200))
     assert sums == {}
     np.testing.assert_array_equal(means, 0.5)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpyro.distributions import LKJCholesky
 from scipy import integrate, stats
 
-from fitting import priors
+from fitting import families, priors
 from fitting.errors import PriorError
 from fitting.priors import Prior
 
@@ -121,14 +121,14 @@ def test_refusals_say_what_was_expected(text, role, message):
 
 
 def test_defaults_follow_the_outcomes_scale_only_if_gaussian():
-    logit = priors.default_priors("binomial", outcome_sd=20.0, outcome_mean=50.0)
+    logit = priors.default_priors(families.BINOMIAL, outcome_sd=20.0, outcome_mean=50.0)
     assert {key: str(prior) for key, prior in logit.items()} == {
         "intercept": "normal(0, 2.5)",
         "b": "normal(0, 2.5)",
         "sd": "half_normal(1)",
         "cor": "lkj(1)",
     }
-    gaussian = priors.default_priors("gaussian", outcome_sd=20.0, outcome_mean=50.0)
+    gaussian = priors.default_priors(families.GAUSSIAN, outcome_sd=20.0, outcome_mean=50.0)
     assert {key: str(prior) for key, prior in gaussian.items()} == {
         "intercept": "normal(50, 50)",
         "b": "normal(0, 50)",

@@ -8,11 +8,9 @@ from scipy import optimize
 
 from fitting import in_memory, sites
 from fitting import tree as tr
-from fitting.families import FAMILIES, log_likelihood
+from fitting.families import BINOMIAL, GAUSSIAN, log_likelihood
 from fitting.model import CellDesign
 from fitting.tree import Tree
-
-BINOMIAL, GAUSSIAN = FAMILIES["binomial"], FAMILIES["gaussian"]
 
 
 def random_shard(seed, num_cells=40):
@@ -30,7 +28,7 @@ def random_shard(seed, num_cells=40):
         "sum_y": trials * rng.normal(size=num_cells),
     }
     statistics["sum_y_squared"] = statistics["sum_y"] ** 2 / np.maximum(trials, 1) + trials
-    design = CellDesign(places, (None, x, None, None), statistics)
+    design = CellDesign(places, (None, x, None, None), (0, 0, 0, 0), statistics)
     dense = np.zeros((num_cells, tree.num_coefficients))
     for place, value in zip(places, (1.0, x, 1.0, 1.0), strict=True):
         dense[np.arange(num_cells), place] += value
@@ -47,17 +45,17 @@ def test_predictors_equal_dense_algebra():
     tree, design, dense, rng = random_shard(0)
     mean, entries, covariance = random_moments(rng, tree)
     weight = rng.uniform(size=design.num_cells)
-    np.testing.assert_allclose(sites.predictor_mean(design, mean), dense @ mean)
-    np.testing.assert_allclose(sites.matrix(design, len(mean)).toarray(), dense)
+    np.testing.assert_allclose(sites.predictor_mean(design, mean)[0], dense @ mean)
+    np.testing.assert_allclose(sites.matrices(design, len(mean))[0].toarray(), dense)
     np.testing.assert_allclose(
-        sites.predictor_variance(tree, design, entries), np.einsum("ni,ij,nj->n", dense, covariance, dense)
+        sites.predictor_covariance(tree, design, entries)[0, 0], np.einsum("ni,ij,nj->n", dense, covariance, dense)
     )
     expected = dense.T @ (weight[:, None] * dense)
     expected[tr.dense(tree, np.ones(tree.num_entries)) == 0] = (
         0  # two nodes of one level: off the pattern, and zero anyway
     )
-    np.testing.assert_allclose(tr.dense(tree, sites.information(tree, design, weight)), expected, atol=1e-12)
-    np.testing.assert_allclose(sites.transpose_multiply(tree, design, weight), dense.T @ weight)
+    np.testing.assert_allclose(tr.dense(tree, sites.information(tree, design, weight[None, None])), expected, atol=1e-12)
+    np.testing.assert_allclose(sites.transpose_multiply(tree, design, weight[None]), dense.T @ weight)
 
 
 @settings(max_examples=20, deadline=None)
@@ -74,12 +72,13 @@ def test_gaussian_sites_are_the_likelihood_in_any_split_and_order(seed, num_part
         piece = CellDesign(
             tuple(p[rows] for p in design.places),
             tuple(None if v is None else v[rows] for v in design.values),
+            design.predictors,
             {name: v[rows] for name, v in design.statistics.items()},
         )
         fitted = sites.fit(tree, piece, GAUSSIAN, rng.normal(size=len(mean)), covariance, num_nodes=11)
         total = sites.Site(*(a + b for a, b in zip(total, fitted, strict=True)))
     theta, residual = rng.normal(size=(len(mean), 3)), np.array([0.5, 1.0, 2.0])
-    eta = sites.matrix(design, len(mean)) @ theta
+    eta = sites.linear_predictors(sites.matrices(design, len(mean)), theta)
     exact = log_likelihood(GAUSSIAN, design.statistics, eta, residual).sum(axis=0)
     np.testing.assert_allclose(sites.log_density(tree, total, theta, residual), exact, rtol=1e-9)
 
@@ -93,7 +92,7 @@ def test_a_laplace_site_has_the_likelihoods_gradient_and_curvature():
     site = sites.fit(tree, design, BINOMIAL, mean, np.zeros(tree.num_entries), num_nodes=11)
 
     def value(theta):
-        return log_likelihood(BINOMIAL, design.statistics, jnp.asarray(dense) @ theta, xp=jnp).sum()
+        return log_likelihood(BINOMIAL, design.statistics, (jnp.asarray(dense) @ theta)[None], xp=jnp).sum()
 
     with jax.enable_x64(True):
         gradient, hessian = np.asarray(jax.grad(value)(mean)), np.asarray(jax.hessian(value)(mean))
@@ -106,7 +105,7 @@ def test_a_variational_site_has_the_expected_gradient_and_curvature():
     """Against integration of one cell's derivatives on a fine grid."""
     tree, place = Tree((1,), ()), np.zeros(1, dtype=int)
     statistics = {"num_trials": np.array([9.0]), "num_successes": np.array([2.0])}
-    design = CellDesign((place,), (np.array([1.5]),), statistics)
+    design = CellDesign((place,), (np.array([1.5]),), (0,), statistics)
     mean, variance = np.array([-0.4]), np.array([0.8])
     site = sites.fit(tree, design, BINOMIAL, mean, variance, num_nodes=25)
     theta = np.linspace(-9, 9, 20_001)

@@ -1,0 +1,142 @@
+"""Posterior draws in parts: a netCDF file written and read a few draws, or a few levels, at a time.
+
+The file is the one of :mod:`reporting.posterior`, which has whole variables. Here nothing is held but the part at hand, so
+that a factor of 170,000 levels costs no memory (1,000 draws of them are 1.4 GB). The same draws give the same bytes, however
+they were cut into parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import h5netcdf
+import numpy as np
+
+from reporting.errors import DrawsError, RunDirectoryError
+
+SCHEMA_VERSION = 1
+SAMPLE_DIMS = ("chain", "draw")
+
+
+class Declared(NamedTuple):
+    """A variable before its draws: names of its dimensions after chain and draw, and its type."""
+
+    dims: tuple[str, ...]
+    dtype: np.dtype[Any]
+
+
+class DrawsWriter:
+    """An open file whose variables are declared and wait for their draws."""
+
+    def __init__(self, file: h5netcdf.File):
+        self._file = file
+
+    def put(self, group: str, name: str, chain: int, begin: int, values: np.ndarray) -> None:
+        """Write draws ``begin``, ``begin + 1``, ... of one chain, shape (draws, *shape)."""
+        self._file[group][name][chain, begin : begin + len(values)] = values
+
+
+class DrawsReader:
+    """An open file. ``num_chains`` and ``num_draws`` are those of all its variables."""
+
+    def __init__(self, file: h5netcdf.File):
+        self._file = file
+        self.num_chains, self.num_draws = (len(file["posterior"].dimensions[dim]) for dim in SAMPLE_DIMS)
+
+    def variable(self, name: str, group: str = "posterior") -> h5netcdf.Variable:
+        """Draws of one variable, (chain, draw, *shape): sliced like an array, and read only where sliced."""
+        return self._file[group][name]
+
+
+@contextmanager
+def writing(
+    target: str | Path | IO[bytes],
+    groups: Mapping[str, Mapping[str, Declared]],
+    coords: Mapping[str, Sequence[str]],
+    attrs: Mapping[str, str | int | float],
+    num_chains: int,
+    num_draws: int,
+) -> Iterator[DrawsWriter]:
+    """Declare a whole file at ``target``, a path or a binary file, and give what its draws are put into.
+
+    Parameters
+    ----------
+    groups
+        Group to its variables; empty groups are left out.
+    coords
+        Dimension to labels, in the order of the axis; every dimension of a variable needs its labels.
+    attrs
+        Written to the root of the file beside the schema version.
+    """
+    check_names({name: v.dims for declared in groups.values() for name, v in declared.items()}, coords)
+    with h5netcdf.File(target, "w") as file:
+        file.attrs.update({"schema_version": SCHEMA_VERSION, "creation_library": "caucus", **attrs})
+        for group_name, declared in groups.items():
+            if not declared:
+                continue
+            group = file.create_group(group_name)
+            used = [dim for dim in coords if any(dim in variable.dims for variable in declared.values())]
+            group.dimensions = {
+                "chain": num_chains,
+                "draw": num_draws,
+                **{dim: len(coords[dim]) for dim in used},
+            }
+            for name, (dims, dtype) in declared.items():
+                group.create_variable(name, (*SAMPLE_DIMS, *dims), dtype=dtype)
+            for dim, size in (("chain", num_chains), ("draw", num_draws)):
+                group.create_variable(dim, (dim,), data=np.arange(size))
+            for dim in used:
+                labels = group.create_variable(dim, (dim,), dtype=h5netcdf_text())
+                labels[...] = np.array([str(x) for x in coords[dim]], dtype=object)
+        yield DrawsWriter(file)
+
+
+def h5netcdf_text() -> np.dtype[Any]:
+    """The type of text of any length."""
+    import h5py
+
+    return h5py.string_dtype()
+
+
+@contextmanager
+def reading(path: str | Path) -> Iterator[DrawsReader]:
+    """Open a local file for reading in parts.
+
+    Raises
+    ------
+    RunDirectoryError
+        The file is missing, is not netCDF, or has no group ``posterior``.
+    """
+    try:
+        file = h5netcdf.File(path, "r")
+    except OSError as error:
+        raise unreadable(str(path), f"no readable netCDF ({type(error).__name__})", "posterior draws") from error
+    with file:
+        if "posterior" not in file.groups:
+            raise unreadable(str(path), f"groups {sorted(file.groups)}", "a group 'posterior'")
+        yield DrawsReader(file)
+
+
+def unreadable(where: str, found: str, expected: str) -> RunDirectoryError:
+    """The error of a posterior file that cannot be used."""
+    return RunDirectoryError(where, found, expected, "Run the merge again, or restore the file.")
+
+
+def check_names(dims_of: Mapping[str, tuple[str, ...]], coords: Mapping[str, Sequence[str]]) -> None:
+    """:class:`DrawsError` where a name cannot stand in a file, or a dimension has no labels."""
+    for name, dims in dims_of.items():
+        if "/" in name or name in {"", "."} or name in coords or name in SAMPLE_DIMS:
+            raise DrawsError(
+                name,
+                "a name that netCDF or a dimension already uses",
+                "a name of its own without '/'",
+                "Rename the variable, or give its dimension another name (bambi writes `race_dim`).",
+            )
+        for dim in dims:
+            if dim not in coords:
+                raise DrawsError(
+                    name, f"no labels for dimension {dim!r}", "labels of every dimension", "Pass them in `coords`."
+                )
