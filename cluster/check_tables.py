@@ -37,6 +37,7 @@ def cells(work: Work, found: Sequence[LooResult]) -> pa.Table:
     for i, first in enumerate(found[0].found.people):
         each = [np.concatenate([getattr(r.found.people[i].each, f) for r in found]) for f in loo.Elpd._fields]
         absent = np.concatenate([r.found.people[i].num_people for r in found]) == 0
+        columns[f"people_{first.outcome}"] = pa.array(np.concatenate([r.found.people[i].num_people for r in found]))
         columns[f"elpd_{first.outcome}"] = pa.array(each[0], mask=absent)
         columns[f"k_hat_{first.outcome}"] = _or_null(np.where(absent, np.nan, each[2]))
     return pa.table(columns)
@@ -50,17 +51,26 @@ def shards(work: Work, found: Sequence[LooResult], out: Sequence[loso.ShardOut])
         one = loo.estimate((result.found.cells, np.ones(len(result.found.cells.elpd))))
         each = [(p.each, p.num_people) for p in result.found.people]
         where = int(np.argmax(np.abs(shard.move)))
-        low, high = np.quantile(shard.predicted, [0.05, 0.95])
         rows.append({
             "shard_id": entry["shard_id"], "num_cells": len(result.found.cells.elpd), "num_trials": entry["num_trials"],
             "elpd_loo": one.elpd, "se_loo": _finite(one.se), "p_loo": one.p_loo, "num_bad_k": one.num_bad,
             "elpd_loso": shard.elpd, "mcse_loso": shard.mcse, "num_poor": shard.num_poor,
             "elpd_loo_person": loo.estimate(*each).elpd if each else None, "elpd_loso_person": _finite(shard.elpd_person),
-            "observed": shard.observed, "predicted": float(shard.predicted.mean()), "q05": low, "q95": high,
-            "p_value": float(np.mean(shard.predicted > shard.observed) + 0.5 * np.mean(shard.predicted == shard.observed)),
+            **_predicted(shard),
             "move": float(shard.move[where]), "move_where": str(names[where]), "efficiency": shard.efficiency,
         })  # fmt: skip
     return pa.Table.from_pylist(rows)
+
+
+def _predicted(shard: loso.ShardOut) -> dict[str, float | None]:
+    """What was observed beside what the others predict; nothing where the outcome has categories."""
+    if not np.isfinite(shard.observed):
+        return dict.fromkeys(("observed", "predicted", "q05", "q95", "p_value"))
+    low, high = np.quantile(shard.predicted, [0.05, 0.95])
+    above = float(np.mean(shard.predicted > shard.observed) + 0.5 * np.mean(shard.predicted == shard.observed))
+    return {
+        "observed": shard.observed, "predicted": float(shard.predicted.mean()), "q05": low, "q95": high, "p_value": above,
+    }  # fmt: skip
 
 
 def worst_shard(work: Work, out: Sequence[loso.ShardOut]) -> dict[str, Any]:
@@ -72,7 +82,7 @@ def worst_shard(work: Work, out: Sequence[loso.ShardOut]) -> dict[str, Any]:
     return {
         "shard_id": work.entries[s]["shard_id"], "move": float(out[s].move[where]), "move_where": str(names[where]),
         "num_shards": len(out), "num_poor": sum(shard.num_poor for shard in out),
-        "num_outside": int(sum(not _inside(shard) for shard in out)),
+        "num_outside": None if not np.isfinite(out[0].observed) else sum(not _inside(shard) for shard in out),
     }  # fmt: skip
 
 
@@ -205,6 +215,10 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
         "",
         f"leave one shard out: {worst['shard_id']} moves {worst['move_where']} by {worst['move']:+.2f} posterior sds, the most "
         f"of {worst['num_shards']:,}",
+    ]
+    if worst["num_outside"] is None:
+        return [*out, "", "outcomes with categories have no sums, so they are not replicated"]
+    out += [
         f"  observed outside the 90% interval that the others predict: {worst['num_outside']:,} shards, "
         f"about {0.1 * worst['num_shards']:,.0f} by chance",
         "",

@@ -104,16 +104,16 @@ def predict_shard(task: PredictTask) -> tuple[MarginCheck, ...]:
     found, means = predictive.replicates(
         family, shard.design, task.theta, task.residual_sd, groups, sizes, task.seed
     )  # fmt: skip
-    trials = shard.design.statistics["num_trials"]
-    prior, _ = predict.group_sums(family, shard.design, task.prior_theta, groups, sizes, trials)
+    base = pointwise.base(family, shard.design.statistics)
+    prior, _ = predict.group_sums(family, shard.design, task.prior_theta, groups, sizes, base)
     out = []
     for i, kinds in enumerate(codes):
         known = None
-        if not family.has_residual_scale:
+        if family.is_share:
             observed = pointwise.totals(family, shard.design.statistics)
-            of_groups = predictive.group_calibration(means, trials, observed, groups[str(i)], len(kinds))
+            of_groups = predictive.group_calibration(means, base, observed, groups[str(i)], len(kinds))
             known = np.array([list(c) for c in of_groups])
-        out.append(MarginCheck(kinds, found[str(i)], prior[str(i)], known))
+        out.append(MarginCheck(kinds, found[str(i)], prior[str(i)][0], known))
     return tuple(out)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,9 @@ def check(loaded: Loaded, progress: Progress, shared: SharedExecutor, by: str | 
         for step in stages.steps(loaded, directory):
             if step.stage in NEEDED and step.reason:
                 raise StageError("check", f"needs the stage {step.stage!r}: {step.reason}", "Run `caucus run` first.")
+        if config.data.weight is not None:
+            do = "Compare unweighted models, or look at the calibration in the report."
+            raise StageError("check", "survey weights make a pseudo-likelihood, which predicts no people", do)
         started = time.perf_counter()
         progress.begin("check", "of the model")
         context = StageContext(config, path, shared.get(config.run, plan.num_cells(path)), progress, "check")
@@ -106,8 +109,8 @@ def _margins(work: Work, by: str | None) -> dict[str, tuple[str, ...]]:
 
 
 def _check(work: Work, margins: dict[str, tuple[str, ...]], posterior_sha256: str) -> dict[str, Any]:
-    draws, seed = posterior_files.read(work.directory, work.hierarchy), work.context.config.run.seed
-    kept, few = _pick(work, draws, work.context.config.audit.draws), _pick(work, draws, REPLICATES)
+    seed = work.context.config.run.seed
+    kept, few = (_pick(work, count) for count in (work.context.config.audit.draws, REPLICATES))
     fitted = inference.read_sites(work)
     files = {}
 
@@ -119,6 +122,29 @@ def _check(work: Work, margins: dict[str, tuple[str, ...]], posterior_sha256: st
     out = _leave_shards_out(work, fitted, seed)
     publish("loso.parquet", check_tables.shards(work, left_out, out))
 
+    family, coding, groups = work.hierarchy.family, work.hierarchy.model.coding, {}
+    if not family.categories:
+        groups = _check_groups(work, fitted, few, margins, seed, publish)
+    config = work.context.config
+    summary = _plain({
+        "schema_version": SCHEMA_VERSION, "name": config.name, "formula": str(work.hierarchy.model.formula),
+        "family": family.name, "link": family.link, "statistics": list(family.statistics),
+        "categories": list(family.categories), "outcome": work.hierarchy.model.formula.outcome,
+        "columns": [c for c in left_out[0].columns if c in coding.factors or c in coding.numerics],
+        "outcomes": [p.outcome for p in left_out[0].found.people],
+        "posterior_sha256": posterior_sha256, "num_draws": kept.theta.shape[1], "by": list(margins), "files": files,
+        "loo": {"corrected": corrected, **_estimates(left_out)}, "loso": check_tables.worst_shard(work, out),
+        "ppc": groups.get("ppc"), "prior": groups.get("prior"),
+    })  # fmt: skip
+    storage.publish_json(storage.join(work.directory, SUMMARY), summary)
+    return dict(summary)
+
+
+def _check_groups(
+    work: Work, fitted: inference.Fitted, few: Kept, margins: dict[str, tuple[str, ...]], seed: int,
+    publish: Callable[[str, pa.Table], None],
+) -> dict[str, Any]:  # fmt: skip
+    """Replicated and a priori expected outcomes of every margin's groups; their part of the summary."""
     prior = predictive.prior_draws(work.hierarchy, num_draws=REPLICATES, seed=seed, threads=work.threads)
     checked = _predict(work, fitted, few, prior, margins, seed)
     names = tuple(margins)
@@ -130,26 +156,15 @@ def _check(work: Work, margins: dict[str, tuple[str, ...]], posterior_sha256: st
     if checked[0].calibration is not None:
         publish("calibration.parquet", check_tables.calibration(names, labels, checked))
 
-    model, config = work.hierarchy.model, work.context.config
-    summary = {
-        "schema_version": SCHEMA_VERSION, "name": config.name, "formula": str(model.formula), "family": model.family,
-        "statistics": list(work.hierarchy.family.statistics), "outcome": model.formula.outcome,
-        "posterior_sha256": posterior_sha256, "num_draws": kept.theta.shape[1], "by": list(names), "files": files,
-        "loo": {"corrected": corrected, **_estimates(left_out)},
-        "loso": check_tables.worst_shard(work, out),
-        "ppc": check_tables.outside(names, replicates),
-        "prior": check_tables.prior_summary(prior_table),
-    }  # fmt: skip
-    summary = _plain(summary)
-    storage.publish_json(storage.join(work.directory, SUMMARY), summary)
-    return summary
+    return {"ppc": check_tables.outside(names, replicates), "prior": check_tables.prior_summary(prior_table)}
 
 
-def _pick(work: Work, draws: Draws, count: int) -> Kept:
+def _pick(work: Work, count: int) -> Kept:
     """Evenly from all chains, as the audit does."""
-    theta, psi = np.concatenate(draws.theta), np.concatenate(draws.psi)
-    rows = np.linspace(0, len(theta) - 1, min(count, len(theta))).astype(int)
-    return Kept(np.ascontiguousarray(theta[rows].T), work.hierarchy.residual_sd(psi[rows]))
+    total = work.context.config.fit.draws * work.context.config.fit.chains
+    rows = np.linspace(0, total - 1, min(count, total)).astype(int)
+    draws = posterior_files.StoredDraws(work.directory, work.hierarchy, rows)
+    return Kept(np.ascontiguousarray(draws[:, :].T), work.hierarchy.residual_sd(draws.psi))
 
 
 def _leave_one_out(work: Work, fitted: inference.Fitted, kept: Kept) -> tuple[list[check_tasks.LooResult], str]:

@@ -21,8 +21,6 @@ from fitting.loo import Difference
 from reporting import tables
 from sharding import storage
 
-NOT_COLUMNS = ("shard_id", "elpd", "p_loo", "k_hat", "elpd_success", "elpd_failure", "k_hat_success", "k_hat_failure")
-
 
 @dataclass(frozen=True)
 class Checked:
@@ -34,8 +32,15 @@ class Checked:
     columns: tuple[str, ...]
 
     @property
-    def statistics(self) -> list[str]:
-        return list(self.summary["statistics"])
+    def keyed(self) -> list[str]:
+        """Statistics that tell cells apart: of families whose cells hold people alike in outcome, not sums."""
+        found = [name for name in self.summary["statistics"] if name != "num_trials"]
+        return found if self.summary["outcomes"] == ["row"] else []
+
+    @property
+    def summed(self) -> list[str]:
+        """Statistics of a coarse cell that are the sums of those of its fine ones."""
+        return [name for name in self.summary["statistics"] if name not in self.keyed]
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def read(path: str) -> Checked:
     if not storage.exists(file) or storage.sha256_bytes(storage.read_bytes(file)) != summary["files"]["loo.parquet"]:
         raise StageError("compare", f"{file} is not the file that was written", do)
     cells = tables.read_table(file).to_pandas()
-    columns = tuple(c for c in cells.columns if c not in (*NOT_COLUMNS, *summary["statistics"]))
+    columns = tuple(summary["columns"])
     for name in columns:
         if isinstance(cells[name].dtype, pd.CategoricalDtype):
             cells[name] = cells[name].astype(object)
@@ -83,7 +88,9 @@ def read(path: str) -> Checked:
 
 def differences(a: Checked, b: Checked) -> Comparison:
     """Pair the people, and the cells, of two runs."""
-    for key, what in (("outcome", "the outcome"), ("statistics", "the kind of outcome (its cells hold")):
+    for key, what in (
+        ("outcome", "the outcome"), ("statistics", "the kind of outcome (its cells hold"), ("categories", "the categories"),
+    ):  # fmt: skip
         if a.summary[key] != b.summary[key]:
             close = ")" if key == "statistics" else ""
             found = f"{what} {b.summary[key]}{close}, and {a.path} has {a.summary[key]}"
@@ -101,7 +108,9 @@ def differences(a: Checked, b: Checked) -> Comparison:
     paired = _paired(coarse, fine)
     sign = -1.0 if is_reversed else 1.0  # of coarse minus fine
     same_cells = set(coarse.columns) == set(fine.columns)
-    return Comparison(_by_person(paired, sign, fine.statistics), _by_cell(paired, sign) if same_cells else None)
+    return Comparison(
+        _by_person(paired, sign, fine.summary["outcomes"]), _by_cell(paired, sign) if same_cells else None
+    )
 
 
 def _paired(coarse: Checked, fine: Checked) -> pd.DataFrame:
@@ -109,7 +118,7 @@ def _paired(coarse: Checked, fine: Checked) -> pd.DataFrame:
 
     Refused unless the fine cells add up to the coarse ones, statistic by statistic: then they are the same people.
     """
-    keys, statistics = list(coarse.columns), fine.statistics
+    keys, statistics = [*coarse.columns, *fine.keyed], fine.summed
     both: pd.DataFrame
     if keys:
         summed = fine.cells.groupby(keys, sort=False)[statistics].sum().reset_index()
@@ -130,13 +139,12 @@ def _paired(coarse: Checked, fine: Checked) -> pd.DataFrame:
     return both
 
 
-def _by_person(paired: pd.DataFrame, sign: float, statistics: list[str]) -> Difference | None:
-    if "elpd_success" not in paired:
+def _by_person(paired: pd.DataFrame, sign: float, outcomes: list[str]) -> Difference | None:
+    if not outcomes:
         return None
-    successes, trials = (paired[s].to_numpy(float) for s in ("num_successes", "num_trials"))
-    count = np.concatenate([successes, trials - successes])
+    count = np.concatenate([paired[f"people_{outcome}"].to_numpy(float) for outcome in outcomes])
     coarse, fine = (
-        np.concatenate([paired[f"elpd_{outcome}{end}"].to_numpy(float) for outcome in ("success", "failure")])
+        np.concatenate([paired[f"elpd_{outcome}{end}"].to_numpy(float) for outcome in outcomes])
         for end in ("_coarse", "")
     )
     return _signed(loo.compare(coarse, fine, count), sign)

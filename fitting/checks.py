@@ -150,11 +150,11 @@ def prior_predictive(
     labels, group = np.unique(np.asarray(groups), return_inverse=True)
     sums, people = np.zeros((len(labels), num_draws)), np.zeros(len(labels))
     for restriction, design, rows in zip(run.restrictions, run.designs, _rows(run, shards), strict=True):
-        weight = design.statistics["num_trials"]
+        weight = pointwise.base(run.hierarchy.family, design.statistics)
         part, _ = predict.group_sums(
             run.hierarchy.family, design, theta[restriction.coefficients], {"": group[rows]}, {"": len(labels)}, weight
         )
-        sums += part[""]
+        sums += part[""][0]
         people += np.bincount(group[rows], weight, len(labels))
     kept = np.flatnonzero(people > 0)
     return Prior(labels[kept].tolist(), sums[kept] / people[kept, None], predictive.prior_terms(run.hierarchy, draws))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from fitting import combiner, pointwise
+from fitting import combiner, pointwise, replicates
 from fitting import tree as tr
 from fitting.combiner import Moments, Natural, Proposal
 from fitting.errors import ImproperPosteriorError
@@ -42,7 +42,7 @@ class ShardOut(NamedTuple):
 
     ``elpd`` sums the log predictive densities of its cells (``mcse`` is its Monte Carlo error, ``num_poor`` the cells whose
     density rests on fewer than ten draws), ``elpd_person`` those of its people, NaN where cells do not tell them.
-    ``observed`` and ``predicted`` (M,) are mean outcomes of its people, the latter replicated. ``move`` (G,) is the mean with
+    ``observed`` and ``predicted`` (M,) are mean outcomes of its people, the latter replicated; of no use with categories. ``move`` (G,) is the mean with
     the shard minus the mean without it, in sds of the posterior with it.
     """
 
@@ -170,10 +170,12 @@ def shard(
         for p in pointwise.persons(family, part.statistics):
             each = logsumexp(pointwise.log_likelihood(family, p.statistics, eta, residual), axis=1)
             of_people += float(p.num_people @ (each - np.log(num_draws)))
-        trials = part.statistics["num_trials"]
-        replicated += pointwise.replicate(rng, family, pointwise.expected(family, eta), trials, residual).sum(axis=0)
+        if family.categories:
+            observed = np.nan
+            continue
+        replicated += replicates.draw(rng, family, part.statistics, eta, residual).total.sum(axis=0)
         observed += float(pointwise.totals(family, part.statistics).sum())
-    number = float(design.statistics["num_trials"].sum())
+    number = float(pointwise.base(family, design.statistics).sum())
     sd = np.sqrt(moments.covariance[hierarchy.model.tree.diagonal])[common(hierarchy)]
     move = np.where(hierarchy.model.is_padding[common(hierarchy)], 0.0, moments.mean[common(hierarchy)] - left_out.mean)
     has_people = bool(pointwise.persons(family, design.statistics))

@@ -46,8 +46,8 @@ def chunks(design: CellDesign, num_draws: int) -> Iterator[tuple[slice, CellDesi
 
 
 def predictors(design: CellDesign, theta: np.ndarray) -> np.ndarray:
-    """Linear predictors of the cells, shape (n, M), at draws of the coefficients, shape (D, M)."""
-    return np.asarray(sites.matrix(design, len(theta)) @ theta)
+    """Linear predictors of the cells, shape (P, n, M), at draws of the coefficients, shape (D, M)."""
+    return sites.linear_predictors(sites.matrices(design, len(theta)), theta)
 
 
 def log_likelihood(
@@ -64,11 +64,22 @@ def log_likelihood(
 
 
 def persons(family: Family, statistics: families.Statistics) -> tuple[Persons, ...]:
-    """The people of each cell by outcome, where the counts tell every person's outcome (0 or 1); empty where they do not."""
-    if family != families.BINOMIAL:
-        return ()
-    trials, successes = statistics["num_trials"], statistics["num_successes"]
+    """The people of each cell by outcome, where cells tell it: successes and failures, each category, or all alike (``row``).
+
+    Empty where cells hold sums of outcomes.
+    """
+    trials = statistics["num_trials"]
     one, none = np.ones(len(trials)), np.zeros(len(trials))
+    if family.counts:
+        return tuple(
+            Persons(category, statistics[name], {"num_trials": one} | dict.fromkeys(family.counts, none) | {name: one})
+            for category, name in zip(family.categories, family.counts, strict=True)
+        )
+    if "y" in family.statistics or "successes" in family.statistics:
+        return (Persons("row", trials, {**statistics, "num_trials": one}),)
+    if family.name != "binomial":
+        return ()
+    successes = statistics["num_successes"]
     return (
         Persons("success", successes, {"num_trials": one, "num_successes": one}),
         Persons("failure", trials - successes, {"num_trials": one, "num_successes": none}),
@@ -76,23 +87,18 @@ def persons(family: Family, statistics: families.Statistics) -> tuple[Persons, .
 
 
 def totals(family: Family, statistics: families.Statistics) -> np.ndarray:
-    """Sum of the outcomes that were observed in each cell, shape (n,)."""
-    return np.asarray(statistics["sum_y" if family.has_residual_scale else "num_successes"], dtype=np.float64)
+    """Sum of the outcomes that were observed in each cell, shape (n,); of families without categories."""
+    return families.observed(family, statistics)[0][0]
+
+
+def base(family: Family, statistics: families.Statistics) -> np.ndarray:
+    """What makes the sum of a cell's outcomes a mean: people, trials or exposure, shape (n,)."""
+    return np.asarray(families.observed(family, statistics)[1], dtype=np.float64)
 
 
 def expected(family: Family, eta: np.ndarray) -> np.ndarray:
-    """Expected outcome of one person of each cell, shape (n, M)."""
-    return np.asarray(families.inverse_link(family, eta))
-
-
-def replicate(
-    rng: np.random.Generator, family: Family, mean: np.ndarray, num_trials: np.ndarray, residual_sd: np.ndarray
-) -> np.ndarray:
-    """Sum of the outcomes of ``num_trials`` new people in each cell, shape (n, M), given their expected outcomes (n, M)."""
-    if family.has_residual_scale:
-        noise = rng.standard_normal(mean.shape) * residual_sd
-        return num_trials[:, None] * mean + np.sqrt(num_trials)[:, None] * noise
-    return rng.binomial(num_trials.astype(np.int64)[:, None], np.clip(mean, 0.0, 1.0)).astype(np.float64)
+    """Expected outcome of one unit of each cell's base, shape (n, M), from linear predictors (P, n, M)."""
+    return families.expected_outcome(family, eta)[0]
 
 
 def log_ratio(

@@ -19,19 +19,19 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse, stats
 
-from fitting import combiner, pointwise, predict
+from fitting import combiner, families, pointwise, predict
+from fitting import replicates as replicating
 from fitting.combiner import Draws, Natural
-from fitting.families import Family, inverse_link
+from fitting.families import Family
 from fitting.hierarchy import Hierarchy
-from fitting.model import INTERCEPT, CellDesign
+from fitting.model import CellDesign
 from fitting.predict import Calibration
 
-SMALLEST_VARIANCE = 1e-12  # of a count that cannot vary: an outcome against it is a large discrepancy, not infinity
 EXTREME = 0.01  # a share below it, or above one less it, is all or nothing
 
 
 class Replicates(NamedTuple):
-    """Per group of one margin: people with outcomes and their observed sum (G,); replicated sums (G, M); and the
+    """Per group of one margin: base (people, trials or exposure) and observed sum (G,); replicated sums (G, M); and the
     discrepancy inside the group, realised and replicated, (G, M). Those of several shards add up."""
 
     num_trials: np.ndarray
@@ -87,26 +87,17 @@ def replicates(
     sums = {m: [np.zeros((sizes[m], num_draws)) for _ in range(3)] for m in groups}
     means = np.empty(design.num_cells)
     for rows, part in pointwise.chunks(design, num_draws):
-        trials, observed = part.statistics["num_trials"], pointwise.totals(family, part.statistics)
-        expected = pointwise.expected(family, pointwise.predictors(part, theta))
-        means[rows] = expected.mean(axis=1)
-        new = pointwise.replicate(rng, family, expected, trials, residual_sd)
-        if family.has_residual_scale:
-            squares = part.statistics["sum_y_squared"][:, None] - 2.0 * expected * observed[:, None]
-            realised = (squares + trials[:, None] * expected**2) / residual_sd**2
-            between = np.square(new - trials[:, None] * expected) / (np.maximum(trials, 1.0)[:, None] * residual_sd**2)
-            fresh = between + 2.0 * rng.standard_gamma(np.maximum(trials - 1.0, 0.0)[:, None] / 2.0, new.shape)
-        else:
-            variance = np.maximum(trials[:, None] * expected * (1.0 - expected), SMALLEST_VARIANCE)
-            realised, fresh = (np.square(y - trials[:, None] * expected) / variance for y in (observed[:, None], new))
+        eta = pointwise.predictors(part, theta)
+        means[rows] = pointwise.expected(family, eta).mean(axis=1)
+        new = replicating.draw(rng, family, part.statistics, eta, residual_sd)
         for m, group in groups.items():
-            index = (group[rows], np.arange(len(trials)))
-            selector = sparse.csr_array((np.ones(len(trials)), index), shape=(sizes[m], len(trials)))
-            for total, values in zip(sums[m], (new, realised, fresh), strict=True):
+            index = (group[rows], np.arange(part.num_cells))
+            selector = sparse.csr_array((np.ones(part.num_cells), index), shape=(sizes[m], part.num_cells))
+            for total, values in zip(sums[m], new, strict=True):
                 total += selector @ values
     out = {}
     for m, group in groups.items():
-        weights = (design.statistics["num_trials"], pointwise.totals(family, design.statistics))
+        weights = (pointwise.base(family, design.statistics), pointwise.totals(family, design.statistics))
         out[m] = Replicates(*(np.bincount(group, w, sizes[m]) for w in weights), *sums[m])
     return out, means
 
@@ -160,7 +151,7 @@ def prior_draws(hierarchy: Hierarchy, *, num_draws: int, seed: int, threads: int
     """Draw coefficients and hyperparameters from the prior, one chain of ``num_draws``."""
     tree = hierarchy.model.tree
     nothing = Natural(np.zeros(tree.num_entries), np.zeros(tree.num_coefficients), np.zeros(2))
-    first = combiner.start(hierarchy, hierarchy.model.coding.outcome_sd)
+    first = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
     proposal = combiner.propose(hierarchy, nothing, first)
     return combiner.draw(hierarchy, nothing, proposal, num_draws=num_draws, num_chains=1, seed=seed, threads=threads)
 
@@ -178,7 +169,7 @@ def prior_terms(hierarchy: Hierarchy, draws: Draws) -> list[PriorTerm]:
     terms: list[tuple[str, int, float]] = []
     for block in model.fixed:
         for name, place in zip(block.names, block.coefficients, strict=True):
-            if name == INTERCEPT:
+            if block.is_intercept:
                 base = float(centre[place])
                 terms.insert(0, (name, place, 0.0))
             else:
@@ -186,10 +177,12 @@ def prior_terms(hierarchy: Hierarchy, draws: Draws) -> list[PriorTerm]:
     for group in model.groups:
         for j, coefficient in enumerate(group.coefficient_names):
             terms.append((f"{coefficient}|{group.name}", int(group.coefficients[0, j]), base))
-    out = [
-        PriorTerm("term", name, np.asarray(inverse_link(family, theta[:, place] + start)))
-        for name, place, start in terms
-    ]
+    out = []
+    if family.num_predictors == 1:  # else an outcome depends on more than one of the terms
+        out = [
+            PriorTerm("term", name, families.expected_outcome(family, theta[None, :, place] + start)[0])
+            for name, place, start in terms
+        ]
     natural = hierarchy.natural(psi)
     return out + [PriorTerm("parameter", name, natural[:, h]) for h, name in enumerate(hierarchy.names())]
 
