@@ -34,7 +34,7 @@ def design_of(trials, successes):
     from fitting.model import CellDesign
 
     statistics = {"num_trials": trials, "num_successes": successes}
-    return CellDesign((np.zeros(len(trials), dtype=np.int32),), (None,), statistics)
+    return CellDesign((np.zeros(len(trials), dtype=np.int32),), (None,), (0,), statistics)
 
 
 def test_people_of_a_beta_binomial_cell_are_left_out_exactly():
@@ -181,9 +181,9 @@ def test_densities_are_of_people_whatever_the_cells():
         "sum_y_squared": np.square(y).sum(keepdims=True),
     }
     single = stats.norm.logpdf(y[:, None], eta, 1.3)
-    np.testing.assert_allclose(pointwise.log_likelihood(GAUSSIAN, whole, eta, 1.3)[0], single.sum(axis=0))
+    np.testing.assert_allclose(pointwise.log_likelihood(GAUSSIAN, whole, eta[None], 1.3)[0], single.sum(axis=0))
     counts = {"num_trials": np.array([5.0]), "num_successes": np.array([2.0])}
-    found = pointwise.log_likelihood(BINOMIAL, counts, eta)
+    found = pointwise.log_likelihood(BINOMIAL, counts, eta[None])
     np.testing.assert_allclose(found, 2 * log_expit(eta) + 3 * log_expit(-eta))
     assert [(p.outcome, p.num_people[0]) for p in pointwise.persons(BINOMIAL, counts)] == [
         ("success", 2),

@@ -208,4 +208,4 @@ def test_predictors_of_a_shard_use_its_own_part_of_the_tree():
     eta = pointwise.predictors(run.designs[4], theta[run.restrictions[4].coefficients])
     names = list(run.hierarchy.model.coefficient_names())
     expected = theta[names.index("Intercept")] + theta[names.index("1|race[r0]")] + theta[names.index("1|state[s4]")]
-    np.testing.assert_allclose(eta[0], expected)
+    np.testing.assert_allclose(eta[0, 0], expected)

@@ -82,7 +82,7 @@ def test_replicates_have_the_moments_of_the_model():
     num_draws, trials = 20_000, np.array([10.0, 30.0])
     theta = np.full((1, num_draws), 0.4)
     where = CellDesign(
-        (np.zeros(2, dtype=np.int32),), (None,), {"num_trials": trials, "num_successes": np.array([4.0, 9.0])}
+        (np.zeros(2, dtype=np.int32),), (None,), (0,), {"num_trials": trials, "num_successes": np.array([4.0, 9.0])}
     )
     group = {"m": np.zeros(2, dtype=int)}
     found, means = predictive.replicates(families.BINOMIAL, where, theta, np.ones(num_draws), group, {"m": 1}, (0,))
@@ -153,7 +153,8 @@ def prior_of(family, text="y ~ 1 + x + (1 + x | g)", **chosen):
     parsed = formula.parse(text)
     coding, _ = in_memory.code(columns, parsed, statistics)
     written = {name: priors.parse(value) for name, value in chosen.items()}
-    return hierarchies.build(model.build(parsed, coding, family), priors.default_priors(family, 1.0, 0.5) | written)
+    made = families.make(family)
+    return hierarchies.build(model.build(parsed, coding, made), priors.default_priors(made, 1.0, 0.5) | written)
 
 
 SCALES = {
