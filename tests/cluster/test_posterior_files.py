@@ -108,7 +108,10 @@ def estimated(shards: list[MarginSums], shared_by_all: bool):
     alone = margin_tables.alone([s.codes for s in shards])
     if shared_by_all:
         alone = [np.zeros_like(a) for a in alone]
-    made = [margin_tables.summarise(MARGIN, LEVELS, s.some(np.flatnonzero(a)), SHAPE, 0.9) for s, a in zip(shards, alone, strict=True)]
+    made = [
+        margin_tables.summarise(MARGIN, LEVELS, s.some(np.flatnonzero(a)), SHAPE, 0.9)
+        for s, a in zip(shards, alone, strict=True)
+    ]
     total = _add([s.some(np.flatnonzero(~a)) for s, a in zip(shards, alone, strict=True)])
     return margin_tables.join([*made, margin_tables.summarise(MARGIN, LEVELS, total, SHAPE, 0.9)]), alone
 
