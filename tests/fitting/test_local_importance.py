@@ -5,9 +5,8 @@ import pytest
 from scipy import stats
 
 from fitting import tree as tr
-from fitting import verdict
+from fitting import in_memory, verdict
 from fitting.audit import importance
-from fitting.config import AuditConfig
 from fitting.local_importance import first_order, local
 
 NUM_SHARDS, PER_SHARD, NUM_DRAWS = 40, 5, 1000
@@ -67,14 +66,42 @@ def test_first_order_is_the_move_of_a_normal_mean():
     np.testing.assert_allclose(ratio, [np.sqrt(1.2), 1.0, 1.0], atol=0.02)  # exactly (1 - 0.2) ** -0.5 = 1.118
 
 
-@pytest.mark.parametrize(("is_local", "status"), [(True, "pass"), (False, "fail")])
-def test_limits_grow_with_the_model_only_where_weights_are_local(is_local, status, monkeypatch):
-    """A model of 14,000 coefficients may have twice the sd of one of 3,500 with each coefficient as right as there."""
-    assert verdict.COEFFICIENTS_OF_LIMITS == 3_500
-    limits = AuditConfig()
-    growth = np.sqrt(14_000 / verdict.COEFFICIENTS_OF_LIMITS) if is_local else 1.0
-    assert growth == (2.0 if is_local else 1.0)
-    value = 2.1
-    warn, fail = limits.warn_above.log_ratio_sd * growth, limits.fail_above.log_ratio_sd * growth
-    found = "pass" if value <= warn else ("warn" if value <= fail else "fail")
-    assert found == ("warn" if is_local else "fail") or status == "pass"
+@pytest.fixture(scope="module")
+def sparse_run():
+    """Twenty shards of 60 groups of five answers each: hardly a group is normal, and no mean is far off."""
+    rng = np.random.default_rng(2)
+    group = np.arange(1200)
+    successes = rng.binomial(5, 1 / (1 + np.exp(1.5 + rng.normal(0, 1, 1200))))
+    cells = {
+        "s": np.array([f"s{i // 60:02d}" for i in group]), "g": np.array([f"g{i:04d}" for i in group]),
+        "num_trials": np.full(1200, 5.0), "num_successes": successes.astype(float),
+    }  # fmt: skip
+    return in_memory.fit(cells, "y ~ 1 + (1 | s/g)", shards=cells["s"], num_draws=250, num_chains=4)
+
+
+def gates(run):
+    return {gate["name"]: gate for gate in in_memory.audit(run)["gates"]}
+
+
+def test_a_large_model_is_judged_by_its_parts(sparse_run, monkeypatch):
+    small = gates(sparse_run)
+    assert small["log_ratio_sd"]["value"] > 2
+    assert small["log_ratio_sd"]["status"] == "fail"
+    monkeypatch.setattr(verdict, "MANY_COEFFICIENTS", 1_000)
+    monkeypatch.setattr(verdict, "COEFFICIENTS_OF_LIMITS", 1221 / 16)  # so that this one may have four times the sd
+    large = gates(sparse_run)
+    assert large["log_ratio_sd"]["value"] == small["log_ratio_sd"]["value"]
+    assert large["log_ratio_sd"]["fail_above"] == pytest.approx(4 * small["log_ratio_sd"]["fail_above"], rel=0.01)
+    assert large["log_ratio_sd"]["status"] != "fail"
+    assert large["score"] == small["score"]
+    assert large["k_hat"]["value"] < small["k_hat"]["value"]
+
+
+def test_a_damaged_shard_is_found_in_a_large_model(sparse_run, monkeypatch):
+    monkeypatch.setattr(verdict, "MANY_COEFFICIENTS", 1_000)
+    monkeypatch.setattr(verdict, "COEFFICIENTS_OF_LIMITS", 1221 / 16)
+    sites = list(sparse_run.sites)
+    sites[3] = sites[3]._replace(shift=sites[3].shift + 0.6)
+    found = gates(in_memory.merge(sparse_run, sites))
+    assert found["shift"]["status"] == "fail" or found["score"]["status"] == "fail"
+    assert "s03" in found["score"]["where"] or "03" in found["log_ratio_sd"]["where"]
