@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fitting import tree as tr
 from fitting import in_memory, verdict
+from fitting import tree as tr
 from fitting.audit import importance
 from fitting.local_importance import first_order, local
 
