@@ -83,10 +83,13 @@ def _make(sharded: ShardedModel, shard: Shard) -> Program:
         name: Place(name, tuple(unconstrained(site).shape), _axes(site))
         for name, site in latent.items()
     }  # fmt: skip
+    for name, place in places.items():
+        _check_local(name, place, sharded)
     made = Program(
         sharded, shard.sizes,
         tuple(places[name] for name in sharded.global_sites),
         tuple(place for name, place in places.items() if name not in sharded.global_sites),
+        tuple(_derived(n, s) for n, s in trace.items() if s["type"] == "deterministic"),
     )  # fmt: skip
     if made.num_locals > MAX_LOCALS:
         raise UserModelError(
@@ -161,6 +164,25 @@ def _check_site(name: str, site: Any, is_latent: bool) -> None:
             f"latent site {name!r}", "a scale on its density", "none",
             "Scale the prior's own parameters instead; weights belong on observed sites.",
         )  # fmt: skip
+
+
+def _check_local(name: str, place: Place, sharded: ShardedModel) -> None:
+    factors = sorted({plate for _, plate in place.axes} & set(sharded.local_factors))
+    if len(factors) > 1:
+        raise UserModelError(
+            f"local site {name!r}", f"plates of the local factors {factors}", "at most one of them",
+            "Make one local factor of their combinations.",
+        )  # fmt: skip
+
+
+def _derived(name: str, site: Any) -> Place:
+    """A deterministic site; which of its axes is a plate's is told by the size, since it has no event shape."""
+    shape = tuple(jnp.shape(site["value"]))
+    axes = []
+    for frame in site["cond_indep_stack"]:
+        likely = [len(shape) + frame.dim, *range(len(shape))]
+        axes += [(axis, frame.name) for axis in likely if 0 <= axis < len(shape) and shape[axis] == frame.size][:1]
+    return Place(name, shape, tuple(sorted(axes)))
 
 
 def _axes(site: Any) -> tuple[tuple[int, str], ...]:

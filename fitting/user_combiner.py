@@ -23,7 +23,8 @@ from fitting.user_gaussian import Estimate, Gaussian, Moments
 from fitting.user_model import Program, Shard, ShardedModel, densities, prior_draw
 
 ANCHOR_DRAWS = 2000
-NUM_CHAINS, NUM_WARMUP, NUM_DRAWS = 4, 200, 500
+NUM_WARMUP = 200
+THINNING = 4  # NUTS draws of a near-normal target are anything but independent in their squares
 FLATTEST = 1e-4  # least curvature at the mode, in units of the anchor's precision
 
 
@@ -56,29 +57,30 @@ def anchor(prior: Prior, seed: int) -> Moments:
     return Moments(middle, np.diag(((high - low) / 2) ** 2))
 
 
-def moments(prior: Prior, sites: Gaussian, start: np.ndarray, rng_key: jax.Array) -> tuple[Estimate, Draws]:
-    """Moments of prior times sites.
+class Sampling(NamedTuple):
+    """Draws kept, per chain, of every merge. One size for all rounds and the end: one program to compile."""
+
+    num_draws: int = 250
+    num_chains: int = 4
+
+
+def sample(
+    prior: Prior, sites: Gaussian, start: np.ndarray, rng_key: jax.Array, sampling: Sampling
+) -> tuple[Estimate, Draws]:
+    """Moments and draws of prior times sites; ``start`` (d,) is where the search for the mode begins.
 
     Raises
     ------
     ImproperPosteriorError
         The product is no distribution, as far as its mode and its draws can tell.
     """
-    return sample(prior, sites, start, rng_key, num_chains=NUM_CHAINS, num_warmup=NUM_WARMUP, num_draws=NUM_DRAWS)
-
-
-def sample(
-    prior: Prior, sites: Gaussian, start: np.ndarray, rng_key: jax.Array,
-    *, num_chains: int, num_warmup: int, num_draws: int,
-) -> tuple[Estimate, Draws]:  # fmt: skip
-    """Draw from prior times sites; ``start`` (d,) is where the search for the mode begins. Errors as :func:`moments`."""
     with jax.enable_x64(True):
         mode, lower = _reference(prior, sites, start)
         z, score, diverging = map(
             np.asarray,
             _sample(
                 rng_key, prior.data, prior.mask, sites, mode, lower, made=prior.made,
-                num_chains=num_chains, num_warmup=num_warmup, num_draws=num_draws,
+                num_chains=sampling.num_chains, num_draws=THINNING * sampling.num_draws,
             ),
         )  # fmt: skip
     g = mode + z @ lower.T
@@ -88,13 +90,7 @@ def sample(
         found = gaussian.estimate(g, scores, len(mode))
     if found is None:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
-    return found, Draws(g, diverging)
-
-
-def log_prior(prior: Prior, g: np.ndarray) -> np.ndarray:
-    """Log prior with its Jacobian at points (M, d), (M,)."""
-    with jax.enable_x64(True):
-        return np.asarray(_log_prior(jnp.asarray(g), prior.data, prior.mask, made=prior.made))
+    return found, Draws(g[:, THINNING - 1 :: THINNING], diverging)
 
 
 def _reference(prior: Prior, sites: Gaussian, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -130,33 +126,27 @@ def _hessian(g: Any, data: Any, mask: Any, sites: Gaussian, *, made: Program) ->
 
 
 @partial(jax.jit, static_argnames="made")
-def _log_prior(g: jax.Array, data: Any, mask: Any, *, made: Program) -> jax.Array:
-    locals_ = jnp.zeros(made.num_locals)
-    return jax.vmap(lambda point: densities(made, data, mask, point, locals_)[0])(g)
-
-
-@partial(jax.jit, static_argnames="made")
 def _prior_draws(rng_key: jax.Array, data: Any, mask: Any, *, made: Program) -> jax.Array:
     return jax.vmap(lambda key: prior_draw(made, data, mask, key))(jax.random.split(rng_key, ANCHOR_DRAWS))
 
 
-@partial(jax.jit, static_argnames=("made", "num_chains", "num_warmup", "num_draws"))
+@partial(jax.jit, static_argnames=("made", "num_chains", "num_draws"))
 def _sample(
     rng_key: jax.Array, data: Any, mask: Any, sites: Gaussian, mode: Any, lower: Any,
-    *, made: Program, num_chains: int, num_warmup: int, num_draws: int,
+    *, made: Program, num_chains: int, num_draws: int,
 ) -> Any:  # fmt: skip
     init_kernel, sample_kernel = hmc(lambda z: -_log_target(made, data, mask, sites, mode + lower @ z), algo="NUTS")
 
     def run_chain(key: jax.Array) -> tuple[jax.Array, ...]:
         key_start, key_run = jax.random.split(key)
         start = jax.random.normal(key_start, (len(mode),))
-        state = init_kernel(start, num_warmup, dense_mass=True, target_accept_prob=0.9, rng_key=key_run)
+        state = init_kernel(start, NUM_WARMUP, dense_mass=True, target_accept_prob=0.9, rng_key=key_run)
 
         def draw(state: Any, _: None) -> tuple[Any, tuple[jax.Array, ...]]:
             state = sample_kernel(state)
             return state, (state.z, -state.z_grad, state.diverging)
 
-        _, collected = jax.lax.scan(draw, state, None, length=num_warmup + num_draws)
-        return tuple(a[num_warmup:] for a in collected)
+        _, collected = jax.lax.scan(draw, state, None, length=NUM_WARMUP + num_draws)
+        return tuple(a[NUM_WARMUP:] for a in collected)
 
     return jax.vmap(run_chain)(jax.random.split(rng_key, num_chains))

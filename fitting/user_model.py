@@ -78,9 +78,9 @@ class Shard(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A sample site as coordinates: its name, the shape of its unconstrained value, and its labelled axes.
+    """A site as coordinates: its name, the shape of its unconstrained value, and its labelled axes.
 
-    ``axes`` pairs an axis of the constrained value with the plate it lies in.
+    ``axes`` pairs an axis of the constrained value with the plate it lies in. A deterministic site has its own shape.
     """
 
     name: str
@@ -100,6 +100,7 @@ class Program(NamedTuple):
     sizes: tuple[tuple[str, int], ...]
     global_places: tuple[Place, ...]
     local_places: tuple[Place, ...]
+    derived_places: tuple[Place, ...]  # deterministic sites
 
     @property
     def num_globals(self) -> int:

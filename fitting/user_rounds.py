@@ -18,7 +18,7 @@ import numpy as np
 from fitting import user_combiner as combiner
 from fitting import user_gaussian as gaussian
 from fitting.errors import ImproperPosteriorError
-from fitting.user_combiner import Prior
+from fitting.user_combiner import Prior, Sampling
 from fitting.user_gaussian import Gaussian, Moments
 from fitting.user_tilted import SiteFit
 
@@ -62,8 +62,9 @@ def init(prior: Prior, num_shards: int, seed: int) -> RoundsState:
 
 
 def step(
-    prior: Prior, state: RoundsState, fits: Sequence[SiteFit], *, number: int, damping: float, seed: int
-) -> tuple[RoundsState, Round]:
+    prior: Prior, state: RoundsState, fits: Sequence[SiteFit], sampling: Sampling,
+    *, number: int, damping: float, seed: int,
+) -> tuple[RoundsState, Round]:  # fmt: skip
     """Move every site towards its new value and merge.
 
     Raises
@@ -75,9 +76,8 @@ def step(
     while True:
         sites = tuple(gaussian.blend(old, f.site, damping) for old, f in zip(state.sites, fits, strict=True))
         try:
-            found, _ = combiner.moments(
-                prior, gaussian.product(sites), state.posterior.mean, combiner_key(seed, number)
-            )  # fmt: skip
+            key = combiner_key(seed, number)
+            found, _ = combiner.sample(prior, gaussian.product(sites), state.posterior.mean, key, sampling)
             break
         except ImproperPosteriorError:
             damping /= 2
@@ -90,7 +90,7 @@ def step(
 
 
 def run(
-    prior: Prior, num_shards: int, fit_sites: FitSites, schedule: Schedule, seed: int,
+    prior: Prior, num_shards: int, fit_sites: FitSites, schedule: Schedule, sampling: Sampling, seed: int,
     told: Callable[[Round], Any] = lambda _: None,
 ) -> tuple[RoundsState, list[Round]]:  # fmt: skip
     """Rounds until the posterior stands still; ``told`` hears of each."""
@@ -100,7 +100,7 @@ def run(
     while len(history) < schedule.max_rounds:
         number = len(history)
         fits = fit_sites(number, state.posterior, state.sites)
-        state, info = step(prior, state, fits, number=number, damping=damping, seed=seed)
+        state, info = step(prior, state, fits, sampling, number=number, damping=damping, seed=seed)
         history.append(info)
         told(info)
         if info.move < max(schedule.tolerance, 2 * info.mcse):
