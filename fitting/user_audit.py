@@ -18,7 +18,7 @@ from fitting import user_gaussian as gaussian
 from fitting.audit import Importance, importance, is_hopeless, k_hat, spread_of
 from fitting.config import AuditConfig
 from fitting.user_draws import names
-from fitting.user_gaussian import Gaussian, Moments
+from fitting.user_gaussian import Gaussian
 from fitting.user_locals import LastPass
 from fitting.user_model import Program
 from fitting.user_rounds import Round
@@ -41,7 +41,6 @@ class Evidence(NamedTuple):
     sites: Sequence[Gaussian]
     passes: Sequence[LastPass]
     g: np.ndarray
-    posterior: Moments
     rounds: Sequence[dict[str, Any]]
     score: Round
     moves: np.ndarray
@@ -125,10 +124,10 @@ def judge(config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
             "severity": "warn", "where": _first(evidence, [f.ess == low for f in fits]),
             "what": f"only {low:.0f} effective draws of a shard's globals", "do": "draw more (fit.draws), or reparametrise",
         })  # fmt: skip
-    poor = min(report.ess_share for report in evidence.passes)
+    poor = min(float(report.ess_share.min()) for report in evidence.passes)
     if poor < POOR_PROPOSALS:
         messages.append({
-            "severity": "warn", "where": _first(evidence, [r.ess_share == poor for r in evidence.passes]),
+            "severity": "warn", "where": _first(evidence, [r.ess_share.min() == poor for r in evidence.passes]),
             "what": f"locals given globals are far from a Gaussian (worst effective share of proposals {poor:.0%})",
             "do": "read log_ratio_mcse: if it is large, the log ratio says little; locals are still moved towards their exact distribution",
         })  # fmt: skip
@@ -140,7 +139,7 @@ def judge(config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
         "total": {
             "num_draws": len(total), "log_ratio_sd": _number(spread), "log_ratio_sd_uncorrected": _number(raw),
             "log_ratio_mcse": _number(noise_sd), "kl_nats": _number(spread**2 / 2), "efficiency": _number(weights.efficiency),
-            "k_hat": _number(weights.k_hat), "k_hat_mcse": None, "acceptance": _number(min(r.acceptance for r in evidence.passes)),
+            "k_hat": _number(weights.k_hat), "k_hat_mcse": None, "acceptance": _number(min(r.acceptance.mean() for r in evidence.passes)),
         },
         "shards": _shards(evidence, by_shard, ratios, noise),
         "blocks": _blocks(evidence, labels, weights),
@@ -174,7 +173,7 @@ def _shards(evidence: Evidence, by_shard: np.ndarray, ratios: np.ndarray, noise:
         rows.append({
             **entry, "log_ratio_sd": _number(by_shard[s]), "log_ratio_mcse": _number(np.sqrt(np.mean(noise[s] ** 2))),
             "k_hat": None if is_hopeless(ratios[s], spread_of(ratios[s])) else _number(k_hat(ratios[s])), **health,
-            "proposals": _number(report.ess_share), "local_acceptance": _number(report.acceptance),
+            "proposals": _number(report.ess_share.min()), "local_acceptance": _number(report.acceptance.mean()),
         })  # fmt: skip
     return rows
 

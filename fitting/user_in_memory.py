@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fitting import user_audit, user_checks, user_combiner, user_draws, user_locals, user_rounds, user_shards, user_tilted
+from fitting import (
+    user_audit,
+    user_checks,
+    user_combiner,
+    user_draws,
+    user_locals,
+    user_rounds,
+    user_shards,
+    user_tilted,
+)
 from fitting import user_gaussian as gaussian
 from fitting.config import AuditConfig
 from fitting.user_combiner import Sampling
@@ -86,28 +95,39 @@ def fit(
     ]
     fresh = fit_sites(len(history), state.posterior, state.sites)
     entries = [{"shard_id": shard.shard_id, "num_rows": shard.num_rows} for shard in shards]
+    records = [record(prior, done, method) for done in history]
+    combined = Combined(flat, found.r_hat, found.ess, float(draws.diverging.mean()))
     verdict = judge(
-        prior, audit or AuditConfig(), state, history, fresh, passes, flat, entries, method, found, draws, sampling, seed
-    )
+        prior, audit or AuditConfig(), state, records, fresh, passes, entries, combined, sampling, seed
+    )  # fmt: skip
     with jax.enable_x64(True):
         programs = [user_checks.program(sharded, shard) for shard in shards]
     variables, coords = user_draws.assemble(shards, programs, [p.values for p in passes], levels, num_chains)
-    return UserRun(
-        tuple(shards), state.sites, state.posterior, draws.g, variables, coords, tuple(history), verdict
-    )
+    return UserRun(tuple(shards), state.sites, state.posterior, draws.g, variables, coords, tuple(history), verdict)
+
+
+class Combined(NamedTuple):
+    """Draws of the merged globals, (M, d), with their largest R-hat, least effective size, and share of divergent draws."""
+
+    g: np.ndarray
+    r_hat: float
+    ess: float
+    divergent: float
 
 
 def judge(
-    prior: user_combiner.Prior, config: AuditConfig, state: RoundsState, history: Sequence[Round], fresh: Sequence[SiteFit],
-    passes: Sequence[LastPass], g: np.ndarray, entries: Sequence[dict[str, Any]], method: NUTS | VI,
-    found: gaussian.Estimate, draws: user_combiner.Draws, sampling: Sampling, seed: int,
+    prior: user_combiner.Prior, config: AuditConfig, state: RoundsState, history: Sequence[dict[str, Any]],
+    fresh: Sequence[SiteFit], passes: Sequence[LastPass], entries: Sequence[dict[str, Any]], combined: Combined,
+    sampling: Sampling, seed: int,
 ) -> dict[str, Any]:  # fmt: skip
-    """Merge the audit's own round and put the evidence together."""
+    """Merge the audit's own round, ``fresh``, and put the evidence together; ``history`` holds records of rounds."""
     after, score = user_rounds.step(prior, state, fresh, sampling, number=len(history), damping=1.0, seed=seed)
     moves = (after.posterior.mean - state.posterior.mean) / after.posterior.sd
+    kept = np.linspace(0, len(combined.g) - 1, min(config.draws, len(combined.g))).astype(int)
+    passes = [LastPass(p.log_likelihood[kept], p.log_likelihood_mcse[kept], {}, p.acceptance[kept], p.ess_share[kept]) for p in passes]  # fmt: skip
     evidence = user_audit.Evidence(
-        prior.made, entries, state.sites, passes, g, state.posterior, [record(prior, r, method) for r in history],
-        score, moves, found.r_hat, found.ess, float(draws.diverging.mean()),
+        prior.made, entries, state.sites, passes, combined.g[kept], history, score, moves,
+        combined.r_hat, combined.ess, combined.divergent,
     )  # fmt: skip
     return user_audit.judge(config, evidence)
 

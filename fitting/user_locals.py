@@ -36,15 +36,15 @@ class LastPass(NamedTuple):
     """What one shard reports for M draws of the globals.
 
     ``log_likelihood`` (M,) is log L_s, with its Monte Carlo error ``log_likelihood_mcse`` (M,). ``values`` are the
-    sites on their own scale, (M, ...), padding still in them. ``acceptance`` is that of the moves; ``ess_share`` the least
-    effective share of the proposals at any draw.
+    sites on their own scale, (M, ...), padding still in them. ``acceptance`` (M,) is that of the moves; ``ess_share`` (M,) the
+    effective share of the proposals.
     """
 
     log_likelihood: np.ndarray
     log_likelihood_mcse: np.ndarray
     values: dict[str, np.ndarray]
-    acceptance: float
-    ess_share: float
+    acceptance: np.ndarray
+    ess_share: np.ndarray
 
 
 def run(rng_key: jax.Array, sharded: ShardedModel, shard: Shard, g: np.ndarray) -> LastPass:
@@ -65,7 +65,7 @@ def run(rng_key: jax.Array, sharded: ShardedModel, shard: Shard, g: np.ndarray) 
         ]
     joined = jax.tree.map(lambda *arrays: np.concatenate([np.asarray(a) for a in arrays])[: len(g)], *parts)
     log_likelihood, mcse, acceptance, share, values = joined
-    return LastPass(log_likelihood, mcse, values, float(acceptance.mean()), float(share.min()))
+    return LastPass(log_likelihood, mcse, values, acceptance, share)
 
 
 def _log_rest(made: Program, data: Any, mask: Any, g: jax.Array, l: jax.Array) -> jax.Array:

@@ -141,7 +141,9 @@ def densities(program: Program, data: Mapping[str, Any], mask: Any, g: jax.Array
     for name, site in trace.items():
         if site["type"] == "sample":
             log_prob = site["fn"].log_prob(site["value"])
-            if site["scale"] is not None:  # weights of rows: latent sites with a scale are refused by `fitting.user_checks`
+            if (
+                site["scale"] is not None
+            ):  # weights of rows: latent sites with a scale are refused by `fitting.user_checks`
                 log_prob = log_prob * site["scale"]
             parts[name in names] += jnp.sum(log_prob) + log_det.get(name, 0.0)
     return parts[True], parts[False]

@@ -86,7 +86,9 @@ def step(
     moves = (found.moments.mean - state.posterior.mean) / found.moments.sd
     where = int(np.argmax(np.abs(moves)))
     noise = float(np.sqrt(damping**2 * sum(min(f.mcse, 1e3) ** 2 for f in fits) + found.mcse**2))
-    return RoundsState(found.moments, sites), Round(number, float(abs(moves[where])), where, noise, damping, tuple(fits))
+    return RoundsState(found.moments, sites), Round(
+        number, float(abs(moves[where])), where, noise, damping, tuple(fits)
+    )
 
 
 def run(

@@ -61,9 +61,7 @@ def factor_levels(sharded: ShardedModel, rows: Mapping[str, Columns]) -> dict[st
     return {name: tuple(sorted(values)) for name, values in found.items()}
 
 
-def code_shard(
-    sharded: ShardedModel, shard_id: str, columns: Columns, levels: Mapping[str, tuple[str, ...]]
-) -> Shard:
+def code_shard(sharded: ShardedModel, shard_id: str, columns: Columns, levels: Mapping[str, tuple[str, ...]]) -> Shard:
     """One shard, coded by the levels of the global factors."""
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1 or not next(iter(lengths.values()), 0):
