@@ -160,7 +160,7 @@ def merge(work: UserWork) -> None:
         name: posterior.Variable((user_draws.SHARD,), _by_shard(passes, name, work.config.fit.chains))
         for name in ("log_likelihood", "log_likelihood_mcse", "acceptance", "ess_share")
     }
-    attrs = {
+    attrs: dict[str, str | int | float] = {
         "run": work.config.name, "model": work.config.model.file, "model_sha256": work.ref.sha256,
         "r_hat": found.r_hat, "ess": found.ess, "divergent": float(draws.diverging.mean()),
     }  # fmt: skip

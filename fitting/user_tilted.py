@@ -110,14 +110,12 @@ def fit(
     x = loc + z @ lower.T
     score = np.linalg.solve(lower.T, score_z.reshape(-1, len(loc)).T).T.reshape(x.shape)
     found = gaussian.estimate(x, score, made.num_globals) if np.isfinite(x).all() and np.isfinite(score).all() else None
-    health = {"num_divergent": int(diverging.sum()), "acceptance": float(acceptance.mean()), "cavity": smallest}
+    divergent, accepted = int(diverging.sum()), float(acceptance.mean())
     if found is None:
-        return SiteFit(
-            site, False, r_hat=float("nan"), ess=0.0, mcse=float("inf"), num_effective=0.0, **health
-        )  # fmt: skip
+        return SiteFit(site, False, float("nan"), 0.0, divergent, accepted, float("inf"), 0.0, smallest)
+    new = gaussian.quotient(found, context)
     return SiteFit(
-        gaussian.quotient(found, context), True, r_hat=found.r_hat, ess=found.ess, mcse=found.mcse,
-        num_effective=found.num_effective, **health,
+        new, True, found.r_hat, found.ess, divergent, accepted, found.mcse, found.num_effective, smallest
     )  # fmt: skip
 
 
