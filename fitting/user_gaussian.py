@@ -112,7 +112,8 @@ def estimate(x: np.ndarray, score: np.ndarray, size: int) -> Estimate | None:
     num_chains, num_draws, total = x.shape
     own = x[..., :size]
     r_hat = float(np.max(array_stats.rhat(own, chain_axis=0, draw_axis=1)))
-    ess = float(np.min(array_stats.ess(own, chain_axis=0, draw_axis=1)))
+    each = array_stats.ess(own, chain_axis=0, draw_axis=1)
+    ess = float(np.min(each))
     n = num_chains * num_draws
     centred = (x - x.mean(axis=(0, 1))).reshape(n, total)
     s = score.reshape(n, total)
@@ -125,11 +126,11 @@ def estimate(x: np.ndarray, score: np.ndarray, size: int) -> Estimate | None:
         resid = own - score @ slope.T
         reference = -0.5 * (slope[:, :size] + slope[:, :size].T)
         control = reference - slope @ (s.T @ first) / (n - 1)  # expectation zero
-        covariance, share = _controlled(sample, control, reference, first, s @ slope.T, n)
+        covariance, share = _controlled(sample, control, reference, first, (s - s.mean(axis=0)) @ slope.T)
     covariance = 0.5 * (covariance + covariance.T)
     if not np.isfinite(covariance).all() or np.linalg.eigvalsh(covariance)[0] <= 0:
         return None
-    num_effective = max(ess, 1.0) / max(share, 1e-12)
+    num_effective = max(float(np.median(each)), 1.0) / max(share, 1e-12)  # of the whole covariance, not its worst entry
     if num_effective <= size + 3:
         return None
     factor = (num_effective - size - 2) / (num_effective - 1)
@@ -141,7 +142,7 @@ def estimate(x: np.ndarray, score: np.ndarray, size: int) -> Estimate | None:
 
 
 def _controlled(
-    sample: np.ndarray, control: np.ndarray, reference: np.ndarray, first: np.ndarray, sloped: np.ndarray, n: int
+    sample: np.ndarray, control: np.ndarray, reference: np.ndarray, first: np.ndarray, sloped: np.ndarray
 ) -> tuple[np.ndarray, float]:
     """Covariance with as much of the control variate as lowers the noise of its trace, and the share of noise left.
 

@@ -281,8 +281,9 @@ def scaled_latent(data, sizes):
 
 def subsampled(data, sizes):
     mu = numpyro.sample("mu", dist.Normal(0.0, 1.0))
-    with numpyro.plate("some", sizes["rows"], subsample_size=4) as some:
-        numpyro.sample("y", dist.Normal(mu, 1.0), obs=data["y"][some])
+    with numpyro.plate("some", 40, subsample_size=4):
+        local = numpyro.sample("local", dist.Normal(mu, 1.0))
+    observe(local.sum(), data, sizes)
 
 
 def improper(data, sizes):
