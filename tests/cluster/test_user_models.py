@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -138,6 +139,12 @@ def test_an_absent_column_is_an_error(project):
     result = caucus(project, "--allow-code", "--set", "data.columns=[state, yy]")
     assert result.exit_code == 2
     assert "no column 'yy'" in result.stderr
+
+
+def test_guides_of_the_config_are_those_of_the_fit():
+    from fitting import user_tilted
+
+    assert get_args(user_config.Guide) == user_tilted.GUIDES
 
 
 # ---- runs ----
