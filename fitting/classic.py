@@ -84,7 +84,7 @@ def gaussian(draws: ShardDraws, *, seed: int = 0) -> np.ndarray:
     return shard_draws.shaped(mean + solve_triangular(lower.T, noise.T, lower=False).T, shards)
 
 
-def nonparametric(draws: ShardDraws, *, seed: int = 0, burn_in: int | None = None) -> np.ndarray:
+def nonparametric(draws: ShardDraws, *, seed: int = 0, burn_in: int | None = None, thin: int = 1) -> np.ndarray:
     """Product of kernel density estimates, by independent Metropolis within Gibbs (Neiswanger et al. 2014, algorithm 1).
 
     ``fractionated``. Right in the limit of many draws for any shape; in few draws too wide by the kernels, and in many
@@ -95,17 +95,20 @@ def nonparametric(draws: ShardDraws, *, seed: int = 0, burn_in: int | None = Non
     ----------
     burn_in
         Steps before the first draw that is kept, while bandwidths are wide; as many as draws per chain if not given.
+    thin
+        Steps per draw. A step changes each shard's part only if another lies within a kernel's width, so few do: look at the
+        effective size of what comes back.
     """
-    return _kernels(draws, seed, burn_in, parametric=False)
+    return _kernels(draws, seed, burn_in, thin, parametric=False)
 
 
-def semiparametric(draws: ShardDraws, *, seed: int = 0, burn_in: int | None = None) -> np.ndarray:
+def semiparametric(draws: ShardDraws, *, seed: int = 0, burn_in: int | None = None, thin: int = 1) -> np.ndarray:
     """Product of Gaussians, each corrected by a kernel estimate of its ratio (Neiswanger et al. 2014, sec. 3.3).
 
     ``fractionated``. Right in the limit for any shape and near right for Gaussians at any bandwidth. Parameters as
     ``nonparametric``.
     """
-    return _kernels(draws, seed, burn_in, parametric=True)
+    return _kernels(draws, seed, burn_in, thin, parametric=True)
 
 
 def barycenter(draws: ShardDraws, *, seed: int = 0) -> np.ndarray:
@@ -239,7 +242,7 @@ def barycenter_covariance(covariances: np.ndarray) -> np.ndarray:
 # ---- kernels ----
 
 
-def _kernels(draws: ShardDraws, seed: int, burn_in: int | None, *, parametric: bool) -> np.ndarray:
+def _kernels(draws: ShardDraws, seed: int, burn_in: int | None, thin: int, *, parametric: bool) -> np.ndarray:
     """Both kernel products, in coordinates in which the product of Gaussians is N(0, I / S)."""
     shards = shard_draws.check(draws, seed)
     if len(shards.draws) == 1:
@@ -254,7 +257,7 @@ def _kernels(draws: ShardDraws, seed: int, burn_in: int | None, *, parametric: b
     rng = shard_draws.stream(seed, count)
     chains, kept = shards.shape
     burn_in = kept if burn_in is None else burn_in
-    found = _mix(x, log_own, rng, chains, burn_in + kept, parametric)[:, burn_in:]
+    found = _mix(x, log_own, rng, chains, burn_in + kept * thin, parametric)[:, burn_in + thin - 1 :: thin]
     return mean + solve_triangular(lower.T, found.reshape(-1, x.shape[2]).T * np.sqrt(count), lower=False).T.reshape(
         found.shape
     )
