@@ -16,7 +16,7 @@ merge. What Monte Carlo noise may explain, three standard errors, is not held ag
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,9 +27,11 @@ from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
 from fitting.sites import Site
-from fitting.subposterior import Partition, Subposterior
 from fitting.tree import Restriction
 from fitting.verdict import R_HAT_FAIL, R_HAT_WARN
+
+if TYPE_CHECKING:  # JAX takes a second to import
+    from fitting.subposterior import Partition, Sampler, Subposterior
 
 STANDARD_ERRORS = 3.0  # of Monte Carlo noise that an error has to exceed
 REFERENCE_DRAWS = 4000  # of hyperparameters under the sites made afresh, for their means and sds
@@ -107,8 +109,15 @@ def sample(
     num_chains: int = 4,
     num_warmup: int = 500,
     seed: int = 0,
+    sampler: Sampler | None = None,
 ) -> tuple[Partition, tuple[Subposterior, ...]]:
-    """Subposteriors of all shards, each by its own key. Raises ``CombinerError`` where ``kind`` cannot be had."""
+    """Subposteriors of all shards, each by its own key. Raises ``CombinerError`` where ``kind`` cannot be had.
+
+    Parameters
+    ----------
+    sampler
+        From ``subposterior.sampler``, with its own numbers of draws, to compile once for several calls on one model.
+    """
     from fitting import subposterior  # JAX takes a second to import
 
     pairs = list(zip(data.restrictions, data.designs, strict=True))
@@ -119,7 +128,10 @@ def sample(
         )
         for s, (pair, own) in enumerate(zip(pairs, partition.own, strict=True))
     ]
-    sampler = subposterior.sampler(data.hierarchy, num_warmup=num_warmup, num_draws=num_draws, num_chains=num_chains)
+    if sampler is None:
+        sampler = subposterior.sampler(
+            data.hierarchy, num_warmup=num_warmup, num_draws=num_draws, num_chains=num_chains
+        )
     found = [
         subposterior.draw(sampler, subposterior.shard_key(seed, s), target, len(partition.common), len(own))
         for s, (target, own) in enumerate(zip(targets, partition.own, strict=True))

@@ -229,7 +229,8 @@ def sampler(hierarchy: Hierarchy, *, num_warmup: int, num_draws: int, num_chains
 
     def sample(rng_key: jax.Array, given: Target) -> dict[str, Any]:
         def potential(position: dict[str, Any]) -> Any:
-            return -_log_density(hierarchy, given, position["psi"], position["z"])
+            theta, log_determinant = _expand(hierarchy, given, position["psi"], position["z"])
+            return -log_density(hierarchy, given, position["psi"], theta) - log_determinant
 
         init_kernel, sample_kernel = hmc(potential, algo="NUTS")
 
@@ -310,11 +311,10 @@ def _expand(hierarchy: Hierarchy, given: Target, psi: Any, z: Any) -> tuple[Any,
     return theta, -jnp.log(jnp.diagonal(lower)).sum()
 
 
-def _log_density(hierarchy: Hierarchy, given: Target, psi: Any, z: Any) -> Any:
-    theta, log_determinant = _expand(hierarchy, given, psi, z)
+def log_density(hierarchy: Hierarchy, given: Target, psi: Any, theta: Any) -> Any:
+    """Log density of a shard's subposterior at psi (H,) and its coefficients (d,), up to a constant."""
     prior, shift = _tempered_prior(hierarchy, given, psi)
-    total = log_determinant + given.prior_power * hierarchy.log_prior(psi, jnp) + shift @ theta
-    total = total - 0.5 * theta @ (prior @ theta)
+    total = given.prior_power * hierarchy.log_prior(psi, jnp) + shift @ theta - 0.5 * theta @ (prior @ theta)
     for g, part in enumerate(hierarchy.slices):
         total = total + 0.5 * given.level_weight[g] * hierarchy.group_precision(g, psi[part], jnp)[1]
     residual_sd = hierarchy.residual_sd(psi, jnp)
