@@ -118,19 +118,20 @@ def test_opposite_correlations_need_full_weights():
 
 @pytest.mark.parametrize("name", ["nonparametric", "semiparametric"])
 def test_kernel_products_reach_a_skewed_posterior(name, assert_mean_close):
-    """Three shards of gamma/exponential: the log rate is skewed in each. Kernels of width h widen sds by about h^2 / 2."""
+    """Two shards of gamma/exponential: the log rate is skewed in each. Kernels of width h widen sds by about h^2 / 2."""
     shape, rate = Exponential.shape + Exponential.rows, Exponential.rate + Exponential.total
-    draws = Exponential(3).draws(draws=2000)
-    thin, burn_in = 15, 4000
-    merged = COMBINERS[name].merge(draws, seed=5, thin=thin, burn_in=burn_in)
-    sd = np.sqrt(polygamma(1, shape))
-    assert_mean_close(merged, digamma(shape) - np.log(rate), resolution=0.35 * sd)
-    size, widening = shard_draws.effective_size(merged), burn_in ** (-2 / 5) / 2
-    limit = stats.norm.isf(1e-6) * np.sqrt(0.75 / size) + widening
-    assert abs(merged.std() / sd - 1) < limit < 0.35
-    twice = COMBINERS[name].merge(Exponential(3, jacobian=True).draws(draws=2000), seed=5, thin=thin, burn_in=burn_in)
-    with pytest.raises(AssertionError, match="off by"):
-        assert_mean_close(twice, digamma(shape) - np.log(rate), resolution=0.35 * sd)
+    sd, burn_in = np.sqrt(polygamma(1, shape)), 2000
+
+    def assert_exact(draws):
+        merged = COMBINERS[name].merge(draws, seed=5, thin=6, burn_in=burn_in)
+        assert_mean_close(merged, digamma(shape) - np.log(rate), resolution=0.3 * sd)
+        size, widening = shard_draws.effective_size(merged), burn_in ** (-2 / 5) / 2
+        limit = stats.norm.isf(1e-6) * np.sqrt(0.75 / size) + widening
+        assert abs(merged.std() / sd - 1) < limit < 0.27, f"sd off by {merged.std() / sd - 1:.2g}"
+
+    assert_exact(Exponential(2).draws(draws=1500))
+    with pytest.raises(AssertionError, match="sd off"):
+        assert_exact(Exponential(2).draws("powered", draws=1500))
 
 
 # ---- gamma / exponential: a transform, and its Jacobian ----
@@ -242,13 +243,13 @@ def many_coordinates(seed):
 
 
 def variance_ratio(merge):
-    """Merged over true variance for ten unit-normal shards, d = 50, n = 200; averaged over coordinates and six repetitions."""
-    return np.mean([10 * merge(many_coordinates(seed)).reshape(200, 50).var(axis=0, ddof=1) for seed in range(6)])
+    """Merged over true variance for ten unit-normal shards, d = 50, n = 200; averaged over coordinates and three repetitions."""
+    return np.mean([10 * merge(many_coordinates(seed)).reshape(200, 50).var(axis=0, ddof=1) for seed in range(3)])
 
 
 @pytest.mark.parametrize("merge", [classic.consensus, classic.gaussian])
 def test_precision_of_few_draws_is_unbiased(merge):
-    """Standard error of the average: ``sqrt(2 / (200 * 50 * 6))``, 0.006, and twice that for 1 / mean of noisy precisions."""
+    """Standard error of the average 0.01; effective draws are estimated a few per cent below 200, which adds 0.01 to 0.02."""
     assert variance_ratio(merge) == pytest.approx(1.0, abs=0.05)
 
 
