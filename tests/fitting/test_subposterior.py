@@ -182,11 +182,10 @@ def nested(cells_of):
     """Three shards of twelve whole groups; draws of every shard, and the exact posterior."""
     group, y = nested_rows()
     cells = cells_of({"g": np.array([f"g{j:02d}" for j in group]), "shard": group % 3}, y, "gaussian")
-    data = classic_fit.prepare(cells, "y ~ 1 + (1 | g)", shards=cells["shard"], family="gaussian", chosen_priors=PRIORS)
-    exact = in_memory.fit(
-        cells, "y ~ 1 + (1 | g)", shards=cells["shard"], family="gaussian", chosen_priors=PRIORS, num_draws=2500
-    )
-    return data, *classic_fit.sample(data, "fractionated", seed=1, **SIZES), exact
+    options = {"shards": cells["shard"], "family": "gaussian", "chosen_priors": PRIORS}
+    run = classic_fit.fit(cells, "y ~ 1 + (1 | g)", combiner="consensus", seed=1, **options, **SIZES)
+    exact = in_memory.fit(cells, "y ~ 1 + (1 | g)", num_draws=2500, **options)
+    return run.data, run.partition, run.subposteriors, exact
 
 
 def quadrature(groups, prior_power, own_power=1.0):
