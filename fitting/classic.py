@@ -178,23 +178,6 @@ def require(name: str) -> Combiner:
     return COMBINERS[name]
 
 
-def follow(shared: np.ndarray, own: np.ndarray, merged: np.ndarray) -> np.ndarray:
-    """A shard's own coefficients once the shared ones are merged: its draws moved along their regression on the shared.
-
-    ``own + C_os C_ss^-1 (merged - shared)``, draw by draw, with the shard's covariances (conditioning by kriging, Doucet
-    2010): each draw of ``own`` given the merged coefficients, exact where the subposterior is Gaussian. Where shared
-    coefficients are as sampled, so are the shard's own.
-
-    Parameters
-    ----------
-    shared, own, merged
-        Shapes (chain, draw, G), (chain, draw, L), (chain, draw, G).
-    """
-    x, y = shared.reshape(-1, shared.shape[-1]), own.reshape(-1, own.shape[-1])
-    slope, *_ = np.linalg.lstsq(x - x.mean(axis=0), y - y.mean(axis=0), rcond=None)
-    return own + (merged - shared) @ slope
-
-
 def _pooled(shards: Shards, means: np.ndarray, mean: np.ndarray, maps: np.ndarray) -> np.ndarray:
     """Draws ``mean + A_s (theta - mean_s)``, the i-th taken from shard i modulo S: equal parts, shape (draw, D)."""
     count, size, _ = shards.draws.shape

@@ -4,8 +4,8 @@ r"""A hierarchical model fitted by a classic combiner, and judged as every other
 >>> classic_fit.audit(run)["verdict"]
 
 Every shard's subposterior is sampled by NUTS (``fitting.subposterior``); common coefficients and hyperparameters are merged by
-name (``fitting.classic``); a shard's own coefficients follow the merged ones along their regression within the shard
-(``classic.follow``). No shard hears of another before that.
+name (``fitting.classic``); coefficients that are one shard's own are drawn anew given the merged ones, not kept as the shard
+sampled them (``fitting.own_effects``). No shard hears of another before that.
 
 **Audit.** A classic merge is draws and no density, so there is no importance ratio. But the score needs moments only: all
 shards' sites are made afresh under the merged mean and covariance and multiplied under the exact prior, over and over until
@@ -21,17 +21,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fitting import audit as audits
-from fitting import classic, combiner, in_memory, rounds, sites
+from fitting import classic, combiner, in_memory, own_effects, rounds, sites
 from fitting.combiner import Draws, Moments
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
+from fitting.own_effects import Partition
 from fitting.sites import Site
 from fitting.tree import Restriction
 from fitting.verdict import R_HAT_FAIL, R_HAT_WARN
 
 if TYPE_CHECKING:  # JAX takes a second to import
-    from fitting.subposterior import Partition, Sampler, Subposterior
+    from fitting.subposterior import Sampler, Subposterior
 
 STANDARD_ERRORS = 3.0  # of Monte Carlo noise that an error has to exceed
 REFERENCE_DRAWS = 2000  # of hyperparameters under the sites made afresh, for their means and sds
@@ -122,7 +123,7 @@ def sample(
     from fitting import subposterior  # JAX takes a second to import
 
     pairs = list(zip(data.restrictions, data.designs, strict=True))
-    partition = subposterior.partition(data.hierarchy, pairs)
+    partition = own_effects.partition(data.hierarchy, pairs)
     targets = [
         subposterior.target(
             data.hierarchy, pair, partition.common, own, kind=kind, num_shards=len(pairs), where=f"shard {s}"
@@ -160,9 +161,19 @@ def merge(
         (*merged.shape[:2], data.hierarchy.model.tree.num_coefficients)
     )  # padding keeps these
     theta[..., partition.common] = merged[..., :num_common]
-    for part, own in zip(subposteriors, partition.own, strict=True):
+    flat = merged.reshape(-1, merged.shape[-1])
+    for s, own in enumerate(partition.own):
         if len(own):
-            theta[..., own] = classic.follow(part.merged, part.own, merged)
+            drawn = own_effects.redraw(
+                data.hierarchy,
+                (data.restrictions[s], data.designs[s]),
+                partition.common,
+                own,
+                flat[:, :num_common],
+                flat[:, num_common:],
+                np.random.default_rng([seed, s, len(parts)]),
+            )
+            theta[..., own] = drawn.reshape(*merged.shape[:2], len(own))
     draws = Draws(theta, merged[..., num_common:], np.array([part.acceptance for part in subposteriors]))
     return ClassicRun(data, name, partition, tuple(subposteriors), draws, _sizes(merged, parts))
 

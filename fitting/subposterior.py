@@ -22,7 +22,7 @@ a shard, not for thousands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -37,24 +37,15 @@ from fitting import tree as tr
 from fitting.classic import Kind
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
+from fitting.own_effects import Shard, units
 from fitting.shard_draws import CombinerError
 from fitting.tilted_nuts import padded_size
-from fitting.tree import Restriction
 
-Shard = tuple[Restriction, CellDesign]
 APPROXIMATION_STEPS = 20
 LARGEST_STEP = 2.0  # logits: a shard without events pulls its intercept far, and a whole Newton step overshoots
 APPROXIMATION_TOLERANCE = 0.01  # posterior sds
 NUM_NODES = 11
 TARGET_ACCEPTANCE = 0.9  # tempered scales have long tails: shorter steps than NumPyro's 0.8
-
-
-class Partition(NamedTuple):
-    """Places in the whole tree: coefficients ``common`` to shards, and each shard's ``own``. Padding is in neither."""
-
-    common: np.ndarray
-    own: tuple[np.ndarray, ...]
 
 
 class Subposterior(NamedTuple):
@@ -111,28 +102,6 @@ def shard_key(seed: int, shard: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), shard)
 
 
-def partition(hierarchy: Hierarchy, shards: Sequence[Shard]) -> Partition:
-    """Which coefficients are common to shards, and which are one shard's own.
-
-    A level of a group term is a shard's own if all its cells are in that shard, and there are others.
-    """
-    count = np.zeros(hierarchy.model.tree.num_coefficients, dtype=np.int64)
-    owner = np.zeros_like(count)
-    for s, (restriction, design) in enumerate(shards):
-        touched = restriction.coefficients[np.unique(np.concatenate(design.places))]
-        count[touched] += 1
-        owner[touched] = s
-    is_own = np.zeros(len(count), dtype=bool)
-    for units in _units(hierarchy):
-        alone = (count[units].max(axis=1) == 1) & (len(shards) > 1)
-        is_own[units[alone]] = True
-        owner[units] = owner[units].max(axis=1, keepdims=True)
-    real = ~hierarchy.model.is_padding
-    return Partition(
-        np.flatnonzero(real & ~is_own), tuple(np.flatnonzero(is_own & (owner == s)) for s in range(len(shards)))
-    )
-
-
 def target(
     hierarchy: Hierarchy,
     shard: Shard,
@@ -148,7 +117,7 @@ def target(
     Parameters
     ----------
     common, own
-        Places in the whole tree, shapes (C,) and (L,); from ``partition``.
+        Places in the whole tree, shapes (C,) and (L,); from ``own_effects.partition``.
     kind
         ``fractionated`` or ``powered``.
 
@@ -183,9 +152,9 @@ def target(
     entry[position[fixed], position[fixed]] = tree.diagonal[fixed]
     weight[position[fixed], position[fixed]] = power[fixed]
     shift_weight[position[fixed]] = power[fixed]
-    for g, (units, entries) in enumerate(zip(_units(hierarchy), _unit_entries(hierarchy), strict=True)):
-        here = position[units[:, 0]] >= 0
-        rows, powers = position[units[here]], power[units[here][:, 0]]
+    for g, (levels, entries) in enumerate(zip(units(hierarchy), _unit_entries(hierarchy), strict=True)):
+        here = position[levels[:, 0]] >= 0
+        rows, powers = position[levels[here]], power[levels[here][:, 0]]
         entry[rows[:, :, None], rows[:, None, :]] = entries[here]
         weight[rows[:, :, None], rows[:, None, :]] = powers[:, None, None]
         level_weight[g] = powers.sum()
@@ -322,11 +291,6 @@ def log_density(hierarchy: Hierarchy, given: Target, psi: Any, theta: Any) -> An
 
 
 # ---- its arrays ----
-
-
-def _units(hierarchy: Hierarchy) -> list[np.ndarray]:
-    """Per group term, coefficients that share one block of prior precision, (levels, k)."""
-    return [group.coefficients for group in hierarchy.model.groups]
 
 
 def _unit_entries(hierarchy: Hierarchy) -> list[np.ndarray]:

@@ -333,22 +333,6 @@ def test_one_shard_is_its_own_posterior(name):
     np.testing.assert_array_equal(np.sort(merged.reshape(-1, 2), axis=0), np.sort(draws.reshape(-1, 2), axis=0))
 
 
-# ---- a shard's own coefficients ----
-
-
-def test_own_coefficients_follow_the_merged_ones():
-    """own = 2 x + noise: given merged x with another law it has that law's mean and spread, and the noise of its own."""
-    rng = np.random.default_rng(6)
-    shared = rng.normal(0, 3.0, (4, 1000, 1))
-    own = 1.0 + 2.0 * shared + rng.normal(0, 0.5, (4, 1000, 1))
-    merged = rng.normal(2.0, 0.2, (4, 1000, 1))
-    followed = classic.follow(shared, own, merged)
-    assert_moments(followed, [5.0], [[0.4**2 + 0.5**2]])
-    with pytest.raises(AssertionError, match="means off"):
-        assert_moments(own, [5.0], [[0.4**2 + 0.5**2]])
-    np.testing.assert_allclose(classic.follow(shared, own, shared), own)
-
-
 # ---- what is refused ----
 
 

@@ -8,8 +8,9 @@ from fitting import classic_fit, in_memory
 from fitting.classic_fit import ClassicRun, ModelData
 from fitting.combiner import Draws
 from fitting.config import AuditConfig
+from fitting.own_effects import Partition
 from fitting.shard_draws import CombinerError
-from fitting.subposterior import Partition, Subposterior
+from fitting.subposterior import Subposterior
 
 FORMULA = "y ~ 1 + x + (1 | race)"
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from fitting import classic_fit, in_memory, subposterior
+from fitting import classic_fit, in_memory, own_effects, subposterior
 from fitting.families import log_likelihood
 from fitting.shard_draws import CombinerError
 
@@ -49,7 +49,7 @@ def crossed(cells_of):
 
 def targets(data, kind="fractionated"):
     pairs = list(zip(data.restrictions, data.designs, strict=True))
-    partition = subposterior.partition(data.hierarchy, pairs)
+    partition = own_effects.partition(data.hierarchy, pairs)
     made = [
         subposterior.target(data.hierarchy, pair, partition.common, own, kind=kind, num_shards=len(pairs))
         for pair, own in zip(pairs, partition.own, strict=True)
@@ -276,9 +276,47 @@ def test_the_audit_sizes_what_a_merge_of_nested_groups_gets_wrong(nested, name):
     assert run.named()["1|g[g00]"].shape == (4, 1000)
 
 
-def test_own_effects_as_sampled_would_not_do(nested):
-    """Left as their shard sampled them they are as uncertain as that shard's intercept is."""
-    _, partition, found, exact = nested
-    right = exact.draws.theta.reshape(-1, GROUPS + 1).std(axis=0)
+def redrawn(data, partition, exact, rng):
+    """Own effects of every shard given draws of the common coefficients and scales from the exact posterior."""
+    psi = exact.draws.psi.reshape(-1, data.hierarchy.size)
+    common = exact.draws.theta.reshape(len(psi), -1)[:, partition.common]
+    pairs = zip(data.restrictions, data.designs, strict=True)
+    return np.concatenate(
+        [
+            own_effects.redraw(data.hierarchy, pair, partition.common, own, common, psi, rng)
+            for pair, own in zip(pairs, partition.own, strict=True)
+        ],
+        axis=1,
+    )
+
+
+def test_own_effects_given_the_common_ones_have_their_exact_law(nested):
+    """Gaussian: exact. Kept as their shards sampled them, they would be as uncertain as those shards' intercepts are."""
+    data, partition, found, exact = nested
+    places = np.concatenate(partition.own)
+    draws, right = redrawn(data, partition, exact, np.random.default_rng(0)), exact.draws.theta.reshape(10_000, -1)
+    sd, z = right[:, places].std(axis=0), stats.norm.isf(1e-6 / (4 * len(places)))
+    np.testing.assert_allclose((draws.mean(axis=0) - right[:, places].mean(axis=0)) / sd, 0.0, atol=z * np.sqrt(2e-4))
+    np.testing.assert_allclose(draws.std(axis=0) / sd, 1.0, atol=z * 1e-2)
+    together = np.corrcoef(right[:, 0], draws.T)[0, 1:]
+    expected = np.corrcoef(right[:, 0], right[:, places].T)[0, 1:]
+    np.testing.assert_allclose(together, expected, atol=z * np.sqrt(2e-4))
     kept = np.concatenate([part.own.reshape(4000, -1).std(axis=0) for part in found])
-    assert np.mean(kept / right[np.concatenate(partition.own)]) > 1.1
+    assert np.mean(kept / sd) > 1.1
+
+
+def test_own_effects_of_a_binomial_model_agree_with_the_rounds(cells_of):
+    """Counties within states as shards: the site under merged moments is that of the rounds, so draws agree within noise."""
+    columns, eta, rng = people(size=6000)
+    cells = cells_of(columns, (rng.random(len(eta)) < expit(eta)).astype(float))
+    exact = in_memory.fit(cells, FORMULA, shards=cells["state"], num_draws=1000)
+    data = classic_fit.ModelData(exact.hierarchy, exact.restrictions, exact.designs)
+    partition, _ = targets(data)
+    places = np.concatenate(partition.own)
+    assert len(places) == 15
+    draws, right = redrawn(data, partition, exact, np.random.default_rng(0)), exact.draws.theta.reshape(4000, -1)
+    sd, z = right[:, places].std(axis=0), stats.norm.isf(1e-6 / (4 * len(places)))
+    np.testing.assert_allclose(
+        (draws.mean(axis=0) - right[:, places].mean(axis=0)) / sd, 0.0, atol=z * np.sqrt(2 / 4000)
+    )
+    np.testing.assert_allclose(draws.std(axis=0) / sd, 1.0, atol=z * np.sqrt(2.5 / 4000))
