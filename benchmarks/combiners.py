@@ -140,10 +140,11 @@ class Problem(NamedTuple):
 
 
 def nested(whole: bool, seed: int = 3) -> Problem:
-    """The nested normal model: 60 groups of 30, ten shards of six whole groups, or every group cut over all shards."""
+    """The nested normal model of 1,800 rows in ten shards: six whole groups in each, or twelve groups, each cut over all shards."""
     rng = np.random.default_rng(seed)
-    group = np.repeat(np.arange(60), 30)
-    outcome = 0.3 + rng.normal(0, 0.6, 60)[group] + rng.normal(0, 1.0, len(group))
+    num_groups = 60 if whole else 12
+    group = np.repeat(np.arange(num_groups), 1800 // num_groups)
+    outcome = 0.3 + rng.normal(0, 0.6, num_groups)[group] + rng.normal(0, 1.0, len(group))
     columns = {
         "g": np.array([f"g{j:02d}" for j in group]),
         "shard": group % 10 if whole else np.arange(len(group)) % 10,
@@ -159,7 +160,7 @@ def nested(whole: bool, seed: int = 3) -> Problem:
     draws = np.concatenate([exact.draws.theta, exact.draws.psi], axis=-1).reshape(10_000, -1)
     names = [*exact.hierarchy.model.coefficient_names(), *exact.hierarchy.names()]
     truth = {str(n): (float(d.mean()), float(d.std())) for n, d in zip(names, draws.T, strict=True) if n}
-    name = f"nested normal, 10 shards, groups {'whole' if whole else 'cut'}"
+    name = f"nested normal, 10 shards, {num_groups} groups {'whole' if whole else 'cut'}"
     return Problem(name, classic_fit.prepare(table, "y ~ 1 + (1 | g)", **options), truth)
 
 
