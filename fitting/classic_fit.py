@@ -247,8 +247,7 @@ def errors(run: ClassicRun, *, num_nodes: int = 11, threads: int = 1) -> tuple[E
 
     moments = Moments(mean, covariance)
     fresh = refresh(moments)
-    start = np.clip(psi.mean(axis=0), -combiner.BOX, combiner.BOX)
-    _, proposal, _ = rounds.merge(hierarchy, restrictions, fresh, start, threads)
+    _, proposal, _ = rounds.merge(hierarchy, restrictions, fresh, psi.mean(axis=0), threads)
     score = audits.score(hierarchy, restrictions, fresh, fresh, moments, proposal, threads, refresh)
     natural, proposal, right = rounds.merge(hierarchy, restrictions, refresh(score.refreshed), proposal.mode, threads)
     right_sd = np.sqrt(right.covariance[tree.diagonal])

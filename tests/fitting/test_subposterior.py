@@ -267,8 +267,9 @@ def test_the_audit_sizes_what_a_merge_of_nested_groups_gets_wrong(nested, name):
     errors, _ = classic_fit.errors(run)
     assert list(errors.names) == [*data.hierarchy.model.coefficient_names(), "sd(1|g)", "sigma"]
     z = stats.norm.isf(1e-6 / (4 * len(sd)))
-    np.testing.assert_allclose(errors.mean, true, atol=z * np.sqrt(2 / len(right)))  # the exact draws' noise, and psi's
-    np.testing.assert_allclose(np.exp(errors.log_sd), merged.std(axis=0) / sd, atol=z * np.sqrt(2.5 / len(right)))
+    noise = 1 / len(right) + 1.5 / classic_fit.REFERENCE_DRAWS  # nearly independent draws of psi: 1 / acceptance and more
+    np.testing.assert_allclose(errors.mean, true, atol=z * np.sqrt(noise))
+    np.testing.assert_allclose(np.exp(errors.log_sd), merged.std(axis=0) / sd, atol=z * np.sqrt(1.25 * noise))
     assert 0.3 < abs(true[0]) < 1
     np.testing.assert_allclose(merged.std(axis=0) / sd, 1.0, atol=0.15)  # and not the 1.7 of a fractionated own prior
     judged = classic_fit.judge(errors, AuditConfig(), 1.0, name)
