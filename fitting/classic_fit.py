@@ -378,8 +378,8 @@ def judge(found: Errors, config: AuditConfig, r_hat: float, name: str) -> dict[s
         str(found.names[noisiest]),
         "largest error that Monte Carlo noise may hide, in posterior sds or in a log sd",
         "draw more; for nonparametric and semiparametric, or a shard that mixes slowly, far more",
-        config.fail_above.score,
-        UNREADABLE * config.fail_above.score,
+        max(limits[1] - limits[0], 0.5 * limits[1]),  # so that what passes is off by less than the failing limit
+        UNREADABLE * limits[1],
     )
     gate("r_hat", r_hat, "all shards", "largest R-hat of a shard's sampler", "sample longer", R_HAT_WARN, R_HAT_FAIL)
     statuses = {g["status"] for g in gates}

@@ -313,14 +313,14 @@ def test_own_effects_of_a_binomial_model_agree_with_the_rounds(cells_of):
     """Counties within states as shards: the site under merged moments is that of the rounds, so draws agree within noise."""
     columns, eta, rng = people(size=6000)
     cells = cells_of(columns, (rng.random(len(eta)) < expit(eta)).astype(float))
-    exact = in_memory.fit(cells, FORMULA, shards=cells["state"], num_draws=500)
+    exact = in_memory.fit(cells, FORMULA, shards=cells["state"], num_draws=250)
     data = classic_fit.ModelData(exact.hierarchy, exact.restrictions, exact.designs)
     partition, _ = targets(data)
     places = np.concatenate(partition.own)
     assert len(places) == 15
-    draws, right = redrawn(data, partition, exact, np.random.default_rng(0)), exact.draws.theta.reshape(2000, -1)
+    draws, right = redrawn(data, partition, exact, np.random.default_rng(0)), exact.draws.theta.reshape(1000, -1)
     sd, z = right[:, places].std(axis=0), stats.norm.isf(1e-6 / (4 * len(places)))
     np.testing.assert_allclose(
-        (draws.mean(axis=0) - right[:, places].mean(axis=0)) / sd, 0.0, atol=z * np.sqrt(2 / 2000)
+        (draws.mean(axis=0) - right[:, places].mean(axis=0)) / sd, 0.0, atol=z * np.sqrt(2 / 1000)
     )
-    np.testing.assert_allclose(draws.std(axis=0) / sd, 1.0, atol=z * np.sqrt(2.5 / 2000))
+    np.testing.assert_allclose(draws.std(axis=0) / sd, 1.0, atol=z * np.sqrt(2.5 / 1000))
