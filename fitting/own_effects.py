@@ -39,7 +39,7 @@ class Partition(NamedTuple):
 
 def units(hierarchy: Hierarchy) -> list[np.ndarray]:
     """Per group term, coefficients that share one block of prior precision, (levels, k)."""
-    return [group.coefficients for group in hierarchy.model.groups]
+    return [group.blocks for group in hierarchy.model.groups]
 
 
 def partition(hierarchy: Hierarchy, shards: Sequence[Shard]) -> Partition:
@@ -150,7 +150,7 @@ def _site(
         mean, covariance = np.zeros(tree.num_coefficients), np.eye(tree.num_coefficients)
         mean[inside] = np.concatenate([mean_common, mean_own])[kept]
         covariance[np.ix_(inside, inside)] = joint[np.ix_(kept, kept)]
-        site = sites.fit(tree, design, hierarchy.family, mean, tr.from_dense(tree, covariance), num_nodes=NUM_NODES)
+        site = sites.fit(tree, design, hierarchy.family, mean, tr.from_dense(tree, covariance), num_nodes=NUM_NODES, convex=True)
         matrix[np.ix_(kept, kept)] = tr.dense(tree, site.precision)[np.ix_(inside, inside)]
         vector[kept] = site.shift[inside]
     return matrix[num_common:, num_common:], matrix[num_common:, :num_common], vector[num_common:]

@@ -72,7 +72,8 @@ class Subposterior(NamedTuple):
 class Target(NamedTuple):
     """One shard's target as arrays, for n cells with K nonzeros each and d coefficients, common ones first, then its own.
 
-    ``index`` (K, n) and ``value`` (K, n) are the design; ``prior_entry`` (d, d) says where in the whole tree's prior
+    ``index`` (K, n) and ``value`` (K, n) are the design, ``predictor`` (K, P) says which linear predictor a nonzero is part
+    of; ``prior_entry`` (d, d) says where in the whole tree's prior
     precision each entry is found and ``prior_weight`` (d, d) to which power it is taken (0: no entry there); ``prior_place``
     and ``shift_weight`` (d,) likewise for the shift; ``padding`` (d,) is 1 at coordinates that nothing depends on.
     ``level_weight`` (terms,) is the sum of powers over each group term's levels. ``precision`` (d, d) and ``shift`` (d,)
@@ -81,6 +82,7 @@ class Target(NamedTuple):
 
     index: Any
     value: Any
+    predictor: Any
     statistics: dict[str, Any]
     prior_entry: Any
     prior_weight: Any
@@ -135,6 +137,8 @@ def target(
             "every level in two shards or more (cut shards by hash or at random), "
             "or a combiner of fractionated subposteriors: consensus, gaussian, nonparametric, semiparametric",
         )
+    if hierarchy.shrinkage is not None:
+        raise CombinerError("priors.b", "a horseshoe", "a normal prior: a classic combiner has no powers of a horseshoe's scales")
     prior_power, likelihood_power = (1.0 / num_shards, 1.0) if kind == "fractionated" else (1.0, float(num_shards))
     tree, restriction, design = hierarchy.model.tree, *shard
     kept = np.concatenate([common, own])
@@ -159,7 +163,7 @@ def target(
         weight[rows[:, :, None], rows[:, None, :]] = powers[:, None, None]
         level_weight[g] = powers.sum()
 
-    psi = combiner.start(hierarchy, hierarchy.model.coding.outcome_sd)
+    psi = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
     prior, prior_shift, _ = hierarchy.add_prior(psi, np.zeros(tree.num_entries), np.zeros(tree.num_coefficients))
     precision, shift = _approximate(
         hierarchy,
@@ -175,6 +179,7 @@ def target(
     return Target(
         index=_pad(np.stack([position[restriction.coefficients[p]] for p in design.places]), (len(values), num_cells)),
         value=_pad(np.stack(values), (len(values), num_cells)),
+        predictor=np.eye(design.num_predictors)[list(design.predictors)],
         statistics={
             name: _pad(np.asarray(column, dtype=np.float64), (num_cells,)) for name, column in design.statistics.items()
         },
@@ -194,7 +199,7 @@ def target(
 def sampler(hierarchy: Hierarchy, *, num_warmup: int, num_draws: int, num_chains: int) -> Sampler:
     """A compiled sampler for shards of this model: one program per padded shape, shared by all shards that have it."""
     size = hierarchy.size
-    start_psi = combiner.start(hierarchy, hierarchy.model.coding.outcome_sd)
+    start_psi = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
 
     def sample(rng_key: jax.Array, given: Target) -> dict[str, Any]:
         def potential(position: dict[str, Any]) -> Any:
@@ -256,9 +261,9 @@ def draw(sample: Sampler, rng_key: jax.Array, given: Target, num_common: int, nu
 
 
 def _shard_log_likelihood(family: Family, given: Target, theta: Any, residual_sd: Any) -> Any:
-    eta = jnp.zeros(given.index.shape[1])
-    for index, value in zip(given.index, given.value, strict=True):
-        eta = eta + value * theta[index]
+    eta = jnp.zeros((given.predictor.shape[1], given.index.shape[1]))
+    for index, value, predictor in zip(given.index, given.value, given.predictor, strict=True):
+        eta = eta + predictor[:, None] * (value * theta[index])
     return log_likelihood(family, given.statistics, eta, residual_sd, xp=jnp).sum()
 
 
@@ -314,7 +319,7 @@ def _approximate(
     under = rounds.part_of(rounds.init(hierarchy).moments, restriction)
     mean, covariance = under.mean, under.covariance
     for _ in range(APPROXIMATION_STEPS):
-        site = sites.fit(tree, design, hierarchy.family, mean, covariance, num_nodes=NUM_NODES)
+        site = sites.fit(tree, design, hierarchy.family, mean, covariance, num_nodes=NUM_NODES, convex=True)
         precision, shift = np.zeros_like(prior), np.zeros_like(prior_shift)
         precision[np.ix_(kept, kept)] = likelihood_power * tr.dense(tree, site.precision)[np.ix_(inside, inside)]
         shift[kept] = likelihood_power * site.shift[inside]

@@ -66,7 +66,7 @@ def log_posterior(data, psi, theta):
         part, eta = theta[restriction.coefficients], 0.0
         for place, value in zip(design.places, design.values, strict=True):
             eta = eta + part[place] * (1.0 if value is None else value)
-        total += log_likelihood(hierarchy.family, design.statistics, eta, hierarchy.residual_sd(psi)).sum()
+        total += log_likelihood(hierarchy.family, design.statistics, eta[None], hierarchy.residual_sd(psi)).sum()
     return float(total)
 
 
