@@ -30,7 +30,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "families.json"
 METHODS = ("vi", "laplace", "nuts", "exact")
 CUTS = ("one", "by state", "10 random")
 NOT_JUDGED = ("laplace",)
-NUM_CHAINS, NUM_DRAWS = 4, 2000
+NUM_CHAINS, NUM_DRAWS = 4, 1000
 EXACT_DRAWS, EXACT_WARMUP = 1000, 300
 
 
@@ -106,24 +106,33 @@ def write(marker: str, lines: list[str], page: Path = PAGE) -> None:
     page.write_text(head + begin + "\n".join(lines) + "\n" + end + tail)
 
 
+def kept_rows(new: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Rows in the file that belong to today's problems and references, in order; with ``new`` among them, which is kept."""
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    now = {name: family_problems.make(name).sha256 for name in NAMES}
+    by_key = {(r["family"], r["method"], r["cut"]): r for r in [*found, *([new] if new else [])]}
+    order = [(name, method, cut) for name in NAMES for method in METHODS for cut in CUTS]
+    rows_now = [by_key[key] for key in order if key in by_key]
+    rows_now = [
+        r
+        for r in rows_now
+        if (r["problem_sha256"], r["reference_sha256"]) == (now[r["family"]], family_nuts.CODE_SHA256)
+    ]
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows_now, indent=1) + "\n")
+    return rows_now
+
+
 def main() -> int:
     """Run what is asked for, and write the table of everything that belongs to today's problems and references."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.families", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--families", nargs="+", choices=NAMES, default=list(NAMES))
+    parser.add_argument("--families", nargs="*", choices=NAMES, default=list(NAMES), help="none: only write the table")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
-    RESULTS.parent.mkdir(exist_ok=True)
-    kept = {
-        (r["family"], r["method"], r["cut"]): r for r in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
-    }
-    now = {name: family_problems.make(name).sha256 for name in NAMES}
-    kept = {key: r for key, r in kept.items() if (r["problem_sha256"], r["reference_sha256"]) == (now.get(r["family"]), family_nuts.CODE_SHA256)}  # fmt: skip
     for row in rows(arguments.families, arguments.methods):
-        kept[row["family"], row["method"], row["cut"]] = row
-        RESULTS.write_text(json.dumps(list(kept.values()), indent=1) + "\n")
+        kept_rows(row)
         print({k: v for k, v in row.items() if "sha256" not in k}, file=sys.stderr, flush=True)
-    order = [(name, method, cut) for name in NAMES for method in METHODS for cut in CUTS]
-    found = sorted(kept.values(), key=lambda r: order.index((r["family"], r["method"], r["cut"])))
+    found = kept_rows()
     lines = table(found)
     print("\n".join(lines))
     write("families", lines)
