@@ -29,7 +29,7 @@ def fit(name, how):
     columns = {column: cells[column].to_numpy() for column in cells.column_names}
     return in_memory.fit(
         columns, model["formula"], family=model["family"], link=model["link"], categories=model["categories"],
-        chosen_priors=model["priors"], shards=columns["state"] if how == "state" else None, num_draws=1000,
+        chosen_priors=model["priors"], shards=columns["state"] if how == "state" else None, num_draws=500,
     )  # fmt: skip
 
 
@@ -93,6 +93,6 @@ def test_a_broken_merge_does_not_agree(name):
     run = fit(name, "state")
     natural = own_parameter_fixed(run) if run.hierarchy.family.own else site_twice(run)
     proposal = combiner.propose(run.hierarchy, natural, run.proposal.mode)
-    draws = combiner.draw(run.hierarchy, natural, proposal, num_draws=500, num_chains=4, seed=1)
+    draws = combiner.draw(run.hierarchy, natural, proposal, num_draws=300, num_chains=4, seed=1)
     with pytest.raises(AssertionError, match=r"off by|sd ratio"):
         assert_agrees(name, run, draws)
