@@ -1,4 +1,4 @@
-"""Every family against full-data NUTS that shares no code with it: `python -m benchmarks.families [--families ...] [--methods ...]`.
+"""Every family against full-data NUTS that shares no code with it: `python -m benchmarks.families [--families ...] [--methods ...] [--cuts ...]`.
 
 A small problem for each family (`benchmarks.family_problems`), its reference by plain NumPyro (`benchmarks.peers.family_nuts`, kept in
 `benchmarks/cache`), and the merge by every method for one shard, by state, and ten random shards. Limits are those of
@@ -60,13 +60,13 @@ def fit(problem: FamilyProblem, method: str, cut: str, **options: Any) -> in_mem
     return run._replace(draws=draws)
 
 
-def rows(names: list[str], methods: list[str]) -> Iterator[dict[str, Any]]:
+def rows(names: list[str], methods: list[str], cuts: list[str]) -> Iterator[dict[str, Any]]:
     """A row for each family, method and cut, as it is done; ``exact`` once, by state."""
     for name in names:
         problem = family_problems.make(name)
         reference, provenance = family_nuts.reference(problem)
         for method in methods:
-            for cut in CUTS if method != "exact" else ("by state",):
+            for cut in cuts if method != "exact" else ("by state",):
                 run = fit(problem, method, cut)
                 about = {
                     "family": name,
@@ -128,8 +128,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.families", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--families", nargs="*", choices=NAMES, default=list(NAMES), help="none: only write the table")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--cuts", nargs="+", choices=CUTS, default=list(CUTS))
     arguments = parser.parse_args()
-    for row in rows(arguments.families, arguments.methods):
+    for row in rows(arguments.families, arguments.methods, arguments.cuts):
         kept_rows(row)
         print({k: v for k, v in row.items() if "sha256" not in k}, file=sys.stderr, flush=True)
     found = kept_rows()
