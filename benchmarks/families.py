@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterator
@@ -108,19 +109,18 @@ def write(marker: str, lines: list[str], page: Path = PAGE) -> None:
 
 def kept_rows(new: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Rows in the file that belong to today's problems and references, in order; with ``new`` among them, which is kept."""
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    now = {name: family_problems.make(name).sha256 for name in NAMES}
-    by_key = {(r["family"], r["method"], r["cut"]): r for r in [*found, *([new] if new else [])]}
+    now = {name: (family_problems.make(name).sha256, family_nuts.CODE_SHA256) for name in NAMES}
     order = [(name, method, cut) for name in NAMES for method in METHODS for cut in CUTS]
-    rows_now = [by_key[key] for key in order if key in by_key]
-    rows_now = [
-        r
-        for r in rows_now
-        if (r["problem_sha256"], r["reference_sha256"]) == (now[r["family"]], family_nuts.CODE_SHA256)
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    by_key = {(r["family"], r["method"], r["cut"]): r for r in [*found, *([new] if new else [])]}
+    valid = [
+        r for key in order if (r := by_key.get(key)) and (r["problem_sha256"], r["reference_sha256"]) == now[key[0]]
     ]
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(rows_now, indent=1) + "\n")
-    return rows_now
+    partial = RESULTS.with_suffix(f".{os.getpid()}")  # several commands may run at once, a family each
+    partial.write_text(json.dumps(valid, indent=1) + "\n")
+    partial.replace(RESULTS)
+    return valid
 
 
 def main() -> int:
