@@ -69,19 +69,13 @@ def run_sbc(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
 
 
 def run_sbc_families(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
-    """Each family's merge must be uniform, its twins must not."""
+    """Each family's merge must be uniform, its twins must not; the table goes into `docs/families.md` too."""
     rows = []
     for family in arguments.families:
-        for merge, by_name in sbc_families.ranks(family, arguments.family_replicates).items():
-            p_values = sbc.uniformity(by_name)
-            uniform = sbc.is_uniform(p_values)
-            worst = min(p_values, key=lambda name: p_values[name])
-            rows.append({
-                "family": family, "merge": merge, "replicates": arguments.family_replicates, "quantities": len(p_values),
-                "smallest p": p_values[worst], "of": worst.replace("|", r"\|"), "uniform": uniform,
-                "passed": uniform == (merge == "correct"),
-            })  # fmt: skip
-            print(rows[-1], file=sys.stderr, flush=True)
+        new = sbc_families.judged(family, arguments.family_replicates)
+        sbc_families.keep(new)
+        rows += new
+        print(*new, sep="\n", file=sys.stderr, flush=True)
     return rows, all(row["passed"] for row in rows)
 
 

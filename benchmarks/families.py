@@ -15,18 +15,17 @@ import os
 import sys
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks import accuracy, family_problems
+from benchmarks.family_page import write
 from benchmarks.family_problems import FORMULA, NAMES, FamilyProblem
 from benchmarks.peers import family_nuts
 from benchmarks.problems import REPOSITORY
 from fitting import exact, in_memory
 
-PAGE = REPOSITORY / "docs" / "families.md"
 RESULTS = REPOSITORY / "benchmarks" / "results" / "families.json"
 METHODS = ("vi", "laplace", "nuts", "exact")
 CUTS = ("one", "by state", "10 random")
@@ -95,16 +94,6 @@ def table(found: list[dict[str, Any]]) -> list[str]:
             f"| {r['scale_error']:.3f} | {r['scale_beyond_noise']:.3f} | {verdict} |"
         )
     return lines
-
-
-def write(marker: str, lines: list[str], page: Path = PAGE) -> None:
-    """Put a table into the page, between its two markers."""
-    begin, end = f"<!-- {marker}:begin -->\n", f"<!-- {marker}:end -->"
-    head, found, rest = page.read_text().partition(begin)
-    _, closed, tail = rest.partition(end)
-    if not (found and closed):
-        raise ValueError(f"{page} has no markers {marker}:begin and {marker}:end; expected both, on lines of their own")
-    page.write_text(head + begin + "\n".join(lines) + "\n" + end + tail)
 
 
 def kept_rows(new: dict[str, Any] | None = None) -> list[dict[str, Any]]:

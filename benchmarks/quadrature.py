@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.families import write
+from benchmarks.family_page import write
 from fitting import families
 from fitting.families import Family
 

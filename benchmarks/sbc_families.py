@@ -11,6 +11,7 @@ Twins are made on the very same sites, and must be found out:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -19,11 +20,14 @@ import pandas as pd
 from scipy.special import expit, ndtr, softmax
 
 from benchmarks import ours, sbc
+from benchmarks.family_page import write
 from benchmarks.family_problems import FORMULA, FamilyProblem
+from benchmarks.problems import REPOSITORY
 from fitting import combiner, in_memory, predict
 
 NUM_STATES, NUM_AGES, MEAN_ROWS = 6, 4, 5.0
 INTERCEPT_SD, SLOPE_SD, SCALE_SD = 0.8, 0.5, 0.4
+RESULTS = REPOSITORY / "benchmarks" / "results" / "sbc_families.json"
 NUM_KEPT, THIN = sbc.NUM_KEPT, 2
 PRIORS = {"intercept": f"normal(0, {INTERCEPT_SD})", "b": f"normal(0, {SLOPE_SD})", "sd": f"half_normal({SCALE_SD})"}
 
@@ -216,3 +220,38 @@ def ranks(name: str, num_replicates: int, seed: int = 1) -> dict[str, dict[str, 
             for quantity, true in truth.items():
                 collected[merge].setdefault(quantity, []).append(int((values[quantity] < true).sum()))
     return {merge: {q: np.array(r) for q, r in by_name.items()} for merge, by_name in collected.items()}
+
+
+def judged(name: str, num_replicates: int) -> list[dict[str, Any]]:
+    """A row for each merge of a family: whether its ranks are uniform, and whether that is as it should be."""
+    rows = []
+    for merge, by_name in ranks(name, num_replicates).items():
+        p_values = sbc.uniformity(by_name)
+        uniform, worst = sbc.is_uniform(p_values), min(p_values, key=lambda quantity: p_values[quantity])
+        rows.append({
+            "family": name, "merge": merge, "replicates": num_replicates, "quantities": len(p_values),
+            "smallest p": p_values[worst], "of": worst.replace("|", r"\|"), "uniform": uniform,
+            "passed": uniform == (merge == "correct"),
+        })  # fmt: skip
+    return rows
+
+
+def keep(new: list[dict[str, Any]]) -> list[str]:
+    """Keep rows in `RESULTS` with those of other families, and write the table of all of them into the page."""
+    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    by_key = {(r["family"], r["merge"]): r for r in [*found, *new]}
+    rows = sorted(by_key.values(), key=lambda r: NAMES.index(r["family"]))
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    lines = [
+        "| family | merge | replicates | quantities | smallest p | of | uniform | as it should be |",
+        "|---|---|--:|--:|--:|---|---|---|",
+    ]
+    for r in rows:
+        yes = {True: "yes", False: "no"}
+        lines.append(
+            f"| {r['family']} | {r['merge']} | {r['replicates']} | {r['quantities']} | {r['smallest p']:.2g} | {r['of']} "
+            f"| {yes[r['uniform']]} | {'yes' if r['passed'] else 'NO'} |"
+        )
+    write("sbc", lines)
+    return lines
