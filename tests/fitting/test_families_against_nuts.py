@@ -82,16 +82,16 @@ def own_parameter_fixed(run):
     return run.natural._replace(precision=precision, shift=shift)
 
 
-def site_twice(run):
-    """The site of the first state multiplied in a second time."""
+def sites_twice(run):
+    """Every site multiplied in a second time, as if all tasks had been retried and both results kept."""
     pairs = list(zip(run.restrictions, run.sites, strict=True))
-    return combiner.product(run.hierarchy.model.tree, [*pairs, pairs[0]])
+    return combiner.product(run.hierarchy.model.tree, pairs + pairs)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_broken_merge_does_not_agree(name):
     run = fit(name, "state")
-    natural = own_parameter_fixed(run) if run.hierarchy.family.own else site_twice(run)
+    natural = own_parameter_fixed(run) if run.hierarchy.family.own else sites_twice(run)
     proposal = combiner.propose(run.hierarchy, natural, run.proposal.mode)
     draws = combiner.draw(run.hierarchy, natural, proposal, num_draws=300, num_chains=4, seed=1)
     with pytest.raises(AssertionError, match=r"off by|sd ratio"):
