@@ -258,11 +258,11 @@ def build(
 
     used = [np.zeros(1, dtype=np.int64) + num_fixed, *(np.zeros(len(n), dtype=np.int64) for n in nodes)]
     placed: list[tuple[int, np.ndarray, np.ndarray]] = []
-    for term in grouped:
-        level = chains.level_of(term.owner, chain, coding)
-        owner = chains.owners(term.owner, level, chain, nodes, coding)
-        placed.append((level, owner, used[level][owner] + _rank_within(owner) * term.size))
-        used[level] += np.bincount(owner, minlength=len(used[level])) * term.size
+    for made in grouped:
+        level = chains.level_of(made.owner, chain, coding)
+        owner = chains.owners(made.owner, level, chain, nodes, coding)
+        placed.append((level, owner, used[level][owner] + _rank_within(owner) * made.size))
+        used[level] += np.bincount(owner, minlength=len(used[level])) * made.size
     block_sizes = tuple(max(1, int(u.max(initial=0))) for u in used)
     tree = Tree(block_sizes, tuple(parents))
 
@@ -271,13 +271,13 @@ def build(
         fixed.append(block._replace(coefficients=np.arange(start, start + len(block.names))))
         start += len(block.names)
     groups = []
-    for term, (level, owner, slot) in zip(grouped, placed, strict=True):
+    for made, (level, owner, slot) in zip(grouped, placed, strict=True):
         first = tree.coefficient_starts[level] + owner * block_sizes[level] + slot
-        blocks = (first[:, None] + np.arange(term.size)).reshape(-1, term.block_size)
+        blocks = (first[:, None] + np.arange(made.size)).reshape(-1, made.block_size)
         entries = tree.row_start[blocks][:, :, None] + tree.path_position[blocks][:, None, :]
         groups.append(GroupBlock(
-            term.name, term.columns, term.parts, term.names, term.variables, term.members, term.correlated, level,
-            blocks.reshape(-1, len(term.names)), blocks, entries, term.predictor, term.structure,
+            made.name, made.columns, made.parts, made.names, made.variables, made.members, made.correlated, level,
+            blocks.reshape(-1, len(made.names)), blocks, entries, made.predictor, made.structure,
         ))  # fmt: skip
     return Model(formula, family, coding, tree, chain, tuple(nodes), tuple(fixed), tuple(groups))
 

@@ -342,13 +342,8 @@ def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks:
     if successes is not None:
         same = (trials > 0) & ((successes == 0) | (successes == trials)) & ~hierarchy.model.is_padding
         for place in np.flatnonzero(same & ((trials >= SEPARATED_TRIALS) | (blocks == "fixed"))):
-            rows.append(
-                {
-                    "term": str(blocks[place]),
-                    "level": _level(str(names[place]), str(blocks[place])),
-                    "issue": "separated",
-                }
-            )
+            term = str(blocks[place])
+            rows.append({"term": term, "level": _level(str(names[place]), term), "issue": "separated"})
         for name, count, positive in _references(hierarchy, trials, successes):
             if count > 0 and positive in (0, count):
                 rows.append({"term": "fixed", "level": name, "issue": "separated"})
