@@ -116,6 +116,16 @@ class RunConfig(Frozen):
             )
         return self
 
+    @model_validator(mode="after")
+    def _spread(self) -> "RunConfig":
+        corrected = self.fit.spread == "sandwich"
+        if corrected and (self.model.family not in ("bernoulli", "binomial") or self.fit.method == "exact"):
+            raise ValueError(
+                f"fit: 'spread' is sandwich with the family {self.model.family} and the method {self.fit.method}; expected "
+                "bernoulli or binomial, and another method than exact. Set `fit.spread: model`"
+            )
+        return self
+
 
 @dataclass(frozen=True)
 class Loaded:

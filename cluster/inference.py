@@ -16,7 +16,7 @@ from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
 from fitting import combiner, relayout, rounds, verdict
-from fitting.combiner import Moments
+from fitting.combiner import Moments, Natural, Proposal
 from fitting.config import ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
 from fitting.sites import Site
@@ -196,12 +196,27 @@ def _merge(work: Work, fitted: Fitted) -> None:
         acceptance = None
         parts = posterior_files.parts_in_turn(
             work.hierarchy, natural, proposal, num_draws=config.fit.draws, num_chains=config.fit.chains,
-            seed=config.run.seed, threads=work.threads,
+            seed=config.run.seed, threads=work.threads, score_variance=_score_variance(work, fitted, natural, proposal),
         )  # fmt: skip
     posterior_files.write(
         work.directory, work.hierarchy, parts, config.name,
         num_chains=config.fit.chains, num_draws=config.fit.draws, acceptance=acceptance,
     )  # fmt: skip
+
+
+def _score_variance(work: Work, fitted: Fitted, natural: Natural, proposal: Proposal) -> np.ndarray | None:
+    """Of all shards at the merged mean, where a corrected spread is asked for; shape (E,)."""
+    if work.context.config.fit.spread == "model":
+        return None
+    moments = combiner.moments(work.hierarchy, natural, proposal, threads=work.threads)
+    parts = [rounds.part_of(moments, restriction) for restriction in fitted.restrictions]
+    found: list[np.ndarray] = work.map(
+        tasks.score_variance, (tasks.FreshTask(work.ref, work.entries[s], parts[s], 1) for s in work.longest_first())
+    )
+    total = np.zeros_like(natural.precision)
+    for restriction, own in zip(fitted.restrictions, found, strict=True):
+        total[restriction.entries] += own
+    return total
 
 
 # ---- audit ----
@@ -255,8 +270,22 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
         fitted.rounds, float(draws.acceptance.mean()), work.threads, refresh, sampler,
     )  # fmt: skip
     result = verdict.judge(work.hierarchy, config, evidence)
+    result["messages"] += _weights_note(work)
     work.context.progress.update(score=max(abs(block["score"] or 0.0) for block in result["blocks"]))
     return result
+
+
+def _weights_note(work: Work) -> list[dict[str, str]]:
+    """What survey weights mean for the posterior, for people to read."""
+    if work.context.config.data.weight is None:
+        return []
+    corrected = work.context.config.fit.spread == "sandwich"
+    spread = "corrected for weights that are independent from person to person, not for clusters or strata"
+    return [{
+        "severity": "info", "where": "all estimates",
+        "what": "survey weights make a pseudo-likelihood: means are weighted, spreads are " + (spread if corrected else "not corrected"),
+        "do": "prefer to model what the weights stand for, and poststratify" + ("" if corrected else "; or set fit.spread: sandwich"),
+    }]  # fmt: skip
 
 
 def _extra_round(work: Work) -> None:

@@ -38,14 +38,16 @@ class Part(NamedTuple):
 
 
 def parts_in_turn(
-    hierarchy: Hierarchy, natural: Natural, proposal: Proposal, *, num_draws: int, num_chains: int, seed: int, threads: int
+    hierarchy: Hierarchy, natural: Natural, proposal: Proposal, *, num_draws: int, num_chains: int, seed: int, threads: int,
+    score_variance: np.ndarray | None = None,
 ) -> Iterator[Part]:  # fmt: skip
     """Draw from the merged posterior, a few draws at a time: the very draws of ``combiner.draw``."""
     size = max(1, NUMBERS_AT_ONCE // hierarchy.model.tree.num_coefficients)
     for chain in range(num_chains):
         in_turn = combiner.draw_in_turn(
-            hierarchy, natural, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads
-        )
+            hierarchy, natural, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads,
+            score_variance=score_variance,
+        )  # fmt: skip
         for begin in range(0, num_draws, size):
             some = [one for _, one in zip(range(min(size, num_draws - begin)), in_turn, strict=False)]
             theta, psi, moved = (np.stack(values) for values in zip(*some, strict=True))

@@ -30,7 +30,7 @@ from sharding.errors import SourceError
 log = logging.getLogger(__name__)
 
 _NOT_IN_RESULT = {"terms_of_use", "memory_limit", "threads"}  # of `data`: these change how or why, not what
-_OF_MERGE = {"draws", "chains", "warmup"}  # of `fit`: these concern the draws from the merged posterior
+_OF_MERGE = {"draws", "chains", "warmup", "spread"}  # of `fit`: these concern the draws from the merged posterior
 _ON_WORKERS = ("fit", "merge", "audit", "poststratify")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from cluster import site_files
 from cluster.site_files import SiteFile
-from fitting import audit, families, hierarchy, model, predict, rounds, sites
+from fitting import audit, families, hierarchy, model, predict, rounds, sandwich, sites
 from fitting.audit import ShardAudit
 from fitting.coding import Coding
 from fitting.combiner import Moments
@@ -50,7 +50,7 @@ class ModelRef(NamedTuple):
 
     def layout(self) -> ModelRef:
         """The same without what moves no coefficient: priors that are no structures."""
-        return self._replace(priors=tuple((key, text) for key, text in self.priors if text.startswith("{")))
+        return self._replace(priors=tuple((key, text) for key, text in self.priors if text.startswith("{") and "|" in key))
 
 
 class Sampling(NamedTuple):
@@ -180,7 +180,8 @@ def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
     part = {name: values[kept] for name, values in columns.items()}
     nodes = built.touched_nodes(part)
     restriction = built.tree.restrict(nodes)
-    statistics = {name: part[name].astype(np.float64) for name in build_hierarchy(ref).family.statistics}
+    wanted = (*build_hierarchy(ref).family.statistics, *(name for name in sandwich.SQUARED if name in part))
+    statistics = {name: part[name].astype(np.float64) for name in wanted}
     shard = Shard(restriction, nodes, model.localise(built.design(part, statistics), restriction))
     _cache[key] = shard
     while len(_cache) > 1 and sum(map(_num_bytes, _cache.values())) > CACHE_BYTES:
@@ -242,6 +243,12 @@ def fresh_site(task: FreshTask) -> Site:
     shard, family = load_shard(task.ref, task.entry), build_hierarchy(task.ref).family
     mean, covariance = task.moments
     return sites.fit(shard.restriction.tree, shard.design, family, mean, covariance, num_nodes=task.num_nodes)
+
+
+def score_variance(task: FreshTask) -> np.ndarray:
+    """Variance of a shard's weighted score at the task's mean, shape (E_s,) on the shard's part of the tree."""
+    shard, family = load_shard(task.ref, task.entry), build_hierarchy(task.ref).family
+    return sandwich.score_variance(shard.restriction.tree, shard.design, family, task.moments.mean)
 
 
 def find_groups(task: tuple[ModelRef, dict[str, Any], tuple[tuple[str, ...], ...]]) -> ShardGroups:

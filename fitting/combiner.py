@@ -22,15 +22,19 @@ import numpy as np
 from scipy import optimize
 from scipy.special import gammaln, stdtrit
 
+from fitting import sandwich, scale_hmc
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
+from fitting.scale_hmc import Point
 from fitting.sites import Site
 from fitting.tree import Factor, Restriction, Tree
 
 DEGREES_OF_FREEDOM = 5.0
 BOX = 3.0  # how far from its start one search goes: a line search that tries e^10 at once meets rounding, not the mode
 NODES_AT_ONCE = 4096
+MANY_HYPERPARAMETERS = 12  # with more of them an independence sampler hardly accepts: Hamiltonian paths instead
+CHAIN_POINTS = 100
 PSI_BOUND = 12.0  # |log sd| beyond e^12 is a numerical accident, not a scale
 
 
@@ -140,7 +144,11 @@ def value_and_gradient(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) ->
     for group in hierarchy.model.groups:
         effects = mean[group.blocks]
         second.append(effects.T @ effects + covariance[group.entries].sum(axis=0))
-    gradient = hierarchy.score(psi, second)
+    shrunk = np.zeros(0)
+    if hierarchy.shrinkage is not None:
+        places = hierarchy.shrinkage.places
+        shrunk = mean[places] ** 2 + covariance[tree.diagonal[places]]
+    gradient = hierarchy.score(psi, second, shrunk)
     if hierarchy.residual_prior is not None:
         fitted = mean @ tr.multiply(tree, sites.precision, mean[:, None])[:, 0] + trace_of_product(
             tree, sites.precision, covariance
@@ -166,6 +174,8 @@ def start(hierarchy: Hierarchy, outcome_sd: float = 1.0) -> np.ndarray:
     unit = outcome_sd if hierarchy.residual_prior is not None else 1.0
     for group, part in zip(hierarchy.model.groups, hierarchy.slices, strict=True):
         psi[part.start : part.start + len(group.coefficient_names)] = np.log(0.3 * unit)
+    if hierarchy.shrinkage is not None:
+        psi[hierarchy.shrinkage_slice] = hierarchy.shrinkage.start()
     if hierarchy.residual_prior is not None:
         psi[-1] = np.log(unit)
     return psi
@@ -260,7 +270,10 @@ def conditional_moments(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -
 def moments(
     hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_points: int = 32, threads: int = 1
 ) -> Moments:
-    """Moments of the coefficients with psi integrated out by quasi-random importance sampling (Sobol points, no noise)."""
+    """Moments of the coefficients with psi integrated out by quasi-random importance sampling (Sobol points, no noise).
+
+    With many hyperparameters the points are a Hamiltonian chain's, always the same, of equal weight.
+    """
     tree = hierarchy.model.tree
 
     def at(psi: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -272,8 +285,14 @@ def moments(
         return Moments(mean, covariance)
     from scipy.stats import qmc  # slow to import
 
-    uniforms = qmc.Sobol(hierarchy.size, scramble=True, rng=np.random.default_rng(0)).random(num_points)
-    points, log_q = proposal_sample(proposal, uniforms)
+    if hierarchy.size > MANY_HYPERPARAMETERS:
+        num_points = CHAIN_POINTS
+        in_turn = _hamiltonian(hierarchy, sites, proposal, np.random.default_rng(0), num_points)
+        points = np.stack([point.position for point in in_turn])
+        log_q = np.array([log_density(hierarchy, sites, psi) for psi in points])  # so that all weights are equal
+    else:
+        uniforms = qmc.Sobol(hierarchy.size, scramble=True, rng=np.random.default_rng(0)).random(num_points)
+        points, log_q = proposal_sample(proposal, uniforms)
     log_w, means = np.full(num_points, -np.inf), []
     highest, covariance = -np.inf, np.zeros(tree.num_entries)
     results = _map(lambda i: _or_none(at, points[i]), range(num_points), threads)
@@ -338,6 +357,7 @@ def draw(
     seed: int,
     threads: int = 1,
     warmup: int = 20,
+    score_variance: np.ndarray | None = None,
 ) -> Draws:
     """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments."""
     theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
@@ -345,8 +365,9 @@ def draw(
     acceptance = np.empty(num_chains)
     for chain in range(num_chains):
         in_turn = draw_in_turn(
-            hierarchy, sites, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup
-        )
+            hierarchy, sites, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup,
+            score_variance=score_variance,
+        )  # fmt: skip
         moved = np.empty(num_draws, dtype=bool)
         for d, one in enumerate(in_turn):
             theta[chain, d], kept[chain, d], moved[d] = one
@@ -377,6 +398,7 @@ def draw_in_turn(
     seed: int,
     threads: int = 1,
     warmup: int = 20,
+    score_variance: np.ndarray | None = None,
 ) -> Iterator[OneDraw]:
     """Yield the draws of one chain from the merged posterior; no more of them are held than a few for each thread.
 
@@ -388,6 +410,8 @@ def draw_in_turn(
         Of this chain. Chain c uses the stream ``(seed, c)`` whatever the number of threads.
     warmup
         Proposals before the first draw.
+    score_variance
+        Of all shards, shape (E,): draws then have the corrected spread of `fitting.sandwich`. Scales are drawn as without.
 
     Raises
     ------
@@ -395,6 +419,12 @@ def draw_in_turn(
         No proposal gives a distribution.
     """
     size = hierarchy.size
+    if size > MANY_HYPERPARAMETERS:
+        rng = np.random.default_rng([seed, chain])
+        for point in _hamiltonian(hierarchy, sites, proposal, rng, num_draws):
+            one = _draw_given(hierarchy, sites, point.position, int(rng.integers(0, 2**63)), score_variance)[1]
+            yield OneDraw(one, point.position, point.moved)
+        return
     skipped = warmup if size else 0
     total = num_draws + skipped
     rng = np.random.default_rng([seed, chain])
@@ -404,7 +434,7 @@ def draw_in_turn(
     seeds, log_u = rng.integers(0, 2**63, size=(2, total)), np.log(rng.random(total))
 
     def attempt(i: int) -> tuple[float, np.ndarray] | None:
-        return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i]), points[i])
+        return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i], score_variance), points[i])
 
     current, log_w, theta = -1, -np.inf, np.empty(0)
     for i, result in enumerate(_map(attempt, range(total), threads)):
@@ -420,18 +450,33 @@ def draw_in_turn(
         ):  # those before the first possible start from it
             fresh = d == 0 or (moved and not is_first)
             yield OneDraw(
-                theta if fresh else _again(hierarchy, sites, points[current], seeds[1, d]), points[current], fresh
+                theta if fresh else _draw_given(hierarchy, sites, points[current], seeds[1, d], score_variance)[1],
+                points[current],
+                fresh,
             )
     if current < 0:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
 
 
-def _again(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int) -> np.ndarray:
-    return _draw_given(hierarchy, sites, psi, seed)[1]
+def _hamiltonian(
+    hierarchy: Hierarchy, sites: Natural, proposal: Proposal, rng: np.random.Generator, num_draws: int
+) -> Iterator[Point]:
+    def target(psi: np.ndarray) -> tuple[float, np.ndarray]:
+        if not np.all(np.abs(psi) <= PSI_BOUND):
+            return -np.inf, psi
+        return value_and_gradient(hierarchy, sites, psi)
+
+    axes = proposal.axes * proposal.widths.mean(axis=0)
+    return scale_hmc.draw(target, proposal.mode, axes, rng, num_draws)
 
 
-def _draw_given(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
+def _draw_given(
+    hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int, score_variance: np.ndarray | None
+) -> tuple[float, np.ndarray]:
     tree = hierarchy.model.tree
     given = condition(hierarchy, sites, psi)
     noise = np.random.default_rng(seed).standard_normal((tree.num_coefficients, 1))
+    if score_variance is not None:
+        scores, _, _ = hierarchy.add_prior(psi, score_variance, np.zeros(tree.num_coefficients))
+        noise = tr.forward(tree, given.factor, sandwich.noise(tree, scores, tr.cholesky(tree, scores), noise))
     return given.log_density, tr.backward(tree, given.factor, given.solved + noise)[:, 0]

@@ -15,6 +15,7 @@ from fitting.errors import PriorError
 from fitting.families import ALIASES, OUTCOMES
 from fitting.members import MembershipConfig
 from fitting.priors import Prior, Role
+from fitting.shrinkage import HorseshoeConfig
 from fitting.splines import SplineConfig
 from fitting.structures import StructureConfig
 
@@ -47,7 +48,7 @@ class ModelConfig(Frozen):
         default=None,
         description="Of bernoulli and binomial: logit (if not given), probit or cloglog; others have one link.",
     )
-    priors: dict[str, str | StructureConfig] = Field(
+    priors: dict[str, str | StructureConfig | HorseshoeConfig] = Field(
         default_factory=dict,
         description="By class (intercept, b, sd, cor, sigma), by fixed term (female, race:age), by scale (1|state), or by "
         "own parameter (log_shape). A scale can have a structure: {structure: random_walk, order: 1, sd: half_normal(1)}.",
@@ -132,6 +133,10 @@ class ModelConfig(Frozen):
                 raise ValueError(f"priors: {key!r} is neither a class nor a term of the model; expected {hint}")
             if key in parsed:
                 raise ValueError(f"priors: {key!r} has the prior `sd` under `splines`; expected one of the two")
+            if isinstance(text, HorseshoeConfig):
+                if key != "b":
+                    raise ValueError(f"priors: {key!r} is a horseshoe; expected one for b, all fixed coefficients")
+                continue
             if not isinstance(text, str):
                 if "|" not in key:
                     raise ValueError(
@@ -148,7 +153,12 @@ class ModelConfig(Frozen):
 
     def structures(self) -> dict[str, StructureConfig]:
         """The structured priors, by the names of their terms' coefficients (``1|age``)."""
-        return {key: value for key, value in self.priors.items() if not isinstance(value, str)}
+        return {key: value for key, value in self.priors.items() if not isinstance(value, str | HorseshoeConfig)}
+
+    def horseshoe(self) -> HorseshoeConfig | None:
+        """The horseshoe on the fixed coefficients, if there is one."""
+        prior = self.priors.get("b")
+        return prior if isinstance(prior, HorseshoeConfig) else None
 
     def _own(self) -> tuple[str, ...]:
         name = ALIASES.get(self.family, self.family)
@@ -167,6 +177,10 @@ class _RoundsConfig(Frozen):
     damping: float = Field(default=1.0, gt=0, le=1, description="Fraction of the full site step. 1 is undamped.")
     draws: PositiveInt = Field(default=250, description="Posterior draws kept, per chain; nearly independent.")
     chains: PositiveInt = Field(default=4, description="Chains of posterior draws.")
+    spread: Literal["model", "sandwich"] = Field(
+        default="model",
+        description="sandwich: corrected for survey weights (data.weight), people sampled independently.",
+    )
 
 
 class LaplaceConfig(_RoundsConfig):

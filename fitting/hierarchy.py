@@ -23,6 +23,7 @@ from fitting.config import ModelConfig
 from fitting.families import Family
 from fitting.model import GroupBlock, Model
 from fitting.priors import Prior
+from fitting.shrinkage import HorseshoeConfig, Shrinkage
 
 Array = Any
 
@@ -31,7 +32,8 @@ Array = Any
 class Hierarchy:
     """Priors of one model, ready for arithmetic.
 
-    ``fixed_*`` have shape (F,); ``scale_priors[g]`` holds one prior per coefficient of group term g.
+    ``fixed_*`` have shape (F,), without the coefficients under ``shrinkage``; ``scale_priors[g]`` holds one prior per
+    coefficient of group term g.
     """
 
     model: Model
@@ -41,6 +43,7 @@ class Hierarchy:
     scale_priors: tuple[tuple[Prior, ...], ...]
     correlation_priors: tuple[Prior, ...]
     residual_prior: Prior | None
+    shrinkage: Shrinkage | None = None
 
     @property
     def family(self) -> Family:
@@ -54,6 +57,7 @@ class Hierarchy:
             [
                 diagonal[self.fixed_places],
                 diagonal[self.model.is_padding],
+                diagonal[self.shrinkage.places] if self.shrinkage is not None else diagonal[:0],
                 *(group.entries.ravel() for group in self.model.groups),
             ]
         )
@@ -71,7 +75,14 @@ class Hierarchy:
     @property
     def size(self) -> int:
         """Length H of psi."""
-        return sum(num_hyperparameters(g) for g in self.model.groups) + (self.residual_prior is not None)
+        own = 0 if self.shrinkage is None else self.shrinkage.size
+        return sum(num_hyperparameters(g) for g in self.model.groups) + own + (self.residual_prior is not None)
+
+    @cached_property
+    def shrinkage_slice(self) -> slice:
+        """The part of psi of the shrinkage, after all group terms."""
+        start = self.slices[-1].stop if self.slices else 0
+        return slice(start, start + (0 if self.shrinkage is None else self.shrinkage.size))
 
     def names(self) -> list[str]:
         """Names of the hyperparameters on their natural scale, ``sd(1|state)``, ``cor(1,female|state)``, ``sigma``."""
@@ -83,13 +94,15 @@ class Hierarchy:
                 out += [f"cor({names[j]},{names[i]}|{group.name})" for i in range(len(names)) for j in range(i)]
             if group.structure is not None:
                 out += [f"{own}({group.variables[0]})" for own in group.structure.hyperparameters]
+        out += [] if self.shrinkage is None else self.shrinkage.hyperparameters()
         return out + (["sigma"] if self.residual_prior is not None else [])
 
     def described(self) -> dict[str, Prior]:
         """The prior of every fixed coefficient and hyperparameter, by its full name."""
         spread = self.fixed_precision**-0.5
         fixed = [Prior("normal", (float(m), round(float(s), 12))) for m, s in zip(self.fixed_mean, spread, strict=True)]
-        out = dict(zip((name for block in self.model.fixed for name in block.names), fixed, strict=True))
+        names = self.model.coefficient_names()[self.fixed_places].tolist()
+        out = dict(zip(names, fixed, strict=True))
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             own = [*self.scale_priors[g]]
             if group.correlated:
@@ -109,6 +122,7 @@ class Hierarchy:
                     out[m, part.start + k : part.stop] = (lower @ lower.T)[np.tril_indices(k, -1)]
             if group.structure is not None:
                 out[:, part.start + k : part.stop] = group.structure.natural(psi[:, part.start + k : part.stop])
+        out[:, self.shrinkage_slice] = np.exp(psi[:, self.shrinkage_slice])
         if self.residual_prior is not None:
             out[:, -1] = np.exp(psi[:, -1])
         return out
@@ -122,6 +136,8 @@ class Hierarchy:
         total: Any = 0.0
         for g, part in enumerate(self.slices):
             total = total + self._log_prior_of(g, psi[part], xp)
+        if self.shrinkage is not None:
+            total = total + self.shrinkage.log_prior(psi[self.shrinkage_slice], xp)
         if self.residual_prior is not None:
             total = total + priors.log_density(self.residual_prior, xp.exp(psi[-1]), xp=xp) + psi[-1]
         return total
@@ -162,6 +178,10 @@ class Hierarchy:
         """Natural parameters, (E,) and (D,), with the prior given psi multiplied in, and the prior's log determinant."""
         values: list[Array] = [xp.asarray(self.fixed_precision), xp.ones(int(self.model.is_padding.sum()))]
         log_determinant: Any = float(np.sum(np.log(self.fixed_precision)))
+        if self.shrinkage is not None:
+            shrunk = self.shrinkage.precision(psi[self.shrinkage_slice], xp)
+            values.append(shrunk)
+            log_determinant = log_determinant + xp.sum(xp.log(shrunk))
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             block, log_det = self.group_precision(g, psi[part], xp)
             values.append(xp.broadcast_to(block, group.entries.shape).ravel())
@@ -179,17 +199,21 @@ class Hierarchy:
         """``log p(theta | psi)`` without its constant, for one draw, shapes (H,) and (D,)."""
         centred = theta[self.fixed_places] - self.fixed_mean
         total = -0.5 * xp.sum(self.fixed_precision * centred**2)
+        if self.shrinkage is not None:
+            shrunk = self.shrinkage.precision(psi[self.shrinkage_slice], xp)
+            total = total + 0.5 * xp.sum(xp.log(shrunk) - shrunk * theta[self.shrinkage.places] ** 2)
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             block, log_det = self.group_precision(g, psi[part], xp)
             effects = theta[group.blocks]
             total = total + 0.5 * len(effects) * log_det - 0.5 * xp.sum((effects @ block) * effects)
         return total
 
-    def score(self, psi: np.ndarray, second_moments: list[np.ndarray]) -> np.ndarray:
+    def score(self, psi: np.ndarray, second_moments: list[np.ndarray], shrunk: np.ndarray | None = None) -> np.ndarray:
         """Gradient of ``log p(psi) + E log p(theta | psi)`` for given ``E sum theta theta'`` over each term's blocks; shape (H,).
 
         With moments under the posterior given psi this is the gradient of the marginal log density (Fisher's identity).
-        The residual sd's own part is left to the caller. Central differences of functions of k <= a few numbers.
+        ``shrunk`` are the second moments of the coefficients under shrinkage, (F,). The residual sd's own part is left to
+        the caller. Central differences of functions of k <= a few numbers.
         """
         gradient = np.zeros(self.size)
         step = 1e-5
@@ -205,6 +229,8 @@ class Hierarchy:
                 above[i - part.start] += step
                 below[i - part.start] -= step
                 gradient[i] = (value(above) - value(below)) / (2 * step)
+        if self.shrinkage is not None and shrunk is not None:
+            gradient[self.shrinkage_slice] = self.shrinkage.score(psi[self.shrinkage_slice], shrunk)
         if self.residual_prior is not None:
             ends = [priors.log_density(self.residual_prior, np.exp(psi[-1] + s)) + psi[-1] + s for s in (step, -step)]
             gradient[-1] = float(ends[0] - ends[1]) / (2 * step)
@@ -240,16 +266,20 @@ def of_config(config: ModelConfig, coding: Coding) -> Hierarchy:
         config.parsed_formula(), coding, family, config.structures(), config.splines, config.multi_membership
     )
     defaults = priors.default_priors(family, coding.outcome.sd, coding.outcome.mean)
-    return build(built, defaults | config.parsed_priors())
+    return build(built, defaults | config.parsed_priors(), config.horseshoe())
 
 
-def build(model: Model, chosen: Mapping[str, Prior]) -> Hierarchy:
+def build(model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig | None = None) -> Hierarchy:
     """Priors of a model: by class (``intercept``, ``b``, ``sd``, ``cor``, ``sigma``; all needed), or by a term's own name.
 
     A term has one name for all linear predictors of a family: ``1|state`` is that of every category.
     """
     places, mean, precision = [], [], []
+    shrunk: list[int] = []
     for block in model.fixed:
+        if horseshoe is not None and block.columns and ":".join(block.columns) not in chosen:
+            shrunk += block.coefficients.tolist()
+            continue
         if block.is_own:
             prior = chosen[block.names[0]]
         else:
@@ -271,4 +301,10 @@ def build(model: Model, chosen: Mapping[str, Prior]) -> Hierarchy:
         tuple(scales),
         tuple(chosen["cor"] for _ in model.groups),
         chosen["sigma"] if model.family.has_residual_scale else None,
+        _shrinkage(model, shrunk, horseshoe) if horseshoe is not None and shrunk else None,
     )
+
+
+def _shrinkage(model: Model, places: list[int], config: HorseshoeConfig) -> Shrinkage:
+    names = model.coefficient_names()[places].tolist()
+    return Shrinkage(np.array(places, dtype=np.int64), tuple(names), config.scale, config.slab)

@@ -51,9 +51,10 @@ class GroupBlock(NamedTuple):
     """One term ``(1 + female | state)`` or ``s(income)`` of one linear predictor.
 
     ``name`` is the dimension of its levels in the posterior file, ``variables`` are the names of its coefficients there,
-    ``1|state`` and ``female|state``; ``members`` says which levels a cell has. ``coefficients`` has shape (num_levels, k), places in the tree's order. ``blocks``, shape (B, m), are the sets of
-    coefficients that share one prior precision, and ``entries``, (B, m, m), the places it is added to: a level's k
-    coefficients, or all levels of a term whose structure couples them.
+    ``1|state`` and ``female|state``; ``members`` says which levels a cell has. ``coefficients`` has shape (num_levels, k),
+    places in the tree's order. ``blocks``, shape (B, m), are the sets of coefficients that share one prior precision, and
+    ``entries``, (B, m, m), the places it is added to: a level's k coefficients, or all levels of a term whose structure
+    couples them.
     """
 
     name: str
@@ -253,16 +254,16 @@ def build(
         grouped += [_spline_term(coding, formula, prefix, p, c, config) for c, config in (splines or {}).items()]
     fixed_columns = _fixed_columns(formula, coding, family)
     num_fixed = sum(len(block.names) for block in fixed_columns)
-    chain = chains.choose([(term.owner, term.size) for term in grouped], num_fixed, coding)
+    chain = chains.choose([(one.owner, one.size) for one in grouped], num_fixed, coding)
     nodes, parents = chains.nodes(chain, coding)
 
     used = [np.zeros(1, dtype=np.int64) + num_fixed, *(np.zeros(len(n), dtype=np.int64) for n in nodes)]
     placed: list[tuple[int, np.ndarray, np.ndarray]] = []
-    for made in grouped:
-        level = chains.level_of(made.owner, chain, coding)
-        owner = chains.owners(made.owner, level, chain, nodes, coding)
-        placed.append((level, owner, used[level][owner] + _rank_within(owner) * made.size))
-        used[level] += np.bincount(owner, minlength=len(used[level])) * made.size
+    for one in grouped:
+        level = chains.level_of(one.owner, chain, coding)
+        owner = chains.owners(one.owner, level, chain, nodes, coding)
+        placed.append((level, owner, used[level][owner] + _rank_within(owner) * one.size))
+        used[level] += np.bincount(owner, minlength=len(used[level])) * one.size
     block_sizes = tuple(max(1, int(u.max(initial=0))) for u in used)
     tree = Tree(block_sizes, tuple(parents))
 
@@ -271,13 +272,13 @@ def build(
         fixed.append(block._replace(coefficients=np.arange(start, start + len(block.names))))
         start += len(block.names)
     groups = []
-    for made, (level, owner, slot) in zip(grouped, placed, strict=True):
+    for one, (level, owner, slot) in zip(grouped, placed, strict=True):
         first = tree.coefficient_starts[level] + owner * block_sizes[level] + slot
-        blocks = (first[:, None] + np.arange(made.size)).reshape(-1, made.block_size)
+        blocks = (first[:, None] + np.arange(one.size)).reshape(-1, one.block_size)
         entries = tree.row_start[blocks][:, :, None] + tree.path_position[blocks][:, None, :]
         groups.append(GroupBlock(
-            made.name, made.columns, made.parts, made.names, made.variables, made.members, made.correlated, level,
-            blocks.reshape(-1, len(made.names)), blocks, entries, made.predictor, made.structure,
+            one.name, one.columns, one.parts, one.names, one.variables, one.members, one.correlated, level,
+            blocks.reshape(-1, len(one.names)), blocks, entries, one.predictor, one.structure,
         ))  # fmt: skip
     return Model(formula, family, coding, tree, chain, tuple(nodes), tuple(fixed), tuple(groups))
 

@@ -45,7 +45,7 @@ def power_scale(
     """
     from arviz_stats.base import array_stats  # slow to import
 
-    names = [name for block in hierarchy.model.fixed for name in block.names] + hierarchy.names()
+    names = hierarchy.model.coefficient_names()[hierarchy.fixed_places].tolist() + hierarchy.names()
     values = np.concatenate([theta[:, hierarchy.fixed_places], hierarchy.natural(psi)], axis=1)
     parts = {"prior": chosen_log_prior(hierarchy, theta, psi), "likelihood": log_likelihood}
     weights = {}

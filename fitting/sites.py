@@ -63,11 +63,11 @@ def linear_predictors(matrices_of: list[sparse.csr_array], theta: np.ndarray) ->
 
 def _matrix(design: CellDesign, predictor: int, num_coefficients: int) -> sparse.csr_array:
     ones = np.ones(design.num_cells)
-    own = [j for j, p in enumerate(design.predictors) if p == predictor]
+    own = [(i, v) for i, v, p in zip(design.places, design.values, design.predictors, strict=True) if p == predictor]
     if not own:
         return sparse.csr_array((design.num_cells, num_coefficients))
-    values = np.stack([ones if design.values[j] is None else design.values[j] for j in own], axis=1)
-    places = np.stack([design.places[j] for j in own], axis=1)
+    values = np.stack([ones if value is None else value for _, value in own], axis=1)
+    places = np.stack([place for place, _ in own], axis=1)
     pointers = np.arange(design.num_cells + 1, dtype=np.int64) * places.shape[1]
     shape = (design.num_cells, num_coefficients)
     return sparse.csr_array((values.ravel(), places.ravel().astype(np.int64), pointers), shape=shape)

@@ -124,3 +124,25 @@ def test_a_structured_prior_on_a_finished_run_is_a_merge_and_equals_a_fresh_run(
     assert moved.max() > 0.3, "the prior must matter, or this test shows nothing"
     again = line.caucus("run", config, *more, *priors)
     assert again.redone == []
+
+
+def test_weights_make_a_pseudo_likelihood_with_a_corrected_spread(tmp_path: Path):
+    """Weights that vary without meaning: the means stay, the uncorrected spread is too narrow, and the audit says what it is."""
+    columns = people(3000)
+    columns["w"] = np.random.default_rng(1).choice([0.2, 4.0], 3000, p=[0.8, 0.2]).tolist()
+    formula = "voted ~ 1 + female + (1 | state)"
+    config = line.make(tmp_path, columns, CONFIG.format(outcome="voted", formula=formula, family="bernoulli", data=", weight: w", model=""))
+    tables = {}
+    for name, settings in {"model": (), "sandwich": ("--set", "fit.spread=sandwich")}.items():
+        said = line.caucus("run", config, "--set", "fit.draws=1000", *settings)
+        assert said.code == 0, said.err
+        tables[name] = pq.read_table(tmp_path / "run" / "summary.parquet").to_pandas().set_index("parameter")
+        audit = (tmp_path / "run" / "audit.json").read_text()
+        assert "pseudo-likelihood" in audit
+        assert ("not corrected" in audit) == (name == "model")
+    assert said.redone == ["merge", "audit", "poststratify", "report"]
+    ratio = tables["sandwich"].loc["female", "sd"] / tables["model"].loc["female", "sd"]
+    # squared weights sum to (1 + coefficient of variation ** 2) times those of equal ones, and sds to its root
+    weights = np.array(columns["w"][100:])
+    expected = np.sqrt(np.mean(weights**2) / np.mean(weights) ** 2)
+    assert abs(ratio / expected - 1) < 0.15
