@@ -9,6 +9,7 @@ from fitting import tree as tr
 from fitting.config import ModelConfig
 from fitting.errors import ModelError
 from fitting.model import CellDesign
+from fitting.structures.base import CONSTRAINT_SD
 from fitting.tree import Tree
 
 AREAS = tuple("abcde")
@@ -65,6 +66,22 @@ def test_the_posterior_is_that_of_dense_algebra(memberships, assert_gaussian_pos
     assert_gaussian_posterior_is_dense(run, design, outcome, prior_of)
     with pytest.raises(AssertionError):  # the other weights are another model
         assert_gaussian_posterior_is_dense(run, dense_design(names, columns, memberships is EQUAL), outcome, prior_of)
+
+
+def test_a_membership_can_have_a_structure(assert_gaussian_posterior_is_dense):
+    columns, outcome = movers()
+    run = fit(columns, outcome, WEIGHTED, chosen_priors={"1|area": {"structure": "sum_to_zero"}})
+    names = run.hierarchy.model.coefficient_names().tolist()
+    areas = [names.index(f"1|area[{area}]") for area in AREAS]
+    unit = np.eye(5) - 0.2 + CONSTRAINT_SD**-2 / 25
+
+    def prior_of(psi):
+        states = np.exp(-2 * psi[0]) * np.array([name.startswith("1|state") for name in names])
+        out = np.diag(np.where(run.hierarchy.model.is_padding, 1.0, states))
+        out[np.ix_(areas, areas)] = unit * np.exp(-2 * psi[1])
+        return out
+
+    assert_gaussian_posterior_is_dense(run, dense_design(names, columns, True), outcome, prior_of)
 
 
 def test_shards_add_up_to_the_whole_with_a_binary_outcome():

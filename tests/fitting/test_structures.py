@@ -1,8 +1,12 @@
 """Structured priors against closed forms in dense algebra, inside a posterior, and moved from one layout to another."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from pydantic import TypeAdapter
+from ruamel.yaml import YAML
 from scipy import integrate
 
 from fitting import families, hierarchy, in_memory, model, relayout, sites
@@ -169,6 +173,20 @@ def test_own_priors_are_densities_on_the_unconstrained_line(name, tail):
 def test_too_few_levels_or_names_that_the_map_does_not_have_are_told(name, levels):
     with pytest.raises(ModelError, match=f"structure: {CONFIGS[name]['structure']}"):
         build(name, tuple(levels))
+
+
+def test_the_examples_of_the_page_are_models():
+    page = (Path(__file__).parents[2] / "docs" / "structured-priors.md").read_text(encoding="utf-8")
+    examples = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    models = [ModelConfig.model_validate(YAML(typ="safe").load(text)["model"]) for text in examples]
+    assert [set(m.structures()) for m in models] == [{"1|age", "1|state", "1|state:age"}, set(), set()]
+    assert [set(m.splines) | set(m.multi_membership) for m in models] == [set(), {"income"}, {"area"}]
+    source = (Path(__file__).parents[2] / "fitting" / "structures" / "cyclic_random_walk.py").read_text(
+        encoding="utf-8"
+    )
+    code = re.sub(r'^ *""".*"""\n+', "", source, flags=re.MULTILINE)  # the page leaves the docstrings out
+    (shown,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert shown in code, "the walk-through shows code that is not in the file"
 
 
 # ---- inside a model ----
