@@ -125,6 +125,38 @@ _stage_command("report", "report", "Only: write report.html.")
 
 
 @command
+def check(
+    run: RunFile,
+    by: Annotated[
+        str | None, typer.Option(help="Margins, such as state,race:age; those of `poststratify` if not given.")
+    ] = None,
+    set_: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Check the model of a finished run: leave-one-out, replicated outcomes, and what the prior says; writes checks/."""
+    from cluster import checks, progress, stages
+
+    loaded = _load(run, set_)
+    with closing(progress.make()) as shown, closing(stages.SharedExecutor()) as shared:
+        for line in checks.check(loaded, shown, shared, by):
+            typer.echo(line)
+
+
+@command
+def compare(
+    run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run that was checked: its config or directory.")],
+    run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Another run of the same data.")],
+    debug: Debug = False,
+) -> None:
+    """Compare how well two runs of the same data predict, one person left out at a time."""
+    from cluster import comparison
+
+    runs = (run if os.path.isdir(run) else _load(run, None).config.run.directory for run in (run_a, run_b))
+    for line in comparison.compare(*runs):
+        typer.echo(line)
+
+
+@command
 def status(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     """Show which stages are done, and why the others would run."""
     from cluster import views
