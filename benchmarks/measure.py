@@ -75,14 +75,18 @@ def _resident_bytes(process: psutil.Process) -> int:
 
 
 def run(
-    command: Sequence[str], *, environment: Mapping[str, str] | None = None, limit_seconds: float = 3600
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str] | None = None,
+    limit_seconds: float = 3600,
+    accepted: Sequence[int] = (0,),
 ) -> Measurement:
     """Run a command to its end or to the limit, watching it and everything it starts.
 
     Raises
     ------
     RaceError
-        The command ended with a code other than 0; the message carries the end of its output.
+        The command ended with a code that is not ``accepted``; the message carries the end of its output.
     """
     peaks: dict[str, int] = {}
     peak_total = 0
@@ -109,9 +113,9 @@ def run(
         cpu_seconds = _children_cpu_seconds() - cpu_before
         output.seek(0)
         text = output.read()
-    if exit_code not in (0, None):
+    if exit_code not in (*accepted, None):
         raise RaceError(
-            f"{' '.join(command[:4])} ended with code {exit_code}, expected 0. Its output ends:\n{text[-3000:]}"
+            f"{' '.join(command[:4])} ended with code {exit_code}, expected {accepted[0]}. Its output ends:\n{text[-3000:]}"
         )
     ranked = dict(sorted(peaks.items(), key=lambda item: -item[1]))
     return Measurement(seconds, cpu_seconds, exit_code, ranked, peak_total, text)

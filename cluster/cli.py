@@ -124,6 +124,30 @@ _stage_command("poststratify", "poststratify", "Only: estimates by the margins o
 _stage_command("report", "report", "Only: write report.html.")
 
 
+def _run_model(
+    run: RunFile,
+    set_: Settings = None,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help="Execute the Python file that the config names.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a model of your own, written in NumPyro: docs/user-models.md."""
+    from cluster import progress, stages, user_config, user_run
+
+    loaded = user_config.load(run, set_ or ())
+    with closing(progress.make()) as shown, closing(stages.SharedExecutor()) as shared:
+        finished = user_run.run(loaded, shown, shared, allow_code=allow_code)
+    if not finished.redone:
+        typer.echo("everything is done already; nothing was redone")
+    typer.echo(f"verdict: {finished.verdict}")
+    typer.echo(f"summary: {os.path.join(finished.directory, 'summary.parquet')}")
+    if finished.verdict == "fail":
+        raise AuditFailedError(os.path.join(finished.directory, "audit.json"))
+
+
+_run_model.__name__ = "run-model"
+command(_run_model)
+
+
 @command
 def check(
     run: RunFile,

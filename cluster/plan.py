@@ -2,6 +2,9 @@
 
 Before ingest the number of cells is not known, only that it is at most the number of rows and that no shard has more than
 `shards.target_cells`; memory is projected from that. Afterwards the manifest of the shards says it.
+
+A worker grows with its shard: its cells, and the draws of the coefficients that occur in it. The driver holds arrays of the
+merged posterior's entries, a few dozen numbers per coefficient, and never all draws (figures: docs/precincts.md).
 """
 
 import math
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from cluster.config import RunConfig
 from cluster.errors import MemoryProjectionError
+from fitting.errors import ModelError
 from sharding import storage
 
 PROCESS_BYTES = 450 * 2**20
@@ -19,6 +23,12 @@ PROCESS_BYTES = 450 * 2**20
 SECONDS_PER_CELL_ROUND = 2e-6
 """Seconds per cell and round on one core; 0.5e-6 to 4e-6, growing with the coefficients that meet in a cell."""
 
+_DRIVER_ARRAYS = 20  # of all entries of the tree: sites, moments, their places and sums
+_DRIVER_ARRAYS_PER_THREAD = 8  # factor, update and covariances of one set of scales, and results waiting for their turn
+_MODEL_BYTES = 1_000  # names, codes and places of one coefficient, in every process
+_CACHED_BYTES = 8  # of each nonzero of a cell, in the worker's cache of shards
+_COPIES_OF_DRAWS = 4  # as read, transposed, by margin, by group
+_NO_DATA = (5_000, 5_000 * 60)  # coefficients and entries of a nation with its counties
 _ARRAYS_PER_NODE = 3  # value, first and second derivative of the log likelihood at every quadrature node
 _BYTES_PER_NUMBER = 8
 _SECONDS_TO_START_RAY = 6.0
@@ -50,6 +60,9 @@ class Plan:
 
 def make(config: RunConfig, directory: str) -> Plan:
     """Project the run; reads directory entries and Parquet footers, no rows."""
+    from cluster import tasks
+    from cluster.posterior_files import NUMBERS_AT_ONCE
+
     files = [file for source in config.data.source for file in storage.list_files(source)]
     manifest = _shard_manifest(directory)
     read = config.model.data_columns()
@@ -70,8 +83,17 @@ def make(config: RunConfig, directory: str) -> Plan:
     nodes = getattr(config.fit, "quadrature_nodes", 1)
     cell_bytes = _BYTES_PER_NUMBER * (_ARRAYS_PER_NODE * nodes + 4 * terms)
     shard_bytes = math.ceil(_MARGIN * largest * cell_bytes)
-    draws_bytes = config.fit.draws * config.fit.chains * _num_coefficients(directory) * _BYTES_PER_NUMBER
-    at_driver = shard_bytes if workers == 1 else 0
+    coefficients, entries = _size_of_model(config, directory)
+    share = largest / cells if cells else 1.0
+    draws_bytes = config.fit.draws * config.fit.chains * coefficients * _BYTES_PER_NUMBER
+    cached = min(tasks.CACHE_BYTES, (cells or largest) * terms * _CACHED_BYTES)
+    own_draws = math.ceil(_COPIES_OF_DRAWS * share * draws_bytes)
+    at_shard = shard_bytes + cached + own_draws
+    arrays = _DRIVER_ARRAYS + _DRIVER_ARRAYS_PER_THREAD * len(os.sched_getaffinity(0))
+    at_driver = arrays * entries * _BYTES_PER_NUMBER + min(3 * draws_bytes, 3 * _BYTES_PER_NUMBER * NUMBERS_AT_ONCE)
+    if config.fit.method == "exact" or config.poststratify.frame != "file":
+        at_driver += 3 * draws_bytes  # these hold all draws at once
+    model_bytes = _MODEL_BYTES * coefficients
     seconds = None
     if cells is not None:
         seconds = cells * (config.fit.rounds + 5) * SECONDS_PER_CELL_ROUND / workers
@@ -84,8 +106,8 @@ def make(config: RunConfig, directory: str) -> Plan:
         largest_shard_cells=largest,
         num_shards=num_shards,
         workers=workers,
-        worker_bytes=PROCESS_BYTES + shard_bytes,
-        driver_bytes=PROCESS_BYTES + math.ceil(3 * draws_bytes) + at_driver,
+        worker_bytes=PROCESS_BYTES + model_bytes + at_shard,
+        driver_bytes=PROCESS_BYTES + model_bytes + at_driver + (at_shard if workers == 1 else 0),
         available_bytes=available_bytes(),
         seconds=seconds,
         is_estimate=manifest is None,
@@ -131,14 +153,18 @@ def _shard_manifest(directory: str) -> dict | None:
     return storage.read_json(file) if os.path.exists(file) else None
 
 
-def _num_coefficients(directory: str) -> int:
-    """Return levels of all groups and factors, a few too many; 5,000 (a nation with its counties) before ingest."""
+def _size_of_model(config: RunConfig, directory: str) -> tuple[int, int]:
+    """Return coefficients and stored entries of the model's tree; before ingest those of a nation with its counties."""
+    from cluster import tasks, work
+
     file = os.path.join(directory, "dictionary.json")
     if not os.path.exists(file):
-        return 5_000
-    dictionary = storage.read_json(file)
-    groups = sum(len(combinations) for combinations in dictionary["groups"].values())
-    return 1 + groups + sum(len(factor["levels"]) for factor in dictionary["factors"].values())
+        return _NO_DATA
+    try:
+        tree = tasks.build_hierarchy(work.model_ref(directory, storage.read_bytes(file), config)).model.tree
+    except ModelError:  # the dictionary is that of another formula: ingest will run again
+        return _NO_DATA
+    return tree.num_coefficients, tree.num_entries
 
 
 def _num_rows(files: list[str]) -> int | None:

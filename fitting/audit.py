@@ -27,6 +27,7 @@ from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
+from fitting.root import Roots
 from fitting.sites import Site
 from fitting.tree import Restriction, Tree
 
@@ -281,17 +282,14 @@ def _against_the_rest(
     variance is ``A + A V A`` for information A and the others' covariance V; directions without information are left out.
     """
     scale = float(hierarchy.residual_sd(psi)) ** -2.0
-    nothing = _root_marginal(hierarchy, np.zeros_like(precision), np.zeros_like(shift), psi)
-    whole = _root_marginal(hierarchy, precision * scale, shift * scale, psi)
+    roots = Roots(hierarchy, precision * scale, shift * scale, psi)
+    nothing, whole = roots.prior, roots.whole
     mean, spread = whole.root @ whole.solved, np.square(whole.root).sum(axis=1)
     found = []
     for restriction, site in parts:
-        own_precision, own_shift = np.zeros_like(precision), np.zeros_like(shift)
-        own_precision[restriction.entries] = site.precision * scale
-        own_shift[restriction.coefficients] = site.shift * scale
+        own = restriction, site.precision * scale, site.shift * scale
         try:
-            rest = _root_marginal(hierarchy, precision * scale - own_precision, shift * scale - own_shift, psi)
-            alone = _root_marginal(hierarchy, own_precision, own_shift, psi)
+            rest, alone = roots.without(*own), roots.alone(*own)
         except np.linalg.LinAlgError:  # no likelihood at all, or not log-concave by itself: nothing to compare
             unknown = hierarchy.family.is_log_concave
             found.append(Heterogeneity(np.inf if unknown else 0.0, 0, 0.0 if unknown else 1.0, np.nan, np.nan, 0))
@@ -325,25 +323,6 @@ def unskewed(z: np.ndarray, count: np.ndarray) -> np.ndarray:
     """
     c = 1.0 / (6.0 * np.sqrt(count))
     return 2.0 * np.abs(z) / (1.0 + np.sqrt(1.0 + 4.0 * c * np.abs(z)))
-
-
-class _Root(NamedTuple):
-    """Gaussian of the root: precision (G, G), shift (G,), a square root of the covariance (G, G) and ``root' shift``."""
-
-    precision: np.ndarray
-    shift: np.ndarray
-    root: np.ndarray
-    solved: np.ndarray
-
-
-def _root_marginal(hierarchy: Hierarchy, precision: np.ndarray, shift: np.ndarray, psi: np.ndarray) -> _Root:
-    """The root, prior included, after everything below is integrated out."""
-    tree = hierarchy.model.tree
-    precision, shift, _ = hierarchy.add_prior(psi, precision, shift)
-    factor = tr.cholesky(tree, precision)
-    solved = tr.forward(tree, factor, shift[:, None])[: tree.block_sizes[0], 0]
-    lower = np.linalg.inv(factor.inverse_lower[0][0])
-    return _Root(lower @ lower.T, lower @ solved, factor.inverse_lower[0][0].T, solved)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

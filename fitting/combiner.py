@@ -332,10 +332,8 @@ def outer(tree: Tree, vectors: np.ndarray) -> np.ndarray:
         n, k = tree.num_nodes[level], tree.block_sizes[level]
         own = vectors[tree.coefficient_starts[level] : tree.coefficient_starts[level + 1]].reshape(n, k, -1)
         block = entries[tree.entry_starts[level] : tree.entry_starts[level + 1]].reshape(n, k, -1)
-        paths = []
-        for begin in range(
-            0, n, NODES_AT_ONCE
-        ):  # the paths of all nodes of a deep level would be the largest array of all
+        paths = []  # those of all nodes of the deepest level would be the largest array of all
+        for begin in range(0, n, NODES_AT_ONCE):
             some = slice(begin, begin + NODES_AT_ONCE)
             part = (
                 own[some] if path is None else np.concatenate([path[tree.parents[level - 1][some]], own[some]], axis=1)

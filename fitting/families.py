@@ -111,6 +111,11 @@ class Family:
         return self.name in ("binomial", "gaussian", "poisson", "categorical")
 
     @property
+    def is_number(self) -> bool:
+        """Whether the outcome is a number on a scale of its own, which priors follow."""
+        return self.name in ("gaussian", "student_t")
+
+    @property
     def is_share(self) -> bool:
         """Whether the expected outcome of one person is a probability of success."""
         return self.name in ("binomial", "beta_binomial")

@@ -20,6 +20,7 @@ from fitting import families, priors
 from fitting import model as models
 from fitting.coding import Coding
 from fitting.config import ModelConfig
+from fitting.errors import ModelError
 from fitting.families import Family
 from fitting.model import GroupBlock, Model
 from fitting.priors import Prior
@@ -262,6 +263,8 @@ def correlation_cholesky(unconstrained: Array, k: int, xp: Any = np) -> Array:
 def of_config(config: ModelConfig, coding: Coding) -> Hierarchy:
     """The model of a config on a coding, with its priors: those that are written, defaults for the others."""
     family = families.make(config.family, config.link, coding.outcome.categories)
+    if family.is_number and not coding.outcome.sd > 0:
+        raise ModelError("data.outcome", "one value in all rows", "numbers that differ: there is no spread to model")
     built = models.build(
         config.parsed_formula(), coding, family, config.structures(), config.splines, config.multi_membership
     )

@@ -119,8 +119,7 @@ def default_priors(family: Family, outcome_sd: float = 1.0, outcome_mean: float 
     wide enough to leave a factor of 10 either way: shape of a negative binomial around 3, precision of a beta-binomial
     around 20, sigma of a Student t around the outcome's sd, its degrees of freedom around 10 (from 2 to 50 at 95%).
     """
-    is_number = family.name in ("gaussian", "student_t")
-    unit, centre = (outcome_sd, outcome_mean) if is_number else (1.0, 0.0)
+    unit, centre = (outcome_sd, outcome_mean) if family.is_number else (1.0, 0.0)
     priors = {
         "intercept": Prior("normal", (centre, 2.5 * unit)),
         "b": Prior("normal", (0.0, 2.5 * unit)),

@@ -14,6 +14,7 @@ import numpy as np
 
 from fitting import combiner, families
 from fitting.combiner import Moments, Natural, Proposal
+from fitting.errors import ImproperPosteriorError
 from fitting.families import Family
 from fitting.hierarchy import Hierarchy
 from fitting.sites import Site
@@ -21,13 +22,17 @@ from fitting.tree import Restriction
 
 ANCHOR_SD = 0.05
 MIN_DAMPING = 1 / 16
+LARGEST_STEP = 1.0  # on the log line, of an own parameter
 NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells together is positive
 NUTS_ROUNDS = 3
 NUTS_TOLERANCE = 0.05
 
 
 class RoundsState(NamedTuple):
-    """What the next round needs. ``moments`` always belong to prior times all ``sites`` (or to the anchor, before any)."""
+    """What the next round needs. ``moments`` are those of prior times all ``sites`` (or of the anchor, before any).
+
+    Only where an own parameter of the likelihood moved far is their mean between the last round's and that.
+    """
 
     moments: Moments
     psi: np.ndarray
@@ -93,18 +98,39 @@ def step(
     damping: float = 1.0,
     threads: int = 1,
 ) -> tuple[RoundsState, RoundInfo]:
-    """Move every site towards its new value and merge. The first round is never damped."""
-    if state.sites:
-        sites = tuple(blend(old, new, damping) for old, new in zip(state.sites, new_sites, strict=True))
-    else:
-        sites, damping = tuple(new_sites), 1.0
-    _, proposal, moments = merge(hierarchy, restrictions, sites, state.psi, threads)
+    """Move every site towards its new value and merge. The first round is never damped.
+
+    Where the whole step leaves no distribution, which can happen if the likelihood is not log-concave, it is halved.
+    """
+    damping = damping if state.sites else 1.0
+    while True:
+        sites = tuple(new_sites)
+        if state.sites:
+            sites = tuple(blend(old, new, damping) for old, new in zip(state.sites, new_sites, strict=True))
+        try:
+            _, proposal, moments = merge(hierarchy, restrictions, sites, state.psi, threads)
+            break
+        except ImproperPosteriorError:
+            if not state.sites or hierarchy.family.is_log_concave or damping <= MIN_DAMPING:
+                raise
+            damping /= 2
     sd = np.sqrt(moments.covariance[hierarchy.model.tree.diagonal])
     moves = np.abs(moments.mean - state.moments.mean) / sd
     moves[hierarchy.model.is_padding] = 0.0
     where = int(np.argmax(moves))
     info = RoundInfo(float(moves[where]), where, damping, proposal.mode)
-    return RoundsState(moments, proposal.mode, sites, info.move), info
+    return RoundsState(_within_reach(hierarchy, state.moments, moments), proposal.mode, sites, info.move), info
+
+
+def _within_reach(hierarchy: Hierarchy, before: Moments, after: Moments) -> Moments:
+    """The new moments, their mean no further away than ``LARGEST_STEP`` in any own parameter of the likelihood.
+
+    From far away a Newton step in a log dispersion can land where the likelihood has no digits left.
+    """
+    own = [place for block in hierarchy.model.fixed if block.is_own for place in block.coefficients]
+    step = after.mean - before.mean
+    longest = float(np.abs(step[own]).max(initial=0.0))
+    return after if longest <= LARGEST_STEP else after._replace(mean=before.mean + LARGEST_STEP / longest * step)
 
 
 class Schedule(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 from fitting.audit import (
     DRAW_CHUNK,
     HETEROGENEITY_LEVEL,
+    HOPELESS,
     Heterogeneity,
     Importance,
     Refresh,
@@ -26,10 +27,13 @@ from fitting.audit import (
 from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
+from fitting.local_importance import RELIABLE, local
 from fitting.sensitivity import power_scale
 from fitting.sites import Site, log_density
 from fitting.tree import Restriction
 
+MANY_COEFFICIENTS = 10_000  # from here on weights are local, where those of all shards together vary too much
+COEFFICIENTS_OF_LIMITS = 3_500  # of the nations that the limits of log_ratio_sd were set on (docs/design/audit-gates.md)
 READABLE_SPREAD = 0.5  # below this sd of the log ratio Pareto k is noise (design notes: 0.1 to 0.55 at an sd of 0.03)
 NUM_WORST = 20
 R_HAT_WARN, R_HAT_FAIL = 1.02, 1.05
@@ -52,6 +56,7 @@ class Evidence(NamedTuple):
     acceptance: float
     sensitivity: Sequence[dict[str, Any]]
     sampler: Sampler | None
+    is_local: bool = False  # whether ``importance`` is by the shards that a coefficient occurs in
 
 
 class Sampler(NamedTuple):
@@ -89,11 +94,13 @@ def gather(
         trials[restriction.coefficients] += report.trials
         if report.successes is not None:
             successes[restriction.coefficients] += report.successes
+    weights = importance(total, theta)
+    is_local = theta.shape[1] >= MANY_COEFFICIENTS and RELIABLE < weights.log_ratio_sd < HOPELESS
     return Evidence(
         shards,
         ratios,
         np.array([k_hat(r) for r in ratios]),
-        importance(total, theta),
+        local(ratios, restrictions, theta, weights) if is_local else weights,
         score(hierarchy, restrictions, used, [r.fresh for r in reports], moments, proposal, threads, refresh),
         heterogeneity(hierarchy, natural, restrictions, used, moments, proposal.mode),
         trials,
@@ -102,6 +109,7 @@ def gather(
         acceptance,
         [] if is_hopeless(total, spread_of(total)) else power_scale(hierarchy, theta, psi, total + log_sites),
         sampler,
+        is_local,
     )
 
 
@@ -185,19 +193,24 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
             limits=limits,
         )
         loudest = int(np.argmax(spreads))
+        # the sd grows with the root of the number of coefficients that are each off by as little as before
+        growth = np.sqrt(real.sum() / COEFFICIENTS_OF_LIMITS) if evidence.is_local else 1.0
         gate(
             "log_ratio_sd",
             weights.log_ratio_sd,
             f"shard {evidence.shards[loudest]['shard_id']} (sd {spreads[loudest]:.2g})",
             "sd of the log importance ratio, all shards together (half its square is the divergence in nats)",
             "read the shard table: one loud shard points to its site or data, many to sparse levels; fit.method: nuts corrects both",
-            limits=(config.warn_above.log_ratio_sd, config.fail_above.log_ratio_sd),
+            limits=tuple(
+                round(float(limit * growth), 2)
+                for limit in (config.warn_above.log_ratio_sd, config.fail_above.log_ratio_sd)
+            ),
         )
         if weights.log_ratio_sd > READABLE_SPREAD:
             gate(
                 "k_hat",
                 weights.k_hat,
-                "all shards together",
+                "the shards of one coefficient" if evidence.is_local else "all shards together",
                 "Pareto k of the importance ratios",
                 "the weights cannot correct this posterior; use fit.method: nuts or exact",
             )

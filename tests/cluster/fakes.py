@@ -11,6 +11,13 @@ from typing import Any
 import pytest
 
 VOTERS = 1_000
+DICTIONARY = {
+    "factors": {name: {"levels": ["a"], "reference": "a"} for name in ("state", "county", "race", "age")},
+    "numerics": {"female": {"center": 0.0, "scale": 1.0, "binary": True}},
+    "groups": {"state": [[0]], "state:county": [[0, 0]], "race": [[0]]},
+    "parents": {"county": {"state": [0]}},
+    "outcome": {"kind": "binomial", "num_known": VOTERS, "mean": 0.5, "sd": 0.5},
+}
 
 
 class FakeStages:
@@ -64,7 +71,7 @@ class FakeStages:
         self.ingested = options
         totals = {"rows_read": VOTERS, "rows_in_cells": VOTERS, "rows_quarantined": 0}
         manifest = {"shards": [{"shard_id": "ca", "num_cells": 200}], "totals": totals}
-        _write(Path(directory, "dictionary.json"), json.dumps({"groups": {"state": [[0]]}, "factors": {}}))
+        _write(Path(directory, "dictionary.json"), json.dumps(DICTIONARY))
         _write(Path(directory, "shards", "manifest.json"), json.dumps(manifest))
 
     def _report(self, directory: str) -> str:

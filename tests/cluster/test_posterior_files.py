@@ -10,6 +10,8 @@ from cluster import margin_tables, posterior_files
 from cluster.margin_tables import MarginSums
 from cluster.posterior_files import Part, StoredDraws
 from fitting import in_memory
+from fitting.audit import importance
+from fitting.local_importance import local
 from reporting import posterior, tables
 
 FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | g:h)"
@@ -68,14 +70,25 @@ def test_what_is_written_is_what_was_drawn(run, tmp_path, monkeypatch):
     assert dict(scalars.sizes) == {"chain": 2, "draw": 30}
 
 
+def test_the_audit_of_stored_draws_is_that_of_draws_in_memory(run, tmp_path, monkeypatch):
+    stored = StoredDraws(str(written(run, tmp_path / "run", 100, monkeypatch)), run.hierarchy)
+    flat = run.draws.theta.reshape(60, -1).copy()
+    flat[:, run.hierarchy.model.is_padding] = 0.0
+    restrictions = [run.hierarchy.model.tree.restrict([np.array([s])]) for s in range(5)]
+    ratios = 0.6 * np.random.default_rng(0).normal(size=(5, 60))
+    together = importance(ratios.sum(axis=0), flat)
+    for a, b in zip(local(ratios, restrictions, stored, together), local(ratios, restrictions, flat, together), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
 def test_memory_does_not_grow_with_the_draws(tmp_path, monkeypatch):
-    """8,000 levels x 600 draws are 38 MB; neither writing, summarising nor reading a shard's part takes half of that."""
-    rng, levels = np.random.default_rng(0), 8_000
+    """4,000 levels x 600 draws are 19 MB; neither writing, summarising nor reading a shard's part takes half of that."""
+    rng, levels = np.random.default_rng(0), 4_000
     g = np.array([f"g{i:04d}" for i in range(levels)])
     cells = {"g": g, "num_trials": np.full(levels, 9.0), "num_successes": rng.integers(0, 10, levels).astype(float)}
     run = in_memory.fit(cells, "y ~ 1 + (1 | g)", num_draws=4, num_chains=1, num_rounds=1)
     size = run.hierarchy.model.tree.num_coefficients
-    monkeypatch.setattr(posterior_files, "NUMBERS_AT_ONCE", 1 << 17)
+    monkeypatch.setattr(posterior_files, "NUMBERS_AT_ONCE", 1 << 16)
     parts = (
         Part(chain, begin, rng.normal(size=(20, size)), rng.normal(size=(20, 1)), np.ones(20, dtype=bool))
         for chain in range(2)

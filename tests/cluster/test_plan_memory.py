@@ -1,0 +1,71 @@
+"""Projected memory: a worker's grows with its shard, the driver's with what it holds; neither with all draws of a nation."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cluster import config, plan
+
+CONFIG = """\
+name: precincts
+data: {source: voters/*.parquet, outcome: voted, terms_of_use: synthetic}
+model: {formula: voted ~ 1 + (1 | state/county/precinct), family: bernoulli}
+shards: {by: state}
+run: {executor: ray, workers: 2, directory: run}
+"""
+
+
+def planned(folder: Path, num_precincts: int, largest: int, *settings: str) -> plan.Plan:
+    """The plan of a nation of 5 states, 50 counties and some precincts, in shards of which the largest has so many cells."""
+    county, state = np.arange(num_precincts) % 50, np.arange(50) % 5
+    codes = sorted((int(state[c]), int(c), p) for p, c in enumerate(county))
+    factors = {"state": 5, "county": 50, "precinct": num_precincts}
+    dictionary = {
+        "factors": {name: {"levels": [f"{i:06d}" for i in range(n)], "reference": "000000"} for name, n in factors.items()},
+        "numerics": {},
+        "groups": {
+            "state": [[i] for i in range(5)],
+            "state:county": sorted([int(s), c] for c, s in enumerate(state)),
+            "state:county:precinct": codes,
+        },
+        "parents": {
+            "county": {"state": state.tolist()},
+            "precinct": {"state": state[county].tolist(), "county": county.tolist()},
+        },
+        "outcome": {"kind": "binomial", "num_known": 10, "mean": 0.5, "sd": 0.5},
+    }  # fmt: skip
+    run = folder / "run"
+    (run / "shards").mkdir(parents=True)
+    (folder / "voters").mkdir()
+    (run / "dictionary.json").write_text(json.dumps(dictionary))
+    cells = 40 * num_precincts
+    shards = [{"num_cells": largest}, {"num_cells": cells - largest}] if largest < cells else [{"num_cells": cells}]
+    (run / "shards/manifest.json").write_text(json.dumps({"shards": shards, "totals": {"rows_read": cells}}))
+    (folder / "run.yaml").write_text(CONFIG)
+    return plan.make(config.load(folder / "run.yaml", settings).config, str(run))
+
+
+def test_a_worker_grows_with_its_shard_and_the_driver_not_with_the_draws(tmp_path):
+    small = planned(tmp_path / "a", 4_000, 80_000)
+    one_shard = planned(tmp_path / "b", 4_000, 160_000)
+    large = planned(tmp_path / "c", 16_000, 320_000)
+    assert one_shard.worker_bytes > small.worker_bytes + 20_000_000
+    growth = large.worker_bytes - one_shard.worker_bytes  # four times the nation, twice the shard
+    assert growth < 3.2 * (one_shard.worker_bytes - small.worker_bytes)
+    draws_of_all = 1000 * 16_000 * 8
+    many = planned(tmp_path / "d", 16_000, 320_000, "fit.draws=25000")
+    assert many.driver_bytes < large.driver_bytes + 3 * draws_of_all
+    assert many.worker_bytes > large.worker_bytes + 10 * draws_of_all
+
+
+@pytest.mark.parametrize("setting", ["fit={method: exact, draws: 2500}", "fit={draws: 2500}"])
+def test_what_holds_all_draws_is_projected_to(tmp_path, setting):
+    found = planned(tmp_path, 16_000, 320_000, setting)
+    all_draws = 4 * 2500 * 16_000 * 8
+    assert (found.driver_bytes > 3 * all_draws) == ("exact" in setting)
+
+
+def test_a_dictionary_of_another_formula_is_no_obstacle(tmp_path):
+    assert planned(tmp_path, 100, 4_000, "model.formula=voted ~ 1 + (1 | race)").driver_bytes > 0
