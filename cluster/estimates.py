@@ -169,7 +169,8 @@ def _read_frame(
     A level of a fixed factor or of a margin that the data never had is an error.
     """
     formula, coding = work.hierarchy.model.formula, work.hierarchy.model.coding
-    needed = dict.fromkeys([*formula.factor_columns, *formula.predictor_columns, *(c for m in margins for c in m)])
+    read = work.context.config.model.data_columns()
+    needed = dict.fromkeys([*read.factors, *read.predictors, *(c for m in margins for c in m)])
     factors = [name for name in needed if name not in coding.numerics]
     table = _read_table(url, factors)
     missing = [c for c in (*needed, count) if c not in table.column_names]
@@ -182,7 +183,7 @@ def _read_frame(
     columns = {name: _numbers(table, name, url)[kept] for name in needed if name in coding.numerics}
     of_frame: dict[str, list[str]] = {}
     effects = {c for term in (*formula.fixed, *(t for g in formula.groups for t in g.coefficients)) for c in term}
-    may_be_new = set(formula.factor_columns) - effects - {c for m in margins for c in m}
+    may_be_new = set(read.factors) - set(read.members) - effects - {c for m in margins for c in m}
     for name in factors:
         labels = [None if v in (None, "") else str(v) for v in table.column(name).take(kept).to_pylist()]
         if None in labels:

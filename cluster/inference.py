@@ -72,7 +72,7 @@ def _round(
             site = state.sites[s] if sampling is not None else None
             depends_on = {
                 "shard": entry["sha256"], "dictionary": work.ref.dictionary_sha256, "formula": work.ref.formula,
-                "family": work.ref.family, "link": work.ref.link, "layout": work.ref.layout().priors, "method": method,
+                "family": work.ref.family, "link": work.ref.link, "layout": work.ref.layout().priors, "terms": work.ref.terms, "method": method,
                 "convex": coming.convex, "nodes": work.num_nodes, "moments": _digest(part),
                 "sampling": [*sampling, number, s, _digest(site)] if sampling else None,
             }  # fmt: skip

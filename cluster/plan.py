@@ -65,7 +65,9 @@ def make(config: RunConfig, directory: str) -> Plan:
 
     files = [file for source in config.data.source for file in storage.list_files(source)]
     manifest = _shard_manifest(directory)
-    terms = len(config.model.parsed_formula().columns) + 1
+    read = config.model.data_columns()
+    smooth = sum(spline.degree + 1 for spline in config.model.splines.values())
+    terms = len(read.factors) + len(read.predictors) + smooth + 1
     if manifest is None:
         rows = _num_rows(files)
         cells = None

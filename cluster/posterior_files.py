@@ -110,9 +110,9 @@ def _declared(hierarchy: Hierarchy) -> tuple[dict[str, Declared], dict[str, list
             declared[coefficient] = Declared((), _FLOAT)
             units[coefficient] = f"per {unit}" if unit else ""
     for group in model.groups:
-        coords[group.name] = model.coding.group_labels(group.columns)
-        for coefficient in group.coefficient_names:
-            declared[f"{coefficient}|{group.name}"] = Declared((group.name,), _FLOAT)
+        coords[group.name] = group.members.labels(model.coding)
+        for variable in group.variables:
+            declared[variable] = Declared((group.name,), _FLOAT)
     own = [name for name, _ in families.natural_own(hierarchy.family, np.zeros((1, len(hierarchy.family.own))))]
     return declared | {parameter: Declared((), _FLOAT) for parameter in [*hierarchy.names(), *own]}, coords, units
 
@@ -123,8 +123,8 @@ def _named(hierarchy: Hierarchy, theta: np.ndarray, psi: np.ndarray) -> Iterator
         for coefficient, place in zip(block.names, block.coefficients, strict=True):
             yield coefficient, theta[:, place]
     for group in hierarchy.model.groups:
-        for j, coefficient in enumerate(group.coefficient_names):
-            yield f"{coefficient}|{group.name}", theta[:, group.coefficients[:, j]]
+        for j, variable in enumerate(group.variables):
+            yield variable, theta[:, group.coefficients[:, j]]
     yield from zip(hierarchy.names(), hierarchy.natural(psi).T, strict=True)
     own = [place for block in hierarchy.model.fixed if block.is_own for place in block.coefficients]
     yield from families.natural_own(hierarchy.family, theta[:, own])
@@ -167,12 +167,12 @@ class StoredDraws:
                         out[:, wanted] = file.variable(name)[...].reshape(-1, 1)[kept]
             level = np.empty(self.shape[1], dtype=np.int64)
             for group in self._model.groups:
-                for j, coefficient in enumerate(group.coefficient_names):
+                for j, variable in enumerate(group.variables):
                     level[:] = -1
                     level[group.coefficients[:, j]] = np.arange(len(group.coefficients))
                     wanted = np.flatnonzero(level[places] >= 0)
                     if len(wanted):
-                        self._read(file, f"{coefficient}|{group.name}", kept, level[places[wanted]], out, wanted)
+                        self._read(file, variable, kept, level[places[wanted]], out, wanted)
         return out
 
     def _read(

@@ -133,6 +133,8 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
     data = config.data.model_dump(mode="json", exclude=_NOT_IN_RESULT)
     shards = config.shards.model_dump(mode="json")
     model = config.model.model_dump(mode="json")
+    bases = {name: {k: v for k, v in spline.items() if k != "sd"} for name, spline in model["splines"].items()}
+    scales = {name: spline["sd"] for name, spline in model["splines"].items()}
     fit = config.fit.model_dump(mode="json")
     seed = {"run": {"seed": config.run.seed}}
     inputs: dict[str, dict[str, Any]] = {}
@@ -155,14 +157,14 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
     fitted = add(
         "fit",
         after={"ingest": ingest},
-        model=of_model,
+        model={name: value for name, value in of_model.items() if name != "splines"} | {"splines": bases},
         fit={name: value for name, value in fit.items() if name not in of_merge},
         **(seed if config.fit.method in ("nuts", "classic") else {}),
     )
     merged = add(
         "merge",
         after={"fit": fitted},
-        model={"priors": model["priors"]},
+        model={"priors": model["priors"], "splines": scales},
         fit={name: value for name, value in fit.items() if name in of_merge},
         **seed,
     )
@@ -180,15 +182,15 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 def _columns(config: RunConfig) -> dict[str, Any]:
     """What ingest has to code: the model's columns, and those of the margins of estimates."""
-    formula = config.model.parsed_formula()
+    columns = config.model.data_columns()
     margins = config.poststratify.by if config.poststratify.frame == "file" else ()
     extra = [column for margin in margins if margin != "all" for column in margin.split(":")]
-    factors = dict.fromkeys([*formula.factor_columns, *(c for c in extra if c not in formula.predictor_columns)])
+    factors = dict.fromkeys([*columns.factors, *(c for c in extra if c not in columns.predictors)])
     return {
         "outcome_kind": OUTCOMES[ALIASES.get(config.model.family, config.model.family)],
         "factor_columns": list(factors),
-        "predictor_columns": list(formula.predictor_columns),
-        "group_columns": [list(columns) for columns in formula.group_columns],
+        "predictor_columns": list(columns.predictors),
+        "group_columns": [list(group) for group in columns.groups],
     }
 
 

@@ -35,7 +35,10 @@ CACHE_BYTES = 1 << 30
 
 
 class ModelRef(NamedTuple):
-    """Which model: small and hashable, so that a worker builds it once. A structured prior is the JSON of its config."""
+    """Which model: small and hashable, so that a worker builds it once. A structured prior is the JSON of its config.
+
+    ``terms`` is the JSON of the config's splines and memberships, empty without any; the priors of splines are ``priors``.
+    """
 
     directory: str
     dictionary_sha256: str
@@ -43,6 +46,7 @@ class ModelRef(NamedTuple):
     family: str
     link: str | None
     priors: tuple[tuple[str, str], ...]
+    terms: str = ""
 
     def layout(self) -> ModelRef:
         """The same without what moves no coefficient: priors that are no structures."""
@@ -148,6 +152,7 @@ def build_hierarchy(ref: ModelRef) -> Hierarchy:
     written = {key: json.loads(text) if text.startswith("{") else text for key, text in ref.priors}
     config = ModelConfig.model_validate(
         {"formula": ref.formula, "family": ref.family, "link": ref.link, "priors": written}
+        | (json.loads(ref.terms) if ref.terms else {})
     )
     return hierarchy.of_config(config, coding)
 

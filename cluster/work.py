@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cluster import tasks
 from cluster.context import StageContext
 from cluster.tasks import ModelRef
+from fitting import splines
 from fitting.config import VIConfig
 from fitting.hierarchy import Hierarchy
 from sharding import storage, store
@@ -98,11 +99,15 @@ def open_work(context: StageContext) -> Work:
 def model_ref(directory: str, dictionary: bytes, config: RunConfig) -> ModelRef:
     """Which model a config means, with the coding of this dictionary."""
     model = config.model
-    dumped = model.model_dump(mode="json")["priors"]
+    dumped = model.model_dump(mode="json")
     priors = {
         key: value if isinstance(value, str) else storage.canonical_json(value).decode()
-        for key, value in dumped.items()
+        for key, value in dumped["priors"].items()
     }
+    terms = {name: dumped[name] for name in ("splines", "multi_membership") if dumped[name]}
+    for column, spline in dumped["splines"].items():
+        if (sd := spline.pop("sd")) is not None:
+            priors[splines.name(column)] = sd
     return ModelRef(
         directory,
         storage.sha256_bytes(dictionary),
@@ -110,4 +115,5 @@ def model_ref(directory: str, dictionary: bytes, config: RunConfig) -> ModelRef:
         model.family,
         model.link,
         tuple(sorted(priors.items())),
+        storage.canonical_json(terms).decode() if terms else "",
     )

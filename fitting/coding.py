@@ -14,11 +14,16 @@ from fitting.errors import ModelError
 
 
 class Numeric(NamedTuple):
-    """A numeric predictor enters as ``(x - center) / scale``; binary ones as they are."""
+    """A numeric predictor enters as ``(x - center) / scale``; binary ones as they are.
+
+    ``minimum`` and ``maximum`` are its smallest and largest raw value, None in dictionaries of before they were kept.
+    """
 
     center: float
     scale: float
     binary: bool
+    minimum: float | None = None
+    maximum: float | None = None
 
 
 class OutcomeSummary(NamedTuple):
@@ -55,7 +60,13 @@ class Coding(NamedTuple):
                 for name, entry in dictionary["factors"].items()
             },
             numerics={
-                name: Numeric(float(entry["center"]), float(entry["scale"]), bool(entry["binary"]))
+                name: Numeric(
+                    float(entry["center"]),
+                    float(entry["scale"]),
+                    bool(entry["binary"]),
+                    entry.get("minimum"),
+                    entry.get("maximum"),
+                )
                 for name, entry in dictionary["numerics"].items()
             },
             groups={

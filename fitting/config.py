@@ -5,13 +5,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, PositiveInt, Tag, field_validator, model_validator
 
+from fitting import columns as data_columns
 from fitting import families
 from fitting import formula as formulas
 from fitting import priors as prior_texts
+from fitting import splines as smooth
+from fitting.columns import DataColumns
 from fitting.errors import PriorError
 from fitting.families import ALIASES, OUTCOMES
+from fitting.members import MembershipConfig
 from fitting.priors import Prior, Role
 from fitting.shrinkage import HorseshoeConfig
+from fitting.splines import SplineConfig
 from fitting.structures import StructureConfig
 
 Family = Literal[
@@ -48,12 +53,41 @@ class ModelConfig(Frozen):
         description="By class (intercept, b, sd, cor, sigma), by fixed term (female, race:age), by scale (1|state), or by "
         "own parameter (log_shape). A scale can have a structure: {structure: random_walk, order: 1, sd: half_normal(1)}.",
     )
+    splines: dict[str, SplineConfig] = Field(
+        default_factory=dict,
+        description="Smooth effects by their numeric columns: income: {df: 10, degree: 3, sd: half_normal(1)}. With the column "
+        "in the formula as well its slope is a fixed effect.",
+    )
+    multi_membership: dict[str, MembershipConfig] = Field(
+        default_factory=dict,
+        description="Grouping factors of the formula, (1 | area), that stand for several columns: area: {columns: [area_1, area_2], "
+        "weights: [share_1, share_2]}.",
+    )
 
     @field_validator("formula")
     @classmethod
     def _read_formula(cls, text: str) -> str:
         formulas.parse(text)
         return text
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> Self:
+        formula = self.parsed_formula()
+        effects = {c for term in (*formula.fixed, *(t for g in formula.groups for t in g.coefficients)) for c in term}
+        for name, config in self.multi_membership.items():
+            own = [group for group in formula.groups if name in group.columns]
+            if not own or name in effects or any(group.columns != (name,) for group in own):
+                raise ValueError(
+                    f"multi_membership: expected {name!r} in the formula as in (1 | {name}), and nowhere else"
+                )
+            if {name, formula.outcome} & {*config.columns, *config.weight_columns}:
+                raise ValueError(f"multi_membership: {name!r} or the outcome among its own columns; expected others")
+        factors = {*self.data_columns().factors, *self.multi_membership}
+        for column in self.splines:
+            if column == formula.outcome or column in factors:
+                role = "the outcome" if column == formula.outcome else "a grouping factor"
+                raise ValueError(f"splines: {column!r} is {role}; expected a numeric predictor")
+        return self
 
     @model_validator(mode="after")
     def _check_priors(self) -> Self:
@@ -67,6 +101,10 @@ class ModelConfig(Frozen):
     def parsed_formula(self) -> formulas.Formula:
         """The formula, read."""
         return formulas.parse(self.formula)
+
+    def data_columns(self) -> DataColumns:
+        """The columns of the data that the model reads, by their roles."""
+        return data_columns.of(self.parsed_formula(), self.splines, self.multi_membership)
 
     def parsed_priors(self) -> dict[str, Prior]:
         """The priors that were written, by their keys; those of the sds of structured terms among them.
@@ -82,12 +120,19 @@ class ModelConfig(Frozen):
         for group in formula.groups:
             roles |= dict.fromkeys(group.names, "scale")
         roles |= dict.fromkeys(self._own(), "coefficient")
-        parsed = {}
+        roles |= dict.fromkeys(map(smooth.name, self.splines), "scale")
+        parsed = {
+            smooth.name(column): prior_texts.parse(spline.sd, "scale")
+            for column, spline in self.splines.items()
+            if spline.sd is not None
+        }
         for key, text in self.priors.items():
             if key not in roles:
                 close = get_close_matches(key, roles, n=1)
                 hint = f"{close[0]!r}, perhaps" if close else "one of " + ", ".join(roles)
                 raise ValueError(f"priors: {key!r} is neither a class nor a term of the model; expected {hint}")
+            if key in parsed:
+                raise ValueError(f"priors: {key!r} has the prior `sd` under `splines`; expected one of the two")
             if isinstance(text, HorseshoeConfig):
                 if key != "b":
                     raise ValueError(f"priors: {key!r} is a horseshoe; expected one for b, all fixed coefficients")
@@ -133,7 +178,8 @@ class _RoundsConfig(Frozen):
     draws: PositiveInt = Field(default=250, description="Posterior draws kept, per chain; nearly independent.")
     chains: PositiveInt = Field(default=4, description="Chains of posterior draws.")
     spread: Literal["model", "sandwich"] = Field(
-        default="model", description="sandwich: corrected for survey weights (data.weight), people sampled independently."
+        default="model",
+        description="sandwich: corrected for survey weights (data.weight), people sampled independently.",
     )
 
 

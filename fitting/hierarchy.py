@@ -89,12 +89,12 @@ class Hierarchy:
         """Names of the hyperparameters on their natural scale, ``sd(1|state)``, ``cor(1,female|state)``, ``sigma``."""
         out = []
         for group in self.model.groups:
-            out += [f"sd({c}|{group.name})" for c in group.coefficient_names]
+            out += [f"sd({variable})" for variable in group.variables]
             if group.correlated:
                 names = group.coefficient_names
                 out += [f"cor({names[j]},{names[i]}|{group.name})" for i in range(len(names)) for j in range(i)]
             if group.structure is not None:
-                out += [f"{own}({group.coefficient_names[0]}|{group.name})" for own in group.structure.hyperparameters]
+                out += [f"{own}({group.variables[0]})" for own in group.structure.hyperparameters]
         out += [] if self.shrinkage is None else self.shrinkage.hyperparameters()
         return out + (["sigma"] if self.residual_prior is not None else [])
 
@@ -265,7 +265,9 @@ def of_config(config: ModelConfig, coding: Coding) -> Hierarchy:
     family = families.make(config.family, config.link, coding.outcome.categories)
     if family.is_number and not coding.outcome.sd > 0:
         raise ModelError("data.outcome", "one value in all rows", "numbers that differ: there is no spread to model")
-    built = models.build(config.parsed_formula(), coding, family, config.structures())
+    built = models.build(
+        config.parsed_formula(), coding, family, config.structures(), config.splines, config.multi_membership
+    )
     defaults = priors.default_priors(family, coding.outcome.sd, coding.outcome.mean)
     return build(built, defaults | config.parsed_priors(), config.horseshoe())
 
@@ -292,8 +294,8 @@ def build(model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig 
     scales = []
     for group in model.groups:
         prefix = model.family.prefixes[group.predictor]
-        names = [c.removeprefix(prefix) for c in group.coefficient_names]
-        scales.append(tuple(chosen.get(f"{name}|{group.name}", chosen["sd"]) for name in names))
+        names = [variable.removeprefix(prefix) for variable in group.variables]
+        scales.append(tuple(chosen.get(name, chosen["sd"]) for name in names))
     return Hierarchy(
         model,
         np.array(places, dtype=np.int64),

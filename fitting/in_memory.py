@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fitting import audit as audits
+from fitting import columns as data_columns
 from fitting import combiner, families, formula, hierarchy, model, rounds, sites, verdict
 from fitting.coding import Coding, Numeric, OutcomeSummary
+from fitting.columns import DataColumns
 from fitting.combiner import Draws, Moments, Natural, Proposal
 from fitting.config import AuditConfig, ModelConfig
 from fitting.hierarchy import Hierarchy
@@ -43,19 +45,21 @@ def code(
     parsed: formula.Formula,
     statistics: Mapping[str, np.ndarray],
     categories: Sequence[str] = (),
+    roles: DataColumns | None = None,
 ) -> tuple[Coding, dict]:
     """Code labels and numbers as the dictionary of a run would, and the coded columns.
 
-    Columns of text and all grouping columns are factors with levels in sorted order, the first one the reference. A numeric
+    ``roles`` are the columns to code, those of the formula if not given. Columns of text and all grouping columns are factors with levels in sorted order, the first one the reference. A numeric
     predictor with other values than 0 and 1 is centred and scaled over the people in the cells.
     """
     weight = statistics["num_trials"].astype(np.float64)
     factors: dict[str, tuple[str, ...]] = {}
     numerics: dict[str, Numeric] = {}
     coded: dict[str, np.ndarray] = {}
-    for name in (*parsed.factor_columns, *parsed.predictor_columns):
+    roles = roles or data_columns.of(parsed)
+    for name in (*roles.factors, *roles.predictors):
         values = np.asarray(columns[name])
-        if name in parsed.factor_columns or values.dtype.kind in "UO":
+        if name in roles.factors or values.dtype.kind in "UO":
             levels, codes = np.unique(values.astype(str), return_inverse=True)
             factors[name], coded[name] = tuple(levels.tolist()), codes
         else:
@@ -63,11 +67,12 @@ def code(
             binary = bool(np.isin(values, (0, 1)).all())
             mean = float(np.average(coded[name], weights=weight))
             sd = float(np.sqrt(np.average((coded[name] - mean) ** 2, weights=weight)))
-            numerics[name] = Numeric(0.0, 1.0, True) if binary else Numeric(mean, sd or 1.0, False)
-    groups = {g: _combinations([coded[c] for c in g]) for g in parsed.group_columns}
+            ends = float(coded[name].min()), float(coded[name].max())
+            numerics[name] = Numeric(0.0, 1.0, True, *ends) if binary else Numeric(mean, sd or 1.0, False, *ends)
+    groups = {g: _combinations([coded[c] for c in g]) for g in roles.groups}
     parents: dict[str, dict[str, np.ndarray]] = {}
-    for inner in parsed.factor_columns:
-        for outer in parsed.factor_columns:
+    for inner in roles.factors:
+        for outer in roles.factors:
             pairs = _combinations([coded[inner], coded[outer]])
             if inner != outer and len(pairs) == len(factors[inner]):
                 parents.setdefault(inner, {})[outer] = pairs[:, 1]
@@ -117,6 +122,8 @@ def fit(
     categories: Sequence[str] = (),
     shards: Sequence[Any] | np.ndarray | None = None,
     chosen_priors: Mapping[str, Any] | None = None,
+    splines: Mapping[str, Any] | None = None,
+    multi_membership: Mapping[str, Any] | None = None,
     method: str = "vi",
     num_rounds: int = 20,
     tolerance: float = 0.01,
@@ -139,6 +146,8 @@ def fit(
         As `fitting.families.make` takes them; ``categories`` name those of ``count_0``, ``count_1``, ...
     shards
         The shard of each cell, shape (n,); one shard if not given.
+    chosen_priors, splines, multi_membership
+        As under ``model:`` of a run (`fitting.config.ModelConfig`).
     method
         ``vi``, ``laplace`` or ``nuts``.
     nuts
@@ -147,11 +156,14 @@ def fit(
         Fits a shard's site in place of the method, given restriction, design, moments of q on that part, the shard's site
         so far, the shard's number and the round.
     """
-    config = ModelConfig(formula=formula_text, family=family, link=link, priors=dict(chosen_priors or {}))  # type: ignore[arg-type]
+    config = ModelConfig(
+        formula=formula_text, family=family, link=link, priors=dict(chosen_priors or {}),  # type: ignore[arg-type]
+        splines=dict(splines or {}), multi_membership=dict(multi_membership or {}),
+    )  # fmt: skip
     kind = families.make(family, link, tuple(categories))
     statistics = {name: np.asarray(columns[name], dtype=np.float64) for name in kind.statistics}
     parsed = config.parsed_formula()
-    coding, coded = code(columns, parsed, statistics, categories)
+    coding, coded = code(columns, parsed, statistics, categories, config.data_columns())
     prior = hierarchy.of_config(config, coding)
     built = prior.model
     labels = np.zeros(len(statistics["num_trials"]), dtype=int) if shards is None else np.asarray(shards)

@@ -14,11 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from fitting import chain as chains
+from fitting import splines as smooth
 from fitting import terms
 from fitting.coding import Coding
 from fitting.errors import ModelError
 from fitting.families import Family
-from fitting.formula import Formula, GroupTerm
+from fitting.formula import INTERCEPT, Formula, GroupTerm, Term
+from fitting.members import Combination, Members, Membership, MembershipConfig, with_memberships
+from fitting.splines import SplineConfig
 from fitting.structures import Structure, StructureConfig
 from fitting.terms import Columns
 from fitting.tree import Restriction, Tree
@@ -45,17 +48,21 @@ class FixedBlock(NamedTuple):
 
 
 class GroupBlock(NamedTuple):
-    """One term ``(1 + female | state)`` of one linear predictor.
+    """One term ``(1 + female | state)`` or ``s(income)`` of one linear predictor.
 
-    ``coefficients`` has shape (num_levels, k), places in the tree's order. ``blocks``, shape (B, m), are the sets of
-    coefficients that share one prior precision, and ``entries``, (B, m, m), the places it is added to: a level's k
-    coefficients, or all levels of a term whose structure couples them.
+    ``name`` is the dimension of its levels in the posterior file, ``variables`` are the names of its coefficients there,
+    ``1|state`` and ``female|state``; ``members`` says which levels a cell has. ``coefficients`` has shape (num_levels, k),
+    places in the tree's order. ``blocks``, shape (B, m), are the sets of coefficients that share one prior precision, and
+    ``entries``, (B, m, m), the places it is added to: a level's k coefficients, or all levels of a term whose structure
+    couples them.
     """
 
     name: str
     columns: tuple[str, ...]
     parts: tuple[tuple[str, ...], ...]
     coefficient_names: tuple[str, ...]
+    variables: tuple[str, ...]
+    members: Members
     correlated: bool
     level: int
     coefficients: np.ndarray
@@ -122,9 +129,9 @@ class Model:
         for block in self.fixed:
             names[block.coefficients] = block.names
         for group in self.groups:
-            labels = self.coding.group_labels(group.columns)
-            for j, coefficient in enumerate(group.coefficient_names):
-                names[group.coefficients[:, j]] = [f"{coefficient}|{group.name}[{label}]" for label in labels]
+            labels = group.members.labels(self.coding)
+            for j, variable in enumerate(group.variables):
+                names[group.coefficients[:, j]] = [f"{variable}[{label}]" for label in labels]
         return names
 
     def block_names(self) -> np.ndarray:
@@ -133,8 +140,8 @@ class Model:
         for block in self.fixed:
             names[block.coefficients] = "fixed"
         for group in self.groups:
-            for j, coefficient in enumerate(group.coefficient_names):
-                names[group.coefficients[:, j]] = f"{coefficient}|{group.name}"
+            for j, variable in enumerate(group.variables):
+                names[group.coefficients[:, j]] = variable
         return names
 
     def design(
@@ -148,25 +155,26 @@ class Model:
         parts: list[tuple[int, int, np.ndarray, np.ndarray | None]] = []
         next_place = self.tree.num_coefficients
         for g, group in enumerate(self.groups):
-            located = self.locate(group, columns)
-            unknown = located < 0
-            places = group.coefficients[located]
-            if unknown.any():
-                if new_levels is None:
-                    raise ModelError(
-                        f"group term of {group.name!r}",
-                        f"{int(unknown.sum())} cells with a combination of levels that the dictionary does not have",
-                        "every combination known. Ingest the source again",
-                    )
-                codes = np.stack([columns[c][unknown] for c in group.columns], axis=1)
-                kinds, which = np.unique(codes, axis=0, return_inverse=True)
-                size = len(group.coefficient_names)
-                new_levels.append(NewLevels(g, next_place, len(kinds)))
-                places[unknown] = next_place + which.reshape(-1, 1) * size + np.arange(size)
-                next_place += len(kinds) * size
-            for j, part in enumerate(terms.expand(self.coding, group.parts)):
-                value = terms.values(self.coding, part, columns)
-                parts.append((group.level, group.predictor, places[:, j].astype(np.int32), value))
+            effects = [terms.values(self.coding, part, columns) for part in terms.expand(self.coding, group.parts)]
+            for located, weight in group.members.locate(self.coding, columns):
+                places = group.coefficients[located]
+                unknown = located < 0
+                if unknown.any():
+                    if new_levels is None:
+                        raise ModelError(
+                            f"group term of {group.name!r}",
+                            f"{int(unknown.sum())} cells with a combination of levels that the dictionary does not have",
+                            "every combination known. Ingest the source again",
+                        )
+                    codes = np.stack([columns[c][unknown] for c in group.columns], axis=1)
+                    kinds, which = np.unique(codes, axis=0, return_inverse=True)
+                    size = len(group.coefficient_names)
+                    new_levels.append(NewLevels(g, next_place, len(kinds)))
+                    places[unknown] = next_place + which.reshape(-1, 1) * size + np.arange(size)
+                    next_place += len(kinds) * size
+                for j, effect in enumerate(effects):
+                    value = effect if weight is None else (weight if effect is None else weight * effect)
+                    parts.append((group.level, group.predictor, places[:, j].astype(np.int32), value))
         num_cells = len(next(iter((*columns.values(), *statistics.values()))))  # a lone intercept has no columns
         for block in self.fixed:
             kind, value = terms.fixed_nonzero(self.coding, block.columns, block.full, columns, num_cells)
@@ -176,10 +184,6 @@ class Model:
         return CellDesign(
             tuple(p[2] for p in parts), tuple(p[3] for p in parts), tuple(p[1] for p in parts), statistics
         )
-
-    def locate(self, group: GroupBlock, columns: Columns) -> np.ndarray:
-        """Level of each cell in a group, shape (n,); -1 where the combination was never observed."""
-        return self.coding.locate(group.columns, np.stack([columns[c] for c in group.columns], axis=1))
 
     def touched_nodes(self, columns: Columns) -> tuple[np.ndarray, ...]:
         """Nodes of the tree that these cells touch, sorted, per level below the root."""
@@ -202,7 +206,12 @@ def localise(design: CellDesign, restriction: Restriction) -> CellDesign:
 
 
 def build(
-    formula: Formula, coding: Coding, family: Family, structures: Mapping[str, StructureConfig] | None = None
+    formula: Formula,
+    coding: Coding,
+    family: Family,
+    structures: Mapping[str, StructureConfig] | None = None,
+    splines: Mapping[str, SplineConfig] | None = None,
+    memberships: Mapping[str, MembershipConfig] | None = None,
 ) -> Model:
     """Lay the coefficients of a formula out on the cheapest elimination tree.
 
@@ -213,12 +222,15 @@ def build(
     structures
         Structured priors by the name of a group term's coefficient (``1|age``). The structure couples the levels of the
         term's last column, within each combination of the others.
+    splines, memberships
+        Smooth terms by their columns; grouping factors that stand for several columns. Both have their place at the root.
 
     Raises
     ------
     ModelError
-        A column has no coding, or a grouping column is not a factor.
+        A column has no coding, a grouping column is not a factor, or a spline's column not a number.
     """
+    coding = with_memberships(coding, memberships or {})
     for column in {c for g in formula.groups for c in g.columns}:
         if column not in coding.factors:
             raise ModelError(
@@ -234,11 +246,12 @@ def build(
                 )
     chosen = dict(structures or {})
     coding = _completed(formula, coding, chosen)
-    grouped = [
-        _Term(formula, coding, group, prefix, p, chosen)
-        for p, prefix in enumerate(family.prefixes)
-        for group in formula.groups
-    ]
+    grouped: list[_Term] = []
+    for p, prefix in enumerate(family.prefixes):
+        for group in formula.groups:
+            structure = _structure_of(formula, group, chosen)
+            grouped.append(_group_term(coding, group, prefix, p, structure, (memberships or {}).get(group.columns[0])))
+        grouped += [_spline_term(coding, formula, prefix, p, c, config) for c, config in (splines or {}).items()]
     fixed_columns = _fixed_columns(formula, coding, family)
     num_fixed = sum(len(block.names) for block in fixed_columns)
     chain = chains.choose([(one.owner, one.size) for one in grouped], num_fixed, coding)
@@ -261,42 +274,77 @@ def build(
     groups = []
     for one, (level, owner, slot) in zip(grouped, placed, strict=True):
         first = tree.coefficient_starts[level] + owner * block_sizes[level] + slot
-        blocks = first[:, None] + np.arange(one.size)
+        blocks = (first[:, None] + np.arange(one.size)).reshape(-1, one.block_size)
         entries = tree.row_start[blocks][:, :, None] + tree.path_position[blocks][:, None, :]
-        groups.append(one.block(level, blocks, entries))
+        groups.append(GroupBlock(
+            one.name, one.columns, one.parts, one.names, one.variables, one.members, one.correlated, level,
+            blocks.reshape(-1, len(one.names)), blocks, entries, one.predictor, one.structure,
+        ))  # fmt: skip
     return Model(formula, family, coding, tree, chain, tuple(nodes), tuple(fixed), tuple(groups))
 
 
-class _Term:
+class _Term(NamedTuple):
     """One group term of one linear predictor, before it has its places.
 
-    ``owner`` are the columns whose levels own one block of ``size`` coefficients each.
+    ``owner`` are the columns whose levels own ``size`` coefficients each, in blocks of ``block_size`` with one prior.
     """
 
-    def __init__(
-        self, formula: Formula, coding: Coding, group: GroupTerm, prefix: str, predictor: int,
-        structures: Mapping[str, StructureConfig],
-    ):  # fmt: skip
-        self.group, self.prefix, self.predictor = group, prefix, predictor
-        self.names = tuple(terms.part_name(coding, part) for part in terms.expand(coding, group.coefficients))
-        self.structure, self.owner, self.size = None, group.columns, len(self.names)
-        config = _structure_of(formula, group, structures)
-        if config is not None:
-            if len(self.names) > 1:
-                raise ModelError(
-                    f"structured prior of {str(group)!r}", "a slope on a factor", "one coefficient a level"
-                )
-            self.owner = group.columns[:-1]
-            self.size = len(coding.factors[group.columns[-1]])
-            self.structure = config.build(coding.factors[group.columns[-1]])
+    name: str
+    columns: Term
+    parts: tuple[Term, ...]
+    names: tuple[str, ...]
+    variables: tuple[str, ...]
+    members: Members
+    correlated: bool
+    predictor: int
+    owner: Term
+    size: int
+    block_size: int
+    structure: Structure | None
 
-    def block(self, level: int, blocks: np.ndarray, entries: np.ndarray) -> GroupBlock:
-        names = tuple(self.prefix + name for name in self.names)
-        coefficients = blocks.reshape(-1, len(names))
-        return GroupBlock(
-            ":".join(self.group.columns), self.group.columns, tuple(self.group.coefficients), names, self.group.correlated,
-            level, coefficients, blocks, entries, self.predictor, self.structure,
-        )  # fmt: skip
+
+def _group_term(
+    coding: Coding, group: GroupTerm, prefix: str, predictor: int, config: StructureConfig | None,
+    membership: MembershipConfig | None,
+) -> _Term:  # fmt: skip
+    name = ":".join(group.columns)
+    names = tuple(prefix + terms.part_name(coding, part) for part in terms.expand(coding, group.coefficients))
+    owner, size, block_size, structure = group.columns, len(names), len(names), None
+    members: Members = Combination(group.columns)
+    if membership is not None:
+        members = Membership(name, membership)
+        owner, size = (), len(coding.factors[name]) * len(names)
+    if config is not None:
+        if len(names) > 1:
+            raise ModelError(f"structured prior of {str(group)!r}", "a slope on a factor", "one coefficient a level")
+        levels = coding.factors[group.columns[-1]]
+        owner, size, block_size, structure = group.columns[:-1], len(levels), len(levels), config.build(levels)
+    return _Term(
+        name, group.columns, tuple(group.coefficients), names, tuple(f"{n}|{name}" for n in names), members,
+        group.correlated, predictor, owner, size, block_size, structure,
+    )  # fmt: skip
+
+
+def _spline_term(
+    coding: Coding, formula: Formula, prefix: str, predictor: int, column: str, config: SplineConfig
+) -> _Term:
+    members = smooth.spline(column, config, coding)
+    structure = smooth.prior(config, has_linear=(column,) in formula.fixed)
+    names = (prefix + smooth.name(column),)
+    return _Term(
+        f"basis({column})",
+        (),
+        (INTERCEPT,),
+        names,
+        names,
+        members,
+        False,
+        predictor,
+        (),
+        config.df,
+        config.df,
+        structure,
+    )
 
 
 def _structure_of(

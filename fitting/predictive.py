@@ -175,8 +175,8 @@ def prior_terms(hierarchy: Hierarchy, draws: Draws) -> list[PriorTerm]:
             else:
                 terms.append((name, place, base))
     for group in model.groups:
-        for j, coefficient in enumerate(group.coefficient_names):
-            terms.append((f"{coefficient}|{group.name}", int(group.coefficients[0, j]), base))
+        for j, variable in enumerate(group.variables):
+            terms.append((variable, int(group.coefficients[0, j]), base))
     out = []
     if family.num_predictors == 1:  # else an outcome depends on more than one of the terms
         out = [

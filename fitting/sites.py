@@ -95,8 +95,13 @@ def predictor_covariance(tree: Tree, design: CellDesign, covariance: np.ndarray)
 def information(tree: Tree, design: CellDesign, weight: np.ndarray) -> np.ndarray:
     """``sum_pq Z_p' diag(weight_pq) Z_q`` on the tree's pattern, shape (E,), for weights of shape (P, P, n)."""
     entries = np.zeros(tree.num_entries)
+    depth = [int(tree.level_of[index[:1]].sum()) for index in design.places]  # a nonzero is of one level in all cells
     for i, j, place, value in pairs(tree, design):
         w = weight[design.predictors[i], design.predictors[j]]
+        if i != j and depth[i] == depth[j]:
+            twice = design.places[i] == design.places[j]
+            if twice.any():  # one coefficient twice in a cell: both orders of the pair are one place, on the diagonal
+                w = w * (1.0 + twice)
         entries += np.bincount(place, w if value is None else w * value, tree.num_entries)
     for level, (n, k, w) in enumerate(zip(tree.num_nodes, tree.block_sizes, tree.widths, strict=True)):
         if k > 1:  # within a block each pair was added on one side only

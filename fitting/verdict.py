@@ -355,7 +355,8 @@ def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks:
     if successes is not None:
         same = (trials > 0) & ((successes == 0) | (successes == trials)) & ~hierarchy.model.is_padding
         for place in np.flatnonzero(same & ((trials >= SEPARATED_TRIALS) | (blocks == "fixed"))):
-            rows.append({"term": str(blocks[place]), "level": _level(str(names[place])), "issue": "separated"})
+            term = str(blocks[place])
+            rows.append({"term": term, "level": _level(str(names[place]), term), "issue": "separated"})
         for name, count, positive in _references(hierarchy, trials, successes):
             if count > 0 and positive in (0, count):
                 rows.append({"term": "fixed", "level": name, "issue": "separated"})
@@ -364,7 +365,7 @@ def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks:
         rows += [
             {
                 "term": str(blocks[p]),
-                "level": _level(str(names[p])),
+                "level": _level(str(names[p]), str(blocks[p])),
                 "issue": "few_trials" if trials[p] else "no_trials",
             }
             for p in few
@@ -392,8 +393,9 @@ def _references(hierarchy: Hierarchy, trials: np.ndarray, successes: np.ndarray)
         yield name, count, positive
 
 
-def _level(name: str) -> str:
-    return name.split("[", 1)[1][:-1] if "|" in name and "[" in name else name
+def _level(name: str, term: str) -> str:
+    """``OH`` of ``1|state[OH]``; the whole name of a fixed effect."""
+    return name[len(term) + 1 : -1] if name.startswith(f"{term}[") else name
 
 
 def _k_hat_error(k_hat: float, num_draws: int) -> float:

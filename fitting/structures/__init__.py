@@ -17,6 +17,7 @@ from pydantic import Field
 
 from fitting.structures.autoregressive import AutoregressiveConfig
 from fitting.structures.bym2 import Bym2Config
+from fitting.structures.cyclic_random_walk import CyclicRandomWalkConfig
 from fitting.structures.icar import IcarConfig
 from fitting.structures.random_walk import RandomWalkConfig
 from fitting.structures.sum_to_zero import SumToZeroConfig
@@ -51,6 +52,6 @@ class Config(Protocol):
 
 
 StructureConfig = Annotated[
-    RandomWalkConfig | AutoregressiveConfig | IcarConfig | Bym2Config | SumToZeroConfig,
+    RandomWalkConfig | CyclicRandomWalkConfig | AutoregressiveConfig | IcarConfig | Bym2Config | SumToZeroConfig,
     Field(discriminator="structure"),
 ]

@@ -35,13 +35,13 @@ class RandomWalkConfig(StructureBase):
         return random_walk(len(levels), self.order)
 
 
-def random_walk(num_levels: int, order: int) -> Spectral:
-    """Scaled random walk with its mean at zero."""
+def random_walk(num_levels: int, order: int, trend_sd: float = TREND_SD) -> Spectral:
+    """Scaled random walk with its mean at zero. ``trend_sd`` is that of order 2's line, of unit mean square, in sds."""
     differences = np.diff(np.eye(num_levels), n=order, axis=0)
     vectors, values, null = scaled(differences.T @ differences)
     basis = _null_space(num_levels, order)
     vectors = np.concatenate([basis, vectors[:, ~null]], axis=1)
-    held = [CONSTRAINT_SD**-2 / num_levels, 1.0 / (TREND_SD**2 * num_levels)][:order]
+    held = [CONSTRAINT_SD**-2 / num_levels, 1.0 / (trend_sd**2 * num_levels)][:order]
     return Spectral(vectors, np.r_[held, values[~null]])
 
 

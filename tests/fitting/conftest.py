@@ -5,6 +5,9 @@ import pytest
 from arviz_stats.base import array_stats
 from scipy import stats
 
+from fitting import combiner
+from fitting import tree as tr
+
 
 def _cells_of(columns, outcome, family="binomial"):
     """Cells of rows: labels and numbers, with the family's statistics."""
@@ -41,6 +44,41 @@ def _assert_mean_close(draws, expected, *, resolution, false_alarm=1e-6):
     assert np.all(z * mcse <= resolution), f"inconclusive: MCSE {np.max(mcse):.3g}; draw more"
     error = np.abs(draws.mean(axis=(0, 1)) - expected)
     assert np.all(error <= z * mcse), f"off by {np.max(error / mcse):.1f} MCSE, allowed {z:.1f}"
+
+
+def _assert_gaussian_posterior_is_dense(run, design, outcome, prior_of, scatter=0.3):
+    """The posterior given hyperparameters, and their marginal density up to one constant, against dense algebra.
+
+    ``design`` (n, D) has one row a person and the coefficients in the tree's order; ``prior_of(psi)`` gives the precision
+    (D, D) of everything but the fixed effects.
+    """
+    hierarchy, tree = run.hierarchy, run.hierarchy.model.tree
+    rng, places, logs = np.random.default_rng(0), run.hierarchy.fixed_places, []
+    for _ in range(3):
+        psi = run.proposal.mode + scatter * rng.normal(size=hierarchy.size)
+        sigma = np.exp(psi[-1])
+        prior = prior_of(psi)
+        prior[places, places] += hierarchy.fixed_precision
+        shift = design.T @ outcome / sigma**2
+        shift[places] += hierarchy.fixed_precision * hierarchy.fixed_mean
+        covariance = np.linalg.inv(prior + design.T @ design / sigma**2)
+        mean, sd = covariance @ shift, np.sqrt(np.diagonal(covariance))
+        found = combiner.conditional_moments(hierarchy, run.natural, psi)
+        np.testing.assert_allclose((found.mean - mean) / sd, 0.0, atol=1e-6)
+        np.testing.assert_allclose(
+            tr.dense(tree, found.covariance) / np.outer(sd, sd),
+            tr.dense(tree, tr.from_dense(tree, covariance)) / np.outer(sd, sd),
+            atol=1e-6,
+        )
+        evidence = 0.5 * (np.linalg.slogdet(prior)[1] + np.linalg.slogdet(covariance)[1] + shift @ mean)
+        evidence -= len(outcome) * psi[-1] + 0.5 * outcome @ outcome / sigma**2
+        logs.append(combiner.log_density(hierarchy, run.natural, psi) - evidence - hierarchy.log_prior(psi))
+    np.testing.assert_allclose(logs, logs[0], atol=1e-5)
+
+
+@pytest.fixture(scope="session")
+def assert_gaussian_posterior_is_dense():
+    return _assert_gaussian_posterior_is_dense
 
 
 @pytest.fixture(scope="session")
