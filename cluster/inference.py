@@ -51,7 +51,7 @@ def fit(context: StageContext) -> None:
             state, restrictions, record = _round(work, state, restrictions, number, now, start.fitted)
             done.append(coming._replace(move=state.move))
             history.append(record)
-    _finish_rounds(work, start.number + len(done) - 1, history, state.psi, start.paths)
+    _finish_rounds(work, start.number + len(done) - 1, history, state.psi, start.paths, start.number)
 
 
 def _round(
@@ -93,7 +93,12 @@ def _round(
                 work.ref, entry, s, number, key, path, part, site, method, coming.convex, work.num_nodes, sampling
             )
 
-    shown = {"round": number + 1, "rounds": config.fit.rounds, "move": state.move if state.sites else None}
+    is_part = len(fitted) < len(work.entries)
+    shown = {
+        "round": number + 1,
+        "rounds": None if is_part else config.fit.rounds,
+        "move": state.move if np.isfinite(state.move) else None,
+    }
     results: list[tasks.SiteResult] = some.map(tasks.fit_site, items(), **shown)
     restrictions = restrictions or tuple(r.file.restriction(work.hierarchy.model.tree) for r in results)
     new = dict(enumerate(state.sites)) | {s: r.file.site for s, r in zip(fitted, results, strict=True)}
@@ -116,15 +121,23 @@ def _round(
               "where": str(work.hierarchy.model.coefficient_names()[info.where]), "seconds": round(time.perf_counter() - started, 3)}  # fmt: skip
     if sampling is not None:
         record["sampling"] = [{"shard_id": e["shard_id"], **r.info} for e, r in zip(some.entries, results, strict=True)]
-    if len(fitted) < len(work.entries):
+    if is_part:
         record["num_shards"] = len(fitted)
     return state, restrictions, record
 
 
 def _finish_rounds(
-    work: Work, last: int, history: list[dict[str, Any]], psi: np.ndarray, paths: Sequence[str | None] = ()
+    work: Work,
+    last: int,
+    history: list[dict[str, Any]],
+    psi: np.ndarray,
+    paths: Sequence[str | None] = (),
+    first: int = 0,
 ) -> None:
-    """Name the last sites: those of the round ``last``, or, of shards that kept theirs, the one in ``paths``."""
+    """Name the last sites: those of the round ``last``, or, of shards that kept theirs, the one in ``paths``.
+
+    Sites of rounds before ``first`` that are not in use are removed: they are of data or a coding before an update.
+    """
     final = [f"sites/{e['shard_id']}.round-{last:02d}.arrow" for e in work.entries]
     if paths:
         final = [path or own for path, own in zip(paths, final, strict=True)]
@@ -140,7 +153,8 @@ def _finish_rounds(
         },
     )
     # sites of earlier rounds stay: if a file is damaged, the rounds are gone through again and only its shard is refitted
-    kept = {os.path.basename(work.site_path(entry, number)) for entry in work.entries for number in range(last + 1)}
+    kept = {os.path.basename(work.site_path(entry, n)) for entry in work.entries for n in range(first, last + 1)}
+    kept |= {os.path.basename(path) for path in final}
     for url in storage.list_files(storage.join(work.directory, "sites")):
         if url.endswith(".arrow") and os.path.basename(url) not in kept:
             storage.remove(url)

@@ -76,8 +76,10 @@ def _shards(explained: dict[str, Any]) -> list[str]:
         )
         lines.append(f"  {shard['status']:<8} {shard['shard_id']}  {people} rows, {known} known outcomes")
     lines += _more(shards)
+    if not numbers["kept"]:
+        return [*lines, f"rounds: {rounds['of_all_shards']:,} over all shards"]
     lines.append(f"rounds: {rounds['of_some_shards']:,} over the shards that were fitted")
-    if rounds["of_all_shards"] and numbers["kept"]:
+    if rounds["of_all_shards"]:
         lines.append(
             f"  the audit found that kept sites were no longer accurate: {rounds['of_all_shards']:,} more over all"
         )
@@ -87,11 +89,11 @@ def _shards(explained: dict[str, Any]) -> list[str]:
 def _moved(explained: dict[str, Any]) -> list[str]:
     lines = ["moved, in sds of the posterior before:"]
     lines.append(f"  {'':<20} compared    new   gone  > 0.5 sd  > 1 sd  > 2 sd  largest")
-    for name, of in explained["moved"].items():
+    for of in explained["moved"]:
         above = of["above"]
         largest = "" if of["largest"] is None else f"{of['largest']:.2f} {of['where']}"
         lines.append(
-            f"  {name:<20} {of['compared']:>8,} {of['new']:>6,} {of['gone']:>6,} {above['0.5']:>9,} {above['1']:>7,} "
+            f"  {of['table']:<20} {of['compared']:>8,} {of['new']:>6,} {of['gone']:>6,} {above['0.5']:>9,} {above['1']:>7,} "
             f"{above['2']:>7,}  {largest}"
         )
     lines.append(f"largest moves ({len(explained['top'])}; noise is the Monte Carlo error of the move):")

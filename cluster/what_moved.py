@@ -82,7 +82,7 @@ def _explain(directory: RunDirectory, earlier: EarlierRun, compared: dict[str, p
             "of_all_shards": sum("num_shards" not in record for record in fitted),
         },
         "also_changed": "" if own_before == own_now else describe_changes(own_before, own_now),
-        "moved": {name: moves.summarise(table) for name, table in compared.items()},
+        "moved": [{"table": name, **moves.summarise(table)} for name, table in compared.items()],
         "top": moves.top(pa.concat_tables(compared.values())),
         "verdict": {
             "before": earlier.verdict,
