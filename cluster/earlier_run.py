@@ -59,6 +59,16 @@ def own(inputs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name not in ("after", "sources", "coding")}
 
 
+def as_config(inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What the stages depend on in the config, section by section; where the files are is not among it."""
+    found: dict[str, Any] = {}
+    for of_stage in inputs.values():
+        for section, values in own(of_stage).items():
+            if section != "columns":  # made from the formula and the margins
+                found[section] = found.get(section, {}) | values
+    return found | {"data": {name: value for name, value in found["data"].items() if name != "source"}}
+
+
 def is_under_way(directory: str) -> bool:
     """Whether an update of the run has begun and not finished."""
     return storage.exists(storage.join(directory, PLAN))

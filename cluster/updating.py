@@ -80,21 +80,18 @@ def _check_same(
     config: RunConfig, directory: RunDirectory, before: dict[str, dict[str, Any]], inputs: dict[str, dict[str, Any]]
 ) -> None:
     """Refuse a config that differs in more than its sources: what moved would not be the files' doing."""
-    own = [{stage: _own(of[stage]) for stage in _BEFORE_REPORT} for of in (before, inputs)]
-    name = [{"name": directory.identity["name"]}, {"name": config.name}]
-    if own != [own[0]] * 2 or name != [name[0]] * 2:
-        changes = describe_changes({**name[0], **own[0]}, {**name[1], **own[1]})
+    then = {"name": directory.identity["name"], **_as_config(before)}
+    now = {"name": config.name, **_as_config(inputs)}
+    if then != now:
         raise UpdateError(
             directory.path,
-            f"the config is not that of the run ({changes}); an update explains what other files change",
+            f"the config is not that of the run ({describe_changes(then, now)}); an update explains what other files change",
             "Put the config back as it was, or use `caucus run` with it, which fits every shard",
         )
 
 
-def _own(inputs: dict[str, Any]) -> dict[str, Any]:
-    found = earlier_run.own(inputs)
-    data = {name: value for name, value in found.get("data", {}).items() if name != "source"}
-    return found | ({"data": data} if data else {})
+def _as_config(inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return earlier_run.as_config({stage: inputs[stage] for stage in _BEFORE_REPORT})
 
 
 def _files(inputs: dict[str, dict[str, Any]]) -> list[Any]:

@@ -63,8 +63,10 @@ def _explain(directory: RunDirectory, earlier: EarlierRun, compared: dict[str, p
     rounds = storage.read_json(storage.join(directory.path, "sites/rounds.json"))["rounds"]
     kept = set(storage.read_json(storage.join(directory.path, earlier_run.PLACED))["kept"])
     fitted = [record for record in rounds if record["method"] != KEPT]
-    now = {name: record.inputs for name, record in directory.records.items() if name != "report"}
-    own_before, own_now = ({name: earlier_run.own(of[name]) for name in now} for of in (earlier.inputs, now))
+    now = {stage: record.inputs for stage, record in directory.records.items() if stage != "report"}
+    config_before, config_now = (
+        earlier_run.as_config({name: of[name] for name in now}) for of in (earlier.inputs, now)
+    )
     return {
         "schema_version": SCHEMA_VERSION,
         "files": _files(earlier.manifest, shards),
@@ -81,7 +83,7 @@ def _explain(directory: RunDirectory, earlier: EarlierRun, compared: dict[str, p
             "of_some_shards": sum("num_shards" in record for record in fitted),
             "of_all_shards": sum("num_shards" not in record for record in fitted),
         },
-        "also_changed": "" if own_before == own_now else describe_changes(own_before, own_now),
+        "also_changed": "" if config_before == config_now else describe_changes(config_before, config_now),
         "moved": [{"table": name, **moves.summarise(table)} for name, table in compared.items()],
         "top": moves.top(pa.concat_tables(compared.values())),
         "verdict": {
