@@ -18,6 +18,7 @@ from cluster.errors import AuditFailedError
 
 if TYPE_CHECKING:
     from cluster.config import Loaded
+    from cluster.stages import Finished
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -106,6 +107,22 @@ def plan(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
 def run(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     """Run every stage that is not done; a second call redoes nothing."""
     _run(run, set_, only=None)
+
+
+@command
+def update(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+    """Take in new and changed files of a finished run: fit only their shards, and say what changed and what moved."""
+    from cluster import progress, stages, updating, views
+
+    loaded = _load(run, set_)
+    with closing(progress.make()) as shown, closing(stages.SharedExecutor()) as shared:
+        updated = updating.update(loaded, shown, shared)
+    if updated.explanation is None:
+        typer.echo("nothing changed: every file is as it was when it was read")
+    else:
+        for line in views.update(updated.explanation):
+            typer.echo(line)
+    _tell_verdict(updated.finished, is_judged=updated.explanation is not None)
 
 
 def _stage_command(name: str, stage: str, text: str) -> None:
@@ -240,12 +257,16 @@ def _run(run: str, settings: list[str] | None, *, only: str | None) -> None:
         finished = stages.run(loaded, shown, shared, only=only)
     if not finished.redone:
         typer.echo("everything is done already; nothing was redone")
+    _tell_verdict(finished, is_judged=only in (None, "audit"))
+
+
+def _tell_verdict(finished: "Finished", *, is_judged: bool) -> None:
     report = os.path.join(finished.directory, "report.html")
     if finished.verdict:
         typer.echo(f"verdict: {finished.verdict}")
     if os.path.exists(report):
         typer.echo(f"report: {report}")
-    if finished.verdict == "fail" and only in (None, "audit"):
+    if finished.verdict == "fail" and is_judged:
         raise AuditFailedError(report if os.path.exists(report) else os.path.join(finished.directory, "audit.json"))
 
 

@@ -94,6 +94,13 @@ class RunDirectoryLockedError(RunDirectoryError):
     exit_code = EXIT_RUN_AGAIN
 
 
+class UpdateError(RunDirectoryError):
+    """There is no finished run to update, or the config is another than that of the run."""
+
+    def __init__(self, directory: str, found: str, do: str):
+        super().__init__(directory, found, do.rstrip(".") + ".")
+
+
 class StageError(ClusterError):
     """A stage was asked for before the stages it needs, or did not write what it owes."""
 

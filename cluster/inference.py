@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster import posterior_files, site_files, tasks
+from cluster import kept_sites, posterior_files, site_files, tasks
 from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
@@ -34,26 +34,38 @@ EXTRA_DAMPING = 0.5
 
 
 def fit(context: StageContext) -> None:
-    """Rounds of sites until the posterior stops moving; then ``sites/rounds.json`` names the last ones."""
+    """Rounds of sites until the posterior stops moving; then ``sites/rounds.json`` names the last ones.
+
+    In an update only shards that changed are fitted; the others keep their sites (:mod:`cluster.kept_sites`).
+    """
     work = open_work(context)
     config = context.config.fit
     assert not isinstance(config, ClassicConfig), "that method has stages of its own"
     schedule = rounds.Schedule(config.method, config.rounds, config.tolerance, config.damping, work.hierarchy.family)
-    state = rounds.init(work.hierarchy)
     done: list[rounds.Round] = []
-    history: list[dict[str, Any]] = []
-    restrictions: tuple[Restriction, ...] = ()
     with one_blas_thread():
-        while (coming := rounds.next_round(schedule, done)) is not None:
-            state, restrictions, record = _round(work, state, restrictions, len(done), coming)
+        start = kept_sites.start(work)
+        state, restrictions, history = start.state, start.restrictions, list(start.history)
+        while start.fitted and (coming := rounds.next_round(schedule, done)) is not None:
+            now = coming if done else coming._replace(damping=1.0)  # there is no site yet to stay near
+            number = start.number + len(done)
+            state, restrictions, record = _round(work, state, restrictions, number, now, start.fitted)
             done.append(coming._replace(move=state.move))
             history.append(record)
-    _finish_rounds(work, len(done) - 1, history, state.psi)
+    _finish_rounds(work, start.number + len(done) - 1, history, state.psi, start.paths, start.number)
 
 
 def _round(
-    work: Work, state: RoundsState, restrictions: tuple[Restriction, ...], number: int, coming: Round
+    work: Work,
+    state: RoundsState,
+    restrictions: tuple[Restriction, ...],
+    number: int,
+    coming: Round,
+    fitted: Sequence[int] = (),
 ) -> tuple[RoundsState, tuple[Restriction, ...], dict[str, Any]]:
+    """One round over the shards with the numbers ``fitted``, all of them if empty; the others keep their sites."""
+    fitted = fitted or range(len(work.entries))
+    some = replace(work, entries=tuple(work.entries[s] for s in fitted))
     started = time.perf_counter()
     config = work.context.config
     sampling = None
@@ -66,7 +78,7 @@ def _round(
     under = rounds.moments_for(work.hierarchy, state, restrictions, method)
 
     def items() -> Iterator[tasks.SiteTask]:
-        for s in work.longest_first():
+        for s in (fitted[i] for i in some.longest_first()):
             entry = work.entries[s]
             part = rounds.part_of(under, restrictions[s]) if restrictions else None
             site = state.sites[s] if sampling is not None else None
@@ -82,28 +94,54 @@ def _round(
                 work.ref, entry, s, number, key, path, part, site, method, coming.convex, work.num_nodes, sampling
             )
 
-    shown = {"round": number + 1, "rounds": config.fit.rounds, "move": state.move if state.sites else None}
-    results: list[tasks.SiteResult] = work.map(tasks.fit_site, items(), **shown)
+    is_part = len(fitted) < len(work.entries)
+    shown = {
+        "round": number + 1,
+        "rounds": None if is_part else config.fit.rounds,
+        "move": state.move if np.isfinite(state.move) else None,
+    }
+    results: list[tasks.SiteResult] = some.map(tasks.fit_site, items(), **shown)
     restrictions = restrictions or tuple(r.file.restriction(work.hierarchy.model.tree) for r in results)
+    new = dict(enumerate(state.sites)) | {s: r.file.site for s, r in zip(fitted, results, strict=True)}
     state, info = rounds.step(
-        work.hierarchy, state, restrictions, [r.file.site for r in results], damping=damping, threads=work.threads
+        work.hierarchy,
+        state,
+        restrictions,
+        [new[s] for s in range(len(work.entries))],
+        damping=damping,
+        threads=work.threads,
     )
     work.context.progress.update(move=info.move)
     if info.damping != 1.0:  # the sites in use are not those that were fitted: keep the ones in use
-        for entry, result, site in zip(work.entries, results, state.sites, strict=True):
+        for s, result in zip(fitted, results, strict=True):
             site_files.write(
-                work.site_path(entry, number),
-                SiteFile(site, result.file.nodes, f"damped {info.damping} {result.file.key}"),
+                work.site_path(work.entries[s], number),
+                SiteFile(state.sites[s], result.file.nodes, f"damped {info.damping} {result.file.key}"),
             )
     record: dict[str, Any] = {"round": number, "move": round(info.move, 6), "damping": info.damping, "method": method,
               "where": str(work.hierarchy.model.coefficient_names()[info.where]), "seconds": round(time.perf_counter() - started, 3)}  # fmt: skip
     if sampling is not None:
-        record["sampling"] = [{"shard_id": e["shard_id"], **r.info} for e, r in zip(work.entries, results, strict=True)]
+        record["sampling"] = [{"shard_id": e["shard_id"], **r.info} for e, r in zip(some.entries, results, strict=True)]
+    if is_part:
+        record["num_shards"] = len(fitted)
     return state, restrictions, record
 
 
-def _finish_rounds(work: Work, last: int, history: list[dict[str, Any]], psi: np.ndarray) -> None:
+def _finish_rounds(
+    work: Work,
+    last: int,
+    history: list[dict[str, Any]],
+    psi: np.ndarray,
+    paths: Sequence[str | None] = (),
+    first: int = 0,
+) -> None:
+    """Name the last sites: those of the round ``last``, or, of shards that kept theirs, the one in ``paths``.
+
+    Sites of rounds before ``first`` that are not in use are removed: they are of data or a coding before an update.
+    """
     final = [f"sites/{e['shard_id']}.round-{last:02d}.arrow" for e in work.entries]
+    if paths:
+        final = [path or own for path, own in zip(paths, final, strict=True)]
     storage.publish_json(
         storage.join(work.directory, ROUNDS_FILE),
         {
@@ -116,7 +154,8 @@ def _finish_rounds(work: Work, last: int, history: list[dict[str, Any]], psi: np
         },
     )
     # sites of earlier rounds stay: if a file is damaged, the rounds are gone through again and only its shard is refitted
-    kept = {os.path.basename(work.site_path(entry, number)) for entry in work.entries for number in range(last + 1)}
+    kept = {os.path.basename(work.site_path(entry, n)) for entry in work.entries for n in range(first, last + 1)}
+    kept |= {os.path.basename(path) for path in final}
     for url in storage.list_files(storage.join(work.directory, "sites")):
         if url.endswith(".arrow") and os.path.basename(url) not in kept:
             storage.remove(url)
@@ -140,6 +179,7 @@ def resolved_priors(directory: str, config: RunConfig) -> dict[str, str]:
 class Fitted:
     """Sites as they are on disk, and the rounds they came from."""
 
+    paths: tuple[str, ...]
     files: tuple[SiteFile, ...]
     restrictions: tuple[Restriction, ...]
     psi: np.ndarray
@@ -150,9 +190,10 @@ class Fitted:
 def read_sites(work: Work) -> Fitted:
     """Read the last sites of a run."""
     state = storage.read_json(storage.join(work.directory, ROUNDS_FILE))
-    files = tuple(site_files.read(storage.join(work.directory, path)) for path in state["sites"])
+    paths = tuple(storage.join(work.directory, path) for path in state["sites"])
+    files = tuple(site_files.read(path) for path in paths)
     restrictions = tuple(f.restriction(work.hierarchy.model.tree) for f in files)
-    return Fitted(files, restrictions, np.array(state["psi"]), state["rounds"], state["last_round"])
+    return Fitted(paths, files, restrictions, np.array(state["psi"]), state["rounds"], state["last_round"])
 
 
 def merge(context: StageContext) -> None:
@@ -252,7 +293,7 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
 
     def items() -> Iterator[tasks.AuditTask]:
         for s in work.longest_first():
-            restriction, path = fitted.restrictions[s], work.site_path(work.entries[s], fitted.last_round)
+            restriction, path = fitted.restrictions[s], fitted.paths[s]
             yield tasks.AuditTask(
                 work.ref, work.entries[s], path, kept, residual, rounds.part_of(moments, restriction), work.num_nodes
             )

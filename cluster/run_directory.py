@@ -23,9 +23,11 @@ from cluster.errors import RunDirectoryError, RunDirectoryLockedError, StageErro
 from sharding import storage
 
 SCHEMA_VERSION = 1
+CODING = "coding.json"
+"""The coding that ingest is given, where it is not to decide it anew: a dictionary of an earlier ingest."""
 STAGES = ("ingest", "fit", "merge", "audit", "poststratify", "report")
 FILES = {
-    "ingest": ("dictionary.json", "shards", "quarantine"),
+    "ingest": ("dictionary.json", "shards", "quarantine", CODING),
     "fit": ("sites",),
     "merge": ("posterior.nc", "summary.parquet"),
     "audit": ("audit.json",),
@@ -34,6 +36,7 @@ FILES = {
 }
 """What each stage writes, files and folders. No file belongs to two stages."""
 
+_MAY_LACK = ("quarantine", CODING)
 _KEPT_WHEN_STALE = ("ingest", "fit")  # these look after their own files: shards and sites are reused one by one
 _AMENDED_BY = {
     "merge": ("fit",),
@@ -139,7 +142,7 @@ class RunDirectory:
         names: list[str] = []
         for owned in FILES[stage]:
             found = _names_below(self.path, owned)
-            if not found and owned != "quarantine":
+            if not found and owned not in _MAY_LACK:
                 raise StageError(stage, f"wrote no {owned}", "This is a fault of Caucus; please report it.")
             names += found
         return {name: _sha256(self.path, name) for name in names}
@@ -263,6 +266,8 @@ def _change(name: str, before: Any, after: Any) -> str:
     if name.startswith("sources."):
         what = "is new" if before is None else "is gone" if after is None else "changed"
         return f"{name.removeprefix('sources.')} {what}"
+    if name == "coding":
+        return "the coding of before an update " + ("is no longer held" if after is None else "is held")
     return f"{name}: {_short(before)} -> {_short(after)}"
 
 

@@ -9,20 +9,19 @@ prior needs no shard fitted again.
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster import config as configs
-from cluster import executors, plan, run_directory
+from cluster import earlier_run, executors, plan, run_directory
 from cluster.config import Loaded, RunConfig, RunSection
 from cluster.context import StageContext
 from cluster.errors import StageError
 from cluster.execution import Executor
 from cluster.progress import Progress
-from cluster.run_directory import STAGES, RunDirectory, stage_key
+from cluster.run_directory import CODING, STAGES, RunDirectory, stage_key
 from fitting import classic
 from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
@@ -86,22 +85,37 @@ def run(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str
         What the stages raise.
     """
     config = loaded.config
-    directory_path = config.run.directory
-    with _open_locked(loaded) as directory:
-        redone = []
-        inputs = all_inputs(config)
-        for stage in STAGES if only is None else STAGES[: STAGES.index(only) + 1]:
-            step = _step(stage, inputs[stage], directory)
-            if not step.reason:
-                if only in (None, stage):
-                    progress.skip(stage)
-            elif only not in (None, stage):
-                do = f"Run `caucus {'shard' if stage == 'ingest' else stage}` first, or `caucus run` for all."
-                raise StageError(str(only), f"needs the stage {stage!r}: {step.reason}", do)
-            else:
-                _run_stage(step, config, directory, progress, shared)
-                redone.append(stage)
-        return Finished(directory_path, tuple(redone), verdict(directory_path))
+    run_directory.open_existing(config.run.directory, identity(config))  # before a lock is left in what is no run
+    with run_directory.locked(config.run.directory):
+        return run_locked(loaded, progress, shared, only=only)
+
+
+def run_locked(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str | None = None) -> Finished:
+    """`run` in a directory that this process has locked; an update that was begun in it is finished."""
+    config = loaded.config
+    path = config.run.directory
+    directory = _open(loaded)
+    redone = []
+    inputs = all_inputs(config)
+    if earlier_run.is_under_way(path) and not earlier_run.read(path).fits_alike(inputs["fit"]):
+        progress.say("model or fit are others now: the update that was begun is given up, every shard is fitted")
+        earlier_run.forget(path)
+    for stage in STAGES if only is None else STAGES[: STAGES.index(only) + 1]:
+        step = _step(stage, inputs[stage], directory)
+        if not step.reason:
+            if only in (None, stage):
+                progress.skip(stage)
+        elif only not in (None, stage):
+            do = f"Run `caucus {'shard' if stage == 'ingest' else stage}` first, or `caucus run` for all."
+            raise StageError(str(only), f"needs the stage {stage!r}: {step.reason}", do)
+        else:
+            _run_stage(step, config, directory, progress, shared)
+            redone.append(stage)
+    if only is None and earlier_run.is_under_way(path):
+        from cluster import what_moved  # pyarrow takes a second to import
+
+        what_moved.write(directory)
+    return Finished(path, tuple(redone), verdict(path))
 
 
 def steps(loaded: Loaded, directory: RunDirectory) -> list[Step]:
@@ -124,6 +138,8 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
     """Return what every stage depends on; ``sources`` (url to fingerprint) are looked at now.
+
+    A coding that is frozen in the run directory (`cluster.run_directory.CODING`) is among what ingest depends on.
 
     Raises
     ------
@@ -149,6 +165,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         shards=shards,
         columns=_columns(config),
         sources=_fingerprints("data.source", config.data.source),
+        **_coding(config.run.directory),
         **(seed if config.shards.method != "columns" else {}),
     )
     of_merge, of_model = _OF_MERGE, {name: model[name] for name in model if name != "priors"}
@@ -178,6 +195,11 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         data={"terms_of_use": config.data.terms_of_use},
     )
     return inputs
+
+
+def _coding(directory: str) -> dict[str, str]:
+    file = storage.join(directory, CODING)
+    return {"coding": storage.sha256_bytes(storage.read_bytes(file))} if storage.exists(file) else {}
 
 
 def _columns(config: RunConfig) -> dict[str, Any]:
@@ -242,9 +264,11 @@ def _function(name: str, config: RunConfig) -> Callable[..., Any]:
 
 
 def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -> None:
+    from sharding.dictionary import Dictionary
     from sharding.ingest import ingest
 
     columns = step.inputs["columns"]
+    file = storage.join(directory, CODING)
     ingest(
         config.data,
         config.shards,
@@ -255,28 +279,26 @@ def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -
         directory=directory,
         seed=config.run.seed,
         progress=lambda phase, done, total: progress.update(phase=phase, done=done, total=total),
+        coding=Dictionary.from_json(storage.read_json(file)) if "coding" in step.inputs else None,
     )
 
 
-@contextmanager
-def _open_locked(loaded: Loaded) -> Iterator[RunDirectory]:
+def _open(loaded: Loaded) -> RunDirectory:
     config = loaded.config
     path = config.run.directory
-    run_directory.open_existing(path, identity(config))  # what is no run is refused before a lock is left in it
-    with run_directory.locked(path):
-        directory = run_directory.open_directory(path, identity(config))
-        resolved = configs.dump(loaded)
-        directory.facts = {
-            "config_sha256": storage.sha256_bytes(resolved.encode()),
-            "overrides": list(loaded.overrides),
-            "seed": config.run.seed,
-            "executor": config.run.executor,
-            "truth": _truth(config),
-            "priors": directory.facts.get("priors"),  # told by the merge
-        }
-        directory.save()
-        storage.publish_bytes(storage.join(path, "run.yaml"), resolved.encode())
-        yield directory
+    directory = run_directory.open_directory(path, identity(config))
+    resolved = configs.dump(loaded)
+    directory.facts = {
+        "config_sha256": storage.sha256_bytes(resolved.encode()),
+        "overrides": list(loaded.overrides),
+        "seed": config.run.seed,
+        "executor": config.run.executor,
+        "truth": _truth(config),
+        "priors": directory.facts.get("priors"),  # told by the merge
+    }
+    directory.save()
+    storage.publish_bytes(storage.join(path, "run.yaml"), resolved.encode())
+    return directory
 
 
 def _truth(config: RunConfig) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from cluster import site_files
 from cluster.site_files import SiteFile
-from fitting import audit, families, hierarchy, model, predict, rounds, sandwich, sites
+from fitting import audit, families, hierarchy, model, predict, relayout, rounds, sandwich, sites
 from fitting.audit import ShardAudit
 from fitting.coding import Coding
 from fitting.combiner import Moments
@@ -27,6 +27,7 @@ from fitting.predict import Calibration
 from fitting.sites import Site
 from fitting.tree import Restriction
 from sharding import storage, store
+from sharding.errors import ShardCorruptError, StorageError
 
 if TYPE_CHECKING:
     from cluster.margin_tables import Categories, MarginSums, MarginTable
@@ -87,6 +88,23 @@ class SiteResult(NamedTuple):
     peak_memory_bytes: int
 
 
+class PlaceTask(NamedTuple):
+    """Find one shard's part of the tree, and put its site of the model ``before``, if ``path`` has it, there."""
+
+    ref: ModelRef
+    entry: dict[str, Any]
+    before: ModelRef
+    path: str | None
+
+
+class PlacedSite(NamedTuple):
+    """Nodes of a shard's part of the tree; its site there, None if it has to be fitted; whether its places are others now."""
+
+    nodes: tuple[np.ndarray, ...]
+    file: SiteFile | None
+    is_moved: bool
+
+
 class AuditTask(NamedTuple):
     """Audit one shard at the posterior draws ``kept``, (M,), of the run's ``posterior.nc``."""
 
@@ -145,7 +163,7 @@ def build_hierarchy(ref: ModelRef) -> Hierarchy:
     data = storage.read_bytes(storage.join(ref.directory, store.DICTIONARY))
     found = storage.sha256_bytes(data)
     if found != ref.dictionary_sha256:
-        raise store.ShardCorruptError(
+        raise ShardCorruptError(
             "dictionary.json", f"sha256 {found[:12]}...", f"{ref.dictionary_sha256[:12]}...", "Run ingest again."
         )
     coding = Coding.from_dictionary(storage.read_json(storage.join(ref.directory, store.DICTIONARY)))
@@ -217,6 +235,22 @@ def fit_site(task: SiteTask) -> SiteResult:
     file = SiteFile(site, shard.nodes, task.key)
     site_files.write(task.path, file)
     return SiteResult(file, info, _peak_memory_bytes())
+
+
+def place_site(task: PlaceTask) -> PlacedSite:
+    """A shard's part of the tree and the site it had, written down there; a damaged site has to be fitted again."""
+    nodes = load_shard(task.ref, task.entry).nodes
+    if task.path is None:
+        return PlacedSite(nodes, None, False)
+    try:
+        file = site_files.read(task.path)
+    except (ShardCorruptError, StorageError):
+        return PlacedSite(nodes, None, False)
+    old, new = build_hierarchy(task.before).model, build_hierarchy(task.ref).model
+    _, site = relayout.move(old, new, file.nodes, file.site, onto=nodes)
+    pairs = zip([*file.nodes, *file.site], [*nodes, *site], strict=False)
+    is_moved = len(file.nodes) != len(nodes) or not all(np.array_equal(a, b) for a, b in pairs)
+    return PlacedSite(nodes, SiteFile(site, nodes, file.key), is_moved)
 
 
 def audit_shard(task: AuditTask) -> ShardAudit:

@@ -1,9 +1,17 @@
 """What commands print: lines of text from plans and run directories."""
 
+from typing import Any
+
 from cluster import run_directory, stages
 from cluster.config import Loaded
 from cluster.plan import Plan
 from cluster.run_directory import RunDirectory
+from reporting.suppression import count_texts
+
+MAX_LINES = 20
+
+_TOTALS = {"read": "rows_read", "in cells": "rows_in_cells", "left out": "rows_quarantined"}
+_COUNTS = ("num_rows_before", "num_rows_after", "num_trials_before", "num_trials_after")
 
 
 def projection(plan: Plan) -> list[str]:
@@ -31,6 +39,89 @@ def status(loaded: Loaded) -> list[str]:
     if directory is None:
         return [f"run directory {path}: not started"]
     return [f"run directory {path}", *(_stage_line(step, directory) for step in stages.steps(loaded, directory))]
+
+
+def update(explained: dict[str, Any]) -> list[str]:
+    """Say what an update did and what moved, from the content of `update.json`; counts of few people are hidden."""
+    return [*_files(explained), *_shards(explained), *_moved(explained)]
+
+
+def _files(explained: dict[str, Any]) -> list[str]:
+    files, rows = explained["files"], explained["rows"]
+    counts = {status: sum(f["status"] == status for f in files) for status in ("new", "changed", "gone")}
+    same = explained["num_files"]["after"] - counts["new"] - counts["changed"]
+    lines = [f"files: {_listed(counts)}, {same:,} as before"]
+    lines += [
+        f"  {f['status']:<8} {f['url']}  {_from_to(f['num_rows_before'], f['num_rows_after'])} rows"
+        for f in files[:MAX_LINES]
+    ] + _more(files)
+    totals = (f"{what} {rows['before'][key]:,} -> {rows['after'][key]:,}" for what, key in _TOTALS.items())
+    lines.append(f"rows: {', '.join(totals)}")
+    new = [
+        f"{name} {', '.join(levels[:8])}{' ...' * (len(levels) > 8)}"
+        for name, levels in explained["new_levels"].items()
+        if levels
+    ]
+    return lines + ([f"new levels, after the others: {'; '.join(new)}"] if new else [])
+
+
+def _shards(explained: dict[str, Any]) -> list[str]:
+    shards, numbers, rounds = explained["shards"], explained["num_shards"], explained["rounds"]
+    lines = [f"shards: fitted {numbers['fitted']:,}, kept {numbers['kept']:,}"]
+    texts = {key: count_texts([s[key] or 0 for s in shards]) for key in _COUNTS}
+    for i, shard in enumerate(shards[:MAX_LINES]):
+        shown = {key: None if shard[key] is None else texts[key][i] for key in _COUNTS}
+        people, known = (
+            _from_to(shown[f"{name}_before"], shown[f"{name}_after"]) for name in ("num_rows", "num_trials")
+        )
+        lines.append(f"  {shard['status']:<8} {shard['shard_id']}  {people} rows, {known} known outcomes")
+    lines += _more(shards)
+    if not numbers["kept"]:
+        return [*lines, f"rounds: {rounds['of_all_shards']:,} over all shards"]
+    lines.append(f"rounds: {rounds['of_some_shards']:,} over the shards that were fitted")
+    if rounds["of_all_shards"]:
+        lines.append(
+            f"  the audit found that kept sites were no longer accurate: {rounds['of_all_shards']:,} more over all"
+        )
+    return lines
+
+
+def _moved(explained: dict[str, Any]) -> list[str]:
+    lines = ["moved, in sds of the posterior before:"]
+    lines.append(f"  {'':<20} compared    new   gone  > 0.5 sd  > 1 sd  > 2 sd  largest")
+    for of in explained["moved"]:
+        above = of["above"]
+        largest = "" if of["largest"] is None else f"{of['largest']:.2f} {of['where']}"
+        lines.append(
+            f"  {of['table']:<20} {of['compared']:>8,} {of['new']:>6,} {of['gone']:>6,} {above['0.5']:>9,} {above['1']:>7,} "
+            f"{above['2']:>7,}  {largest}"
+        )
+    lines.append(f"largest moves ({len(explained['top'])}; noise is the Monte Carlo error of the move):")
+    for row in explained["top"]:
+        lines.append(
+            f"  {row['table']:<12} {row['level']:<24} {row['mean_before']:>9.4g} -> {row['mean_after']:<9.4g} "
+            f"{row['move']:>+6.2f} sd, noise {row['noise']:.2f}"
+        )
+    if explained["also_changed"]:
+        lines.append(f"the config changed too: {explained['also_changed']}")
+    verdict = explained["verdict"]
+    return [*lines, f"verdict before: {verdict['before']}, after: {verdict['after']}"]
+
+
+def _from_to(before: Any, after: Any) -> str:
+    return f"{_count(before)} -> {_count(after)}"
+
+
+def _count(value: Any) -> str:
+    return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items())
+
+
+def _more(found: list[Any]) -> list[str]:
+    return [f"  and {len(found) - MAX_LINES:,} more, in update.json"] if len(found) > MAX_LINES else []
 
 
 def _stage_line(step: stages.Step, directory: RunDirectory) -> str:

@@ -16,8 +16,11 @@ from fitting.tree import Tree
 Nodes = tuple[np.ndarray, ...]
 
 
-def move(old: Model, new: Model, nodes: Nodes, site: Site) -> tuple[Nodes, Site]:
+def move(old: Model, new: Model, nodes: Nodes, site: Site, onto: Nodes | None = None) -> tuple[Nodes, Site]:
     """The site on the part of the new model's tree that its coefficients touch, and the nodes of that part.
+
+    ``onto`` are the nodes that the shard's cells touch, where they are known: not all coefficients of the old part need be
+    in cells.
 
     Raises
     ------
@@ -28,13 +31,14 @@ def move(old: Model, new: Model, nodes: Nodes, site: Site) -> tuple[Nodes, Site]
     before = old.tree.restrict(nodes)
     touched = place[before.coefficients]
     known = touched >= 0
-    if site.precision[before.tree.diagonal][~known].any():
-        raise ModelError("site", "coefficients that the model no longer has", "the same terms and levels. Fit again")
-    nodes_now = _touched_nodes(new.tree, touched[known])
+    nodes_now = _touched_nodes(new.tree, touched[known]) if onto is None else onto
     after = new.tree.restrict(nodes_now)
     inverse = np.full(new.tree.num_coefficients, -1)
     inverse[after.coefficients] = np.arange(len(after.coefficients))
     local = np.where(known, inverse[np.maximum(touched, 0)], -1)
+    known = local >= 0
+    if site.precision[before.tree.diagonal][~known].any():
+        raise ModelError("site", "coefficients that the model no longer has", "the same terms and levels. Fit again")
     shift = np.zeros(after.tree.num_coefficients)
     shift[local[known]] = site.shift[known]
     return nodes_now, Site(_move_entries(before.tree, after.tree, local, site.precision), shift, site.constants)

@@ -180,6 +180,6 @@ def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
 
 def blend(old: Site, new: Site, damping: float) -> Site:
     """``old^(1 - damping) * new^damping``, in natural parameters."""
-    if damping == 1.0:
+    if damping == 1.0 or new is old:
         return new
     return Site(*((1 - damping) * a + damping * b for a, b in zip(old, new, strict=True)))

@@ -11,16 +11,17 @@ Tables of the scratch database (columns are numbered, so that no name of a user 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
-from sharding import cell_statistics, contract
+from sharding import cell_statistics, contract, frozen
 from sharding.cell_statistics import fixed_point_scale, fixed_point_sql
 from sharding.contract import ModelColumn, Reasons
-from sharding.dictionary import FactorCoding, NumericCoding, OutcomeCoding
+from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
 from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
 from sharding.rows import RowIdentity, RowSource
@@ -28,10 +29,20 @@ from sharding.sql import Bind, label_sql, quoted
 
 
 class CellTable:
-    """The cells of a run in a scratch database, from the group-by to the sorted stream that becomes shards."""
+    """The cells of a run in a scratch database, from the group-by to the sorted stream that becomes shards.
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, rows: RowSource, reasons: Reasons):
+    Where there is a ``coding`` of an earlier ingest, what that decided stays (:mod:`sharding.frozen`).
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        rows: RowSource,
+        reasons: Reasons,
+        coding: Dictionary | None = None,
+    ):
         self._connection = connection
+        self._coding = coding
         self._rows = rows
         self.columns = list(rows.columns)
         self._reasons = reasons
@@ -83,7 +94,9 @@ class CellTable:
         """
         for i, column in enumerate(self.columns):
             if column.role == "undecided":
-                self.columns[i] = contract.decide_role(column, self._distinct(i))
+                decided = frozen.role(self._coding, column.name)
+                self.columns[i] = contract.decide_role(column, self._distinct(i), decided)
+            frozen.check_role(self._coding, column.name, self.columns[i].role, column.where)
         self._number_reasons()
         labels = {column.name: self._distinct(self.columns.index(column)) for column in self.factors}
         codings = self._encode_with(labels)
@@ -154,7 +167,8 @@ class CellTable:
         """Return the outcome's entry in the dictionary, exact before rounding."""
         totals = self._totals([sum_.name for sum_ in self._sums])
         counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t")
-        return cell_statistics.describe(self._outcome, totals, self._categories, list(counts.values()))
+        found = cell_statistics.describe(self._outcome, totals, self._categories, list(counts.values()))
+        return found if self._outcome.weight is None else replace(found, weight_factor=self._weight_factor())
 
     def counts(self, keys: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
         """Return the number of good cells by the columns ``keys`` of ``coded``, sorted."""
@@ -226,7 +240,8 @@ class CellTable:
         """Make of the cells by category cells with a count ``count_0, count_1, ...`` of each category."""
         query = "SELECT DISTINCT y0 FROM coded WHERE reason = 0 AND y0 IS NOT NULL"
         found = [row[0] for row in self._execute(f"{query} LIMIT {MAX_CATEGORIES + 1}")]
-        self._categories = cell_statistics.categories(self._outcome, found)
+        categories = cell_statistics.categories(self._outcome, found)
+        self._categories = frozen.categories(self._coding, self._outcome.where, categories)
         bind = Bind()
         kind = self._type_of["t"]
         counts = [
@@ -257,6 +272,9 @@ class CellTable:
     def _weight_factor(self) -> float:
         if self._outcome.weight is None:
             return 1.0
+        decided = frozen.weight_factor(self._coding)
+        if decided is not None:
+            return decided
         totals = self._totals(["k", "t"])
         return float(totals["k"] / totals["t"])
 
@@ -287,7 +305,7 @@ class CellTable:
                 is_merging |= column.kind == "text"
                 continue
             values = labels[column.name]
-            codings[column.name], codes = contract.code_levels(column, values)
+            codings[column.name], codes = contract.code_levels(column, values, frozen=self._kept(column))
             good = [code for code in codes if code >= 0]
             is_merging |= len(set(good)) < len(good) or column.kind == "float"
             bind = Bind()
@@ -340,21 +358,28 @@ class CellTable:
         for column in self.factors:
             name, code = column.name, self.code(column)
             rows = self._execute(f"SELECT DISTINCT {code} FROM coded WHERE reason = 0")
+            kept = self._kept(column)
             idle = {*codings[name].levels} - {codings[name].levels[row[0]] for row in rows}
+            idle -= set() if kept is None else {*kept.levels}
             if column.config.levels is not None or not idle:
                 continue
             unused = frozenset(value for value in labels[name] if _level_name(column, value) in idle)
-            _, before = contract.code_levels(column, labels[name])
-            changed[name], after = contract.code_levels(column, labels[name], unused)
+            _, before = contract.code_levels(column, labels[name], frozen=kept)
+            changed[name], after = contract.code_levels(column, labels[name], unused, kept)
             moved = {old: new for old, new in zip(before, after, strict=True) if old >= 0 and old != new}
             bind = Bind()
             pairs = f"SELECT unnest({bind([*moved])}::INTEGER[]) AS old, unnest({bind([*moved.values()])}::INTEGER[]) AS new"
             self._execute(f"UPDATE coded SET {code} = moved.new FROM ({pairs}) AS moved WHERE {code} = moved.old", bind)
         return changed
 
+    def _kept(self, column: ModelColumn) -> FactorCoding | None:
+        return None if self._coding is None else self._coding.factors.get(column.name)
+
     def _numeric_coding(self, column: ModelColumn) -> NumericCoding:
         x = self.code(column)
         low, high, binary = self._one(f"SELECT min({x}), max({x}), bool_and({x} IN (0, 1)) FROM good")
+        if self._coding is not None and column.name in self._coding.numerics:
+            return replace(self._coding.numerics[column.name], minimum=low, maximum=high)
         if low == high:
             raise ContractError(
                 column.where, "one value in all rows", "a predictor that varies",

@@ -114,11 +114,15 @@ def resolve_column(
     return _with_role(column, "undecided") if is_text else column
 
 
-def decide_role(column: ModelColumn, values: Sequence[str | None]) -> ModelColumn:
-    """Return an undecided column as numeric (all of ``values`` are numbers) or factor (none is).
+def decide_role(
+    column: ModelColumn, values: Sequence[str | None], decided: Literal["factor", "numeric"] | None = None
+) -> ModelColumn:
+    """Return an undecided column as numeric (all of ``values`` are numbers) or factor (none is), or as ``decided`` before.
 
     A number with leading zeros (``01``) is not a number but a code.
     """
+    if decided is not None:
+        return _with_role(column, decided)
     given = [value for value in values if value is not None and value not in column.config.missing_values]
     num_numbers = sum(map(_is_plain_number, given))
     if 0 < num_numbers < len(given):
@@ -151,16 +155,21 @@ def _is_plain_number(text: str) -> bool:
 
 
 def code_levels(
-    column: ModelColumn, values: Sequence[str | None], unused: frozenset[str | None] = frozenset()
+    column: ModelColumn,
+    values: Sequence[str | None],
+    unused: frozenset[str | None] = frozenset(),
+    frozen: FactorCoding | None = None,
 ) -> tuple[FactorCoding, list[int]]:
     """Return the coding of a factor, and the code of each of ``values`` (its distinct values in the files, as text).
 
     Declared levels keep their order. Otherwise levels are sorted: by number if all are whole numbers without leading
-    zeros, else by text. The level of missing values comes last. ``unused`` values get no level.
+    zeros, else by text. The level of missing values comes last. ``unused`` values get no level. Levels and reference of
+    ``frozen`` stay, and other levels come after them.
     """
     config = column.config
     found = {value for value in values if value is not None and value not in config.missing_values}
-    levels = list(config.levels) if config.levels is not None else sorted_levels(found - unused)
+    kept = () if frozen is None else frozen.levels
+    levels = list(config.levels) if config.levels is not None else [*kept, *sorted_levels(found - unused - {*kept})]
     missing_code = MISSING
     if config.missing == "level":
         has_missing = any(value is None or value in config.missing_values for value in {*values} - unused)
@@ -169,7 +178,8 @@ def code_levels(
         missing_code = levels.index(config.missing_level) if config.missing_level in levels else UNUSED
     if not found or not levels:
         raise all_missing(column)
-    reference = config.reference if config.reference is not None else levels[0]
+    default = levels[0] if frozen is None else frozen.reference
+    reference = config.reference if config.reference is not None else default
     if reference not in levels:
         raise ContractError(
             f"{column.where}.reference", f"{reference!r}", f"one of the {len(levels):,} levels in the data",

@@ -43,6 +43,7 @@ class OutcomeCoding:
     An outcome is a trial (binomial) or a row (all other kinds). The mean of counts is per unit of exposure and their sd is
     that of count / exposure, with exposure as weight; the mean of ``keyed_trials`` is per trial. Both are 0 for categories,
     which have their names in order (``categories``) and their shares of the known outcomes (``proportions``) instead.
+    ``weight_factor`` is what the weights of the files are multiplied by to average 1.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class OutcomeCoding:
     sd: float
     categories: tuple[str, ...] | None = None
     proportions: tuple[float, ...] | None = None
+    weight_factor: float | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sharding import cell_statistics, contract, plan, sources, storage, store
+from sharding import cell_statistics, contract, frozen, plan, sources, storage, store
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
 from sharding.contract import Reasons
@@ -57,6 +57,7 @@ def ingest(
     directory: str,
     seed: int = 0,
     progress: Progress | None = None,
+    coding: Dictionary | None = None,
 ) -> IngestReport:
     """Make the dictionary and the shards of a run in ``directory`` (a path or URL).
 
@@ -74,6 +75,9 @@ def ingest(
         Combinations of factors whose observed levels the dictionary lists, `("state", "county")` as `state:county`.
     seed
         Of `by: random` and `by: hash`.
+    coding
+        What an earlier ingest decided, which stays (:mod:`sharding.frozen`): shards of rows that are the same have the
+        same bytes. Columns that it does not have are coded as without it.
 
     Raises
     ------
@@ -95,7 +99,7 @@ def ingest(
         rows = _row_source(
             data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, names, predictor_columns, seed
         )
-        cells = CellTable(connection, rows, reasons)
+        cells = CellTable(connection, rows, reasons, coding)
         clock.lap("open")
         report("read", 0, 1)
         rows_grouped, rejects = _group(cells, connection, found)
@@ -109,8 +113,8 @@ def ingest(
         if num_cells == 0:
             raise _nothing_left(quarantine, rejects)
         clock.lap("encode")
-        dictionary = _describe(cells, codings, group_columns)
-        planned, order = _plan(cells, dictionary, shards, seed, num_cells)
+        dictionary = _describe(cells, codings, group_columns, coding)
+        planned, order = _plan(cells, dictionary, shards, seed, num_cells, coding)
         if [storage.fingerprint(file.url) for file in found.files] != before:
             raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")
         by_file = _by_file(cells, found, quarantine, rejects)
@@ -123,7 +127,8 @@ def ingest(
             report("write", len(entries), len(planned))
         _write_quarantine(data, directory, cells, by_file, scratch, connection, found)
         storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
-        manifest = _manifest(entries, rows_grouped, quarantine, rejects, before)
+        read = [{**entry, "num_rows": file.num_rows} for entry, file in zip(before, found.files, strict=True)]
+        manifest = _manifest(entries, rows_grouped, quarantine, rejects, read)
         _remove_other_shards(directory, entries)
         storage.publish_json(storage.join(directory, store.MANIFEST), manifest)
         clock.lap("write")
@@ -259,7 +264,10 @@ def _nothing_left(quarantine: dict[str, int], rejects: dict[tuple[str, str], int
 
 
 def _describe(
-    cells: CellTable, codings: dict[str, FactorCoding], group_columns: Sequence[tuple[str, ...]]
+    cells: CellTable,
+    codings: dict[str, FactorCoding],
+    group_columns: Sequence[tuple[str, ...]],
+    coding: Dictionary | None,
 ) -> Dictionary:
     for group in group_columns:
         unknown = [name for name in group if name not in codings]
@@ -268,18 +276,23 @@ def _describe(
                 f"group {':'.join(group)!r}", f"{unknown} that are not factors of the model", f"among {sorted(codings)}",
                 "Name them in factor_columns, or declare `type: factor`."
             )  # fmt: skip
-    outcome = cells.outcome_coding()
+    outcome = frozen.outcome(coding, cells.outcome_coding())
     return Dictionary(
         factors=codings,
         numerics=cells.numeric_codings(),
-        groups={":".join(group): cells.groups(group) for group in group_columns},
-        parents=cells.parents(codings),
+        groups={":".join(group): frozen.groups(coding, codings, group, cells.groups(group)) for group in group_columns},
+        parents=frozen.parents(coding, codings, cells.parents(codings)),
         outcome=outcome,
     )
 
 
 def _plan(
-    cells: CellTable, dictionary: Dictionary, shards: ShardsConfig, seed: int, num_cells: int
+    cells: CellTable,
+    dictionary: Dictionary,
+    shards: ShardsConfig,
+    seed: int,
+    num_cells: int,
+    coding: Dictionary | None,
 ) -> tuple[list[PlannedShard], list[str]]:
     """Return the shards and the columns to sort the cells by."""
     if shards.method == "columns":
@@ -291,7 +304,8 @@ def _plan(
                 "factors",
                 "Choose a factor, or declare `type: factor`.",
             )
-        nested = _nested_factor(dictionary, shards.columns)
+        decided = coding if coding is not None and {*coding.factors} == {*dictionary.factors} else dictionary
+        nested = _nested_factor(decided, shards.columns)
         order = [cells.code_of(name) for name in (*shards.columns, *nested)]
         levels = dictionary.factors[shards.columns[0]].levels
         counts = cells.counts(order)

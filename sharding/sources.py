@@ -41,13 +41,14 @@ REJECT_REASONS = {
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file: its URL, the path that DuckDB opens, its columns in order, and how each is stored."""
+    """One file: its URL, the path that DuckDB opens, its columns in order, how each is stored, and its rows (Parquet only)."""
 
     url: str
     path: str
     columns: tuple[str, ...]
     types: tuple[str, ...]
     partitions: tuple[str, ...]
+    num_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,8 @@ def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sou
         delimiter = data.delimiter or ("\t" if formats[urls[0]] == "tsv" else ",")
         files = [_open_text(url, delimiter, data.encoding, scratch / f"utf8-{i}.csv") for i, url in enumerate(urls)]
     else:
-        delimiter, num_rows, files = "", 0, []
-        for url in urls:
-            file, rows = _open_parquet(url)
-            files.append(file)
-            num_rows += rows
+        delimiter, files = "", [_open_parquet(url) for url in urls]
+        num_rows = sum(file.num_rows or 0 for file in files)
         if num_rows == 0:
             raise no_rows(len(files))
     kinds = {name: _kind(name, where, files) for name, where in needed.items()}
@@ -206,7 +204,7 @@ def _partitions(url: str) -> tuple[str, ...]:
     return tuple(piece.split("=", 1)[0] for piece in url.split("/")[:-1] if "=" in piece)
 
 
-def _open_parquet(url: str) -> tuple[SourceFile, int]:
+def _open_parquet(url: str) -> SourceFile:
     try:
         with storage.opened(url) as handle:
             file = pq.ParquetFile(handle)
@@ -217,7 +215,7 @@ def _open_parquet(url: str) -> tuple[SourceFile, int]:
             "Copy the file again (it may be truncated), or set data.format."
         ) from error  # fmt: skip
     types = tuple(str(field.type) for field in schema)
-    return SourceFile(url, _engine_path(url), tuple(schema.names), types, _partitions(url)), num_rows
+    return SourceFile(url, _engine_path(url), tuple(schema.names), types, _partitions(url), num_rows)
 
 
 def _open_text(url: str, delimiter: str, encoding: str, copy: Path) -> SourceFile:

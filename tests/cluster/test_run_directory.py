@@ -68,7 +68,9 @@ def test_a_damaged_or_missing_file_is_not_done(path: str):
 def test_beginning_a_stage_leaves_nothing_stale_behind(path: str):
     directory = finished(path)
     directory.begin("merge")
-    assert sorted(os.listdir(path)) == ["dictionary.json", "manifest.json", "quarantine", "shards", "sites"]
+    assert sorted(os.listdir(path)) == [
+        "coding.json", "dictionary.json", "manifest.json", "quarantine", "shards", "sites",
+    ]  # fmt: skip
     assert set(run_directory.open_directory(path, IDENTITY).records) == {"ingest", "fit"}
 
 

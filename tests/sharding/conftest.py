@@ -40,7 +40,7 @@ def run(source: Any, directory: Any, *, shards: dict[str, Any] | None = None, **
     """Ingest with state and county as groups; ``options`` go to ingest where it knows them, else to `data:`."""
     arguments: dict[str, Any] = {
         "outcome_kind": "binomial", "factor_columns": ["state", "county", "race"], "predictor_columns": ["female", "dem"],
-        "group_columns": [("state",), ("state", "county"), ("race",)], "seed": 0,
+        "group_columns": [("state",), ("state", "county"), ("race",)], "seed": 0, "coding": None,
     }  # fmt: skip
     for name in list(arguments):
         arguments[name] = options.pop(name, arguments[name])

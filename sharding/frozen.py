@@ -1,0 +1,112 @@
+"""A coding that stays: what an earlier ingest decided holds for files that came later.
+
+Sites of shards that did not change are kept only if their coefficients still mean the same, so centre, scale, reference
+and the order of levels stay. New levels come after the old ones; a level that is in no row any more stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from sharding.dictionary import Dictionary, FactorCoding, OutcomeCoding
+from sharding.errors import ContractError
+
+ANEW = "Ingest into a new run directory: there the whole coding is decided anew."
+
+Groups = tuple[tuple[int, ...], ...]
+Parents = dict[str, dict[str, tuple[int, ...]]]
+
+
+def role(frozen: Dictionary | None, name: str) -> Literal["factor", "numeric"] | None:
+    """Return what a column is in the frozen coding; None where that does not have it."""
+    if frozen is None:
+        return None
+    return "factor" if name in frozen.factors else "numeric" if name in frozen.numerics else None
+
+
+def check_role(frozen: Dictionary | None, name: str, found: str, where: str) -> None:
+    """Refuse a column that was a factor and is a number now, or the other way round."""
+    expected = role(frozen, name)
+    if expected not in (None, found):
+        raise ContractError(where, f"a {found} column", f"a {expected} column, as when the coding was decided", ANEW)
+
+
+def groups(
+    frozen: Dictionary | None, codings: dict[str, FactorCoding], columns: tuple[str, ...], found: Groups
+) -> Groups:
+    """Return the combinations of codes that occur and those that did, sorted."""
+    if frozen is None or not all(_keeps_codes(frozen, codings, column) for column in columns):
+        return found
+    return tuple(sorted({*found, *frozen.groups.get(":".join(columns), ())}))
+
+
+def parents(frozen: Dictionary | None, codings: dict[str, FactorCoding], found: Parents) -> Parents:
+    """Return the parents with those of levels that are in no row any more as they were."""
+    if frozen is None:
+        return found
+    result: Parents = {}
+    for child, above in found.items():
+        for parent, codes in above.items():
+            known = frozen.parents.get(child, {}).get(parent, ())
+            if not (_keeps_codes(frozen, codings, child) and _keeps_codes(frozen, codings, parent)):
+                known = ()
+            before = (*known, *[-1] * (len(codes) - len(known)))
+            filled = (old if code < 0 else code for code, old in zip(codes, before, strict=True))
+            result.setdefault(child, {})[parent] = tuple(filled)
+    return result
+
+
+def outcome(frozen: Dictionary | None, found: OutcomeCoding) -> OutcomeCoding:
+    """Return the outcome's entry with mean, sd and shares as they were: default priors are in their units."""
+    if frozen is None or frozen.outcome.kind != found.kind or frozen.outcome.categories != found.categories:
+        return found
+    before = frozen.outcome
+    return replace(found, mean=before.mean, sd=before.sd, proportions=before.proportions)
+
+
+def weight_factor(frozen: Dictionary | None) -> float | None:
+    """Return what weights are multiplied by in the frozen coding; None if it does not say."""
+    return None if frozen is None else frozen.outcome.weight_factor
+
+
+def categories(frozen: Dictionary | None, where: str, found: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the categories of the outcome, which are those of the frozen coding.
+
+    Raises
+    ------
+    ContractError
+        There is another: each category but the first has coefficients of its own in every site.
+    """
+    if frozen is None or frozen.outcome.categories is None or found == frozen.outcome.categories:
+        return found
+    new = len({*found} - {*frozen.outcome.categories})
+    if new:
+        raise ContractError(
+            where, f"{new} new categories", f"the {len(frozen.outcome.categories)} categories as before", ANEW
+        )
+    return frozen.outcome.categories
+
+
+def continues(new: Dictionary, old: Dictionary) -> bool:
+    """Whether everything coded by ``old`` means the same in ``new``, so that sites made under ``old`` can be kept."""
+    numerics = {name: (c.center, c.scale, c.binary) for name, c in new.numerics.items()}
+    same_outcome = (old.outcome.kind, old.outcome.categories, old.outcome.weight_factor) == (
+        new.outcome.kind, new.outcome.categories, new.outcome.weight_factor,
+    )  # fmt: skip
+    return (
+        same_outcome
+        and numerics == {name: (c.center, c.scale, c.binary) for name, c in old.numerics.items()}
+        and {*new.factors} == {*old.factors}
+        and all(_keeps_codes(old, new.factors, name) for name in old.factors)
+        and all(new.factors[name].reference == coding.reference for name, coding in old.factors.items())
+        and all({*codes} <= {*new.groups.get(name, ())} for name, codes in old.groups.items())
+    )
+
+
+def _keeps_codes(frozen: Dictionary, codings: dict[str, FactorCoding], name: str) -> bool:
+    """Whether a factor's old levels still have their codes."""
+    if name not in frozen.factors or name not in codings:
+        return False
+    old = frozen.factors[name].levels
+    return codings[name].levels[: len(old)] == old
