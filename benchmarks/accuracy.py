@@ -97,6 +97,8 @@ def compare(run: in_memory.Run, reference: pd.DataFrame) -> dict[str, Any]:
         "sd_ratio_min": float(ratio[~is_scale].min()),
         "sd_ratio_max": float(ratio[~is_scale].max()),
         "scale_error": float(error[is_scale].max()),
+        "beyond_noise": float(np.maximum(error - noise, 0.0)[~is_scale].max()),
+        "scale_beyond_noise": float(np.maximum(error - noise, 0.0)[is_scale].max()),
         "largest_noise": float(noise.max()),
     }
 

@@ -1,8 +1,9 @@
-"""The full statistical lane: `python -m benchmarks.calibrate [coverage | accuracy | sbc | all]` (hours in all).
+"""The full statistical lane: `python -m benchmarks.calibrate [coverage | accuracy | sbc | sbc_families | all]` (hours in all).
 
 * ``coverage``: simulated nations through the command line; 90% intervals against the true expected shares.
 * ``accuracy``: every method, number of shards and way of cutting against full-data NUTS, 20,000 and 1,000,000 rows.
-* ``sbc``: simulation-based calibration of the whole line, and three broken twins that must fail it.
+* ``sbc``: simulation-based calibration of the whole line, and three broken twins that must fail it;
+* ``sbc_families``: the same for every family, its own parameters among what is ranked.
 
 Prints Markdown tables, writes them with every figure to `benchmarks/results/calibrate_<lane>.md` and `.json`, and ends with code 3
 if anything is outside its bounds.
@@ -18,11 +19,11 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks import accuracy, coverage, sbc
+from benchmarks import accuracy, coverage, sbc, sbc_families
 from benchmarks.peers.reference import reference_nuts
 from benchmarks.problems import REPOSITORY, small_nation
 
-LANES = ("accuracy", "sbc", "coverage")
+LANES = ("accuracy", "sbc", "sbc_families", "coverage")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 CACHE = REPOSITORY / "benchmarks" / "cache"
 
@@ -67,6 +68,17 @@ def run_sbc(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
     return rows, good
 
 
+def run_sbc_families(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
+    """Each family's merge must be uniform, its twins must not; the table goes into `docs/families.md` too."""
+    rows = []
+    for family in arguments.families:
+        new = sbc_families.judged(family, arguments.family_replicates)
+        sbc_families.keep(new)
+        rows += new
+        print(*new, sep="\n", file=sys.stderr, flush=True)
+    return rows, all(row["passed"] for row in rows)
+
+
 def write(lane: str, rows: list[dict[str, Any]], results: Path = RESULTS) -> str:
     """Write the rows as JSON and Markdown; return the Markdown."""
     results.mkdir(exist_ok=True)
@@ -88,8 +100,10 @@ def main() -> None:
     parser.add_argument("--nations", type=int, default=10)
     parser.add_argument("--voters", type=int, default=2_000_000, help="of each nation")
     parser.add_argument("--replicates", type=int, default=400, help="of simulation-based calibration")
+    parser.add_argument("--family-replicates", type=int, default=200, help="of the calibration of each family")
+    parser.add_argument("--families", nargs="+", choices=sbc_families.NAMES, default=list(sbc_families.NAMES))
     arguments = parser.parse_args()
-    runners = {"coverage": run_coverage, "accuracy": run_accuracy, "sbc": run_sbc}
+    runners = {"coverage": run_coverage, "accuracy": run_accuracy, "sbc": run_sbc, "sbc_families": run_sbc_families}
     good = True
     for lane in LANES if arguments.lane == "all" else (arguments.lane,):
         rows, passed = runners[lane](arguments)

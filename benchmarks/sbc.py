@@ -157,11 +157,11 @@ def ranks(num_replicates: int, seed: int = 1) -> dict[str, dict[str, np.ndarray]
     return {merge: {name: np.array(r) for name, r in by_name.items()} for merge, by_name in collected.items()}
 
 
-def uniformity(by_name: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """P-value of each quantity's ranks under uniformity (chi-squared, `NUM_BINS` equal bins)."""
+def uniformity(by_name: Mapping[str, np.ndarray], num_bins: int = NUM_BINS) -> dict[str, float]:
+    """P-value of each quantity's ranks under uniformity (chi-squared, equal bins)."""
     p_values = {}
     for name, values in by_name.items():
-        counts = np.bincount(values * NUM_BINS // (NUM_KEPT + 1), minlength=NUM_BINS)
+        counts = np.bincount(values * num_bins // (NUM_KEPT + 1), minlength=num_bins)
         p_values[name] = float(stats.chisquare(counts).pvalue)
     return p_values
 

@@ -17,7 +17,7 @@ from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
 from fitting import combiner, relayout, rounds, verdict
 from fitting.combiner import Moments, Natural, Proposal
-from fitting.config import ExactConfig, NUTSConfig
+from fitting.config import ClassicConfig, ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
 from fitting.sites import Site
 from fitting.tree import Restriction
@@ -37,6 +37,7 @@ def fit(context: StageContext) -> None:
     """Rounds of sites until the posterior stops moving; then ``sites/rounds.json`` names the last ones."""
     work = open_work(context)
     config = context.config.fit
+    assert not isinstance(config, ClassicConfig), "that method has stages of its own"
     schedule = rounds.Schedule(config.method, config.rounds, config.tolerance, config.damping, work.hierarchy.family)
     state = rounds.init(work.hierarchy)
     done: list[rounds.Round] = []

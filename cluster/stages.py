@@ -23,6 +23,8 @@ from cluster.errors import StageError
 from cluster.execution import Executor
 from cluster.progress import Progress
 from cluster.run_directory import STAGES, RunDirectory, stage_key
+from fitting import classic
+from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
 from sharding import storage
 from sharding.errors import SourceError
@@ -149,18 +151,21 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         sources=_fingerprints("data.source", config.data.source),
         **(seed if config.shards.method != "columns" else {}),
     )
+    of_merge, of_model = _OF_MERGE, {n: model[n] for n in model if n != "priors"} | {"splines": bases}
+    if isinstance(config.fit, ClassicConfig):  # subposteriors carry the prior; combiners of one kind share them
+        of_merge, of_model = {"combiner"}, model | {"kind": classic.require(config.fit.combiner).kind}
     fitted = add(
         "fit",
         after={"ingest": ingest},
-        model={name: model[name] for name in model if name not in ("priors", "splines")} | {"splines": bases},
-        fit={name: value for name, value in fit.items() if name not in _OF_MERGE},
-        **(seed if config.fit.method == "nuts" else {}),
+        model=of_model,
+        fit={name: value for name, value in fit.items() if name not in of_merge},
+        **(seed if config.fit.method in ("nuts", "classic") else {}),
     )
     merged = add(
         "merge",
         after={"fit": fitted},
         model={"priors": model["priors"], "splines": scales},
-        fit={name: value for name, value in fit.items() if name in _OF_MERGE},
+        fit={name: value for name, value in fit.items() if name in of_merge},
         **seed,
     )
     audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **seed)
@@ -216,9 +221,9 @@ def _run_stage(
         plan.check(config, directory.path)
         executor = shared.get(config.run, plan.num_cells(directory.path))  # before JAX is imported
         context = StageContext(config, directory.path, executor, progress, step.key)
-        _function(step.stage)(context)
+        _function(step.stage, config)(context)
         if step.stage == "merge":
-            directory.facts["priors"] = _function("resolved_priors")(directory.path, config)
+            directory.facts["priors"] = _function("resolved_priors", config)(directory.path, config)
     else:
         from reporting import report
 
@@ -229,10 +234,11 @@ def _run_stage(
     progress.end(seconds)
 
 
-def _function(name: str) -> Callable[..., Any]:
-    from cluster import inference
+def _function(name: str, config: RunConfig) -> Callable[..., Any]:
+    from cluster import classic_stages, inference
 
-    return getattr(inference, name)
+    is_classic = isinstance(config.fit, ClassicConfig) and name in ("fit", "merge", "audit")
+    return getattr(classic_stages if is_classic else inference, name)
 
 
 def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -> None:

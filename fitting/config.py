@@ -212,6 +212,28 @@ class ExactConfig(VIConfig):
     warmup: PositiveInt = Field(default=300, description="Warm-up draws per chain.")
 
 
+class ClassicConfig(Frozen):
+    """A classic combiner: every shard sampled by NUTS under its share of the prior, merged once. A baseline."""
+
+    method: Literal["classic"] = "classic"
+    combiner: Literal["consensus", "gaussian", "nonparametric", "semiparametric", "pie", "barycenter", "swiss"] = Field(
+        default="consensus", description="How subposteriors are merged; docs/combiners.md says which fails when."
+    )
+    draws: PositiveInt = Field(default=500, description="Draws kept per chain, of every shard and of the merge.")
+    chains: PositiveInt = Field(default=4, ge=2, description="Chains per shard; two at least, for R-hat.")
+    warmup: PositiveInt = Field(default=500, description="Warm-up draws per shard and chain.")
+
+    @property
+    def rounds(self) -> int:
+        """A classic merge has one."""
+        return 1
+
+    @property
+    def spread(self) -> str:
+        """It knows no other."""
+        return "model"
+
+
 def _method(value: Any) -> Any:
     return value.get("method", "vi") if isinstance(value, dict) else getattr(value, "method", None)
 
@@ -220,7 +242,8 @@ FitConfig = Annotated[
     Annotated[VIConfig, Tag("vi")]
     | Annotated[LaplaceConfig, Tag("laplace")]
     | Annotated[NUTSConfig, Tag("nuts")]
-    | Annotated[ExactConfig, Tag("exact")],
+    | Annotated[ExactConfig, Tag("exact")]
+    | Annotated[ClassicConfig, Tag("classic")],
     Discriminator(_method),
 ]
 """``fit:`` one config per method; ``vi`` where no method is written."""
