@@ -168,13 +168,13 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         **_coding(config.run.directory),
         **(seed if config.shards.method != "columns" else {}),
     )
-    of_merge, of_model = _OF_MERGE, {name: model[name] for name in model if name != "priors"}
+    of_merge, of_model = _OF_MERGE, {n: model[n] for n in model if n != "priors"} | {"splines": bases}
     if isinstance(config.fit, ClassicConfig):  # subposteriors carry the prior; combiners of one kind share them
         of_merge, of_model = {"combiner"}, model | {"kind": classic.require(config.fit.combiner).kind}
     fitted = add(
         "fit",
         after={"ingest": ingest},
-        model={name: value for name, value in of_model.items() if name != "splines"} | {"splines": bases},
+        model=of_model,
         fit={name: value for name, value in fit.items() if name not in of_merge},
         **(seed if config.fit.method in ("nuts", "classic") else {}),
     )
