@@ -8,7 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import sbc, sbc_families
 
-NUM_REPLICATES, NUM_BINS = 20, 5
+NUM_REPLICATES, NUM_BINS = 15, 5
 
 
 @pytest.mark.calibration
