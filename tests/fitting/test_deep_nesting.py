@@ -164,11 +164,11 @@ def test_draws_in_turn_hold_few_at_a_time(fitted, monkeypatch, num_impossible):
     impossible = {tuple(p) for p in points[:num_impossible]}
     given = combiner._draw_given
 
-    def watched(hierarchy, sites, psi, seed):
+    def watched(hierarchy, sites, psi, seed, score_variance):
         calls.append(seed)
         if tuple(psi) in impossible:
             raise np.linalg.LinAlgError
-        return given(hierarchy, sites, psi, seed)
+        return given(hierarchy, sites, psi, seed, score_variance)
 
     monkeypatch.setattr(combiner, "_draw_given", watched)
     options = {"num_draws": 40, "seed": 4, "warmup": 5}
