@@ -95,6 +95,9 @@ def ingest(
         found = sources.open_sources(data, _needed_columns(data, shards, names), scratch)
         before = [storage.fingerprint(file.url) for file in found.files]
         sources.register_file_systems(connection, found)
+        if "float" in found.kinds.values():
+            # minima and maxima in Parquet footers leave NaN out, and DuckDB concludes from them that there is none
+            connection.execute("SET disabled_optimizers = 'statistics_propagation'")
         reasons = Reasons()
         rows = _row_source(
             data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, names, predictor_columns, seed

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from sharding import contract, storage
-from sharding.config import ColumnConfig
+from sharding.config import ColumnConfig, DataConfig, ShardsConfig
 from sharding.contract import ModelColumn
 from sharding.errors import ContractError, DetailedError, SourceError
+from sharding.ingest import ingest
 
 SECRET = "Zebulon"
 """A value in the rows of every case below; no message may hold it."""
@@ -233,3 +234,17 @@ def test_identifier_is_no_factor(helpers: Any, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(contract, "MAX_LEVELS", 3)
     with pytest.raises(ContractError, match=r"data\.columns\.id: found more than 3 levels"):
         ingest(helpers, tmp_path, table(), factor_columns=["id", "state"])
+
+
+def test_nan_beside_ordinary_numbers_is_missing(tmp_path: Path) -> None:
+    """Without an infinity that widens the column's minimum and maximum, the file's footer hides that there is a NaN."""
+    table = pa.table({"y": [0.0, 1.0, math.nan, 1.0, 0.0], "x": [0.5, math.nan, 1.5, 2.5, 3.5], "g": list("aabbb")})
+    pq.write_table(table, tmp_path / "one.parquet")
+    data = DataConfig(source=str(tmp_path / "one.parquet"), outcome="y", terms_of_use="synthetic")
+    report = ingest(
+        data, ShardsConfig(), outcome_kind="binomial", factor_columns=("g",), predictor_columns=("x",),
+        group_columns=(("g",),), directory=str(tmp_path / "run"),
+    )  # fmt: skip
+    assert report.manifest["quarantine"] == {"x:missing": 1}
+    assert report.dictionary.outcome.num_known == 3
+    assert report.dictionary.numerics["x"].maximum == 3.5

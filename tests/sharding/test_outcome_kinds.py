@@ -402,3 +402,14 @@ def test_extremes_of_numbers_and_dictionaries_without_them(helpers: Any, voters:
     assert older.numerics["dem"].minimum is None
     assert older.numerics["dem"].center == report.dictionary.numerics["dem"].center
     assert older.to_json() == entries
+
+
+@pytest.mark.parametrize("seed", [416, 448])
+def test_nan_that_a_footer_does_not_tell_of_is_quarantined(helpers: Any, tmp_path: Path, seed: int) -> None:
+    """Minima and maxima in a Parquet footer leave NaN out; where no infinity widens them, all values seem to be good numbers."""
+    table = dirty_rows(60, seed)
+    pq.write_table(table, tmp_path / "one.parquet")
+    report = ingested(helpers, tmp_path / "one.parquet", tmp_path / "a", "count", "n", weight="w")
+    _, reasons, known = expected_cells("count", "n", table, True)
+    assert report.manifest["quarantine"] == reasons
+    assert report.dictionary.outcome.num_known == len(known)
