@@ -14,7 +14,7 @@ from sharding import contract, storage
 from sharding.config import ColumnConfig, DataConfig, ShardsConfig
 from sharding.contract import ModelColumn
 from sharding.errors import ContractError, DetailedError, SourceError
-from sharding.ingest import ingest
+from sharding.ingest import ingest as ingest_files
 
 SECRET = "Zebulon"
 """A value in the rows of every case below; no message may hold it."""
@@ -241,7 +241,7 @@ def test_nan_beside_ordinary_numbers_is_missing(tmp_path: Path) -> None:
     table = pa.table({"y": [0.0, 1.0, math.nan, 1.0, 0.0], "x": [0.5, math.nan, 1.5, 2.5, 3.5], "g": list("aabbb")})
     pq.write_table(table, tmp_path / "one.parquet")
     data = DataConfig(source=str(tmp_path / "one.parquet"), outcome="y", terms_of_use="synthetic")
-    report = ingest(
+    report = ingest_files(
         data, ShardsConfig(), outcome_kind="binomial", factor_columns=("g",), predictor_columns=("x",),
         group_columns=(("g",),), directory=str(tmp_path / "run"),
     )  # fmt: skip
