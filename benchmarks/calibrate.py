@@ -1,9 +1,10 @@
-"""The full statistical lane: `python -m benchmarks.calibrate [coverage | accuracy | sbc | sbc_families | all]` (hours in all).
+"""The full statistical lane: `python -m benchmarks.calibrate [coverage | accuracy | sbc | sbc_families | user_model | all]` (hours in all).
 
 * ``coverage``: simulated nations through the command line; 90% intervals against the true expected shares.
 * ``accuracy``: every method, number of shards and way of cutting against full-data NUTS, 20,000 and 1,000,000 rows.
 * ``sbc``: simulation-based calibration of the whole line, and three broken twins that must fail it;
-* ``sbc_families``: the same for every family, its own parameters among what is ranked.
+* ``sbc_families``: the same for every family, its own parameters among what is ranked;
+* ``user_model``: the worked example of a user's model in shards against itself whole.
 
 Prints Markdown tables, writes them with every figure to `benchmarks/results/calibrate_<lane>.md` and `.json`, and ends with code 3
 if anything is outside its bounds.
@@ -23,7 +24,7 @@ from benchmarks import accuracy, coverage, sbc, sbc_families
 from benchmarks.peers.reference import reference_nuts
 from benchmarks.problems import REPOSITORY, small_nation
 
-LANES = ("accuracy", "sbc", "sbc_families", "coverage")
+LANES = ("accuracy", "sbc", "sbc_families", "user_model", "coverage")
 RESULTS = REPOSITORY / "benchmarks" / "results"
 CACHE = REPOSITORY / "benchmarks" / "cache"
 
@@ -68,6 +69,14 @@ def run_sbc(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
     return rows, good
 
 
+def run_user_model(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
+    """Every method of a shard against plain NUTS on all rows."""
+    from benchmarks import user_model  # JAX takes a second to import
+
+    rows = list(user_model.run())
+    return rows, all(row["passed"] for row in rows)
+
+
 def run_sbc_families(arguments: argparse.Namespace) -> tuple[list[dict[str, Any]], bool]:
     """Each family's merge must be uniform, its twins must not; the table goes into `docs/families.md` too."""
     rows = []
@@ -103,7 +112,10 @@ def main() -> None:
     parser.add_argument("--family-replicates", type=int, default=200, help="of the calibration of each family")
     parser.add_argument("--families", nargs="+", choices=sbc_families.NAMES, default=list(sbc_families.NAMES))
     arguments = parser.parse_args()
-    runners = {"coverage": run_coverage, "accuracy": run_accuracy, "sbc": run_sbc, "sbc_families": run_sbc_families}
+    runners = {
+        "coverage": run_coverage, "accuracy": run_accuracy, "sbc": run_sbc, "sbc_families": run_sbc_families,
+        "user_model": run_user_model,
+    }  # fmt: skip
     good = True
     for lane in LANES if arguments.lane == "all" else (arguments.lane,):
         rows, passed = runners[lane](arguments)

@@ -152,7 +152,8 @@ def test_moments_are_right_from_a_wrong_reference():
     target = tilted_nuts.Target(
         index=np.zeros((NUM_NONZEROS, 16), dtype=np.int32),
         value=np.stack([cells([1, 1]), cells([0, 0]), cells([0, 0])]),
-        offset=cells([reference_mean, reference_mean]),
+        predictor=np.ones((NUM_NONZEROS, 1)),
+        offset=cells([reference_mean, reference_mean])[None],
         statistics={name: cells(column) for name, column in design.statistics.items()},
         lower=lower * np.outer(first, first),
         precision=precision * lower**2 * np.outer(first, first),

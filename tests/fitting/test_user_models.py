@@ -1,6 +1,5 @@
 """User-written models: exact answers, what is refused, and twins that must fail."""
 
-import importlib.util
 import inspect
 import pickle
 from pathlib import Path
@@ -10,12 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import pytest
-from arviz_stats.base import array_stats
 from numpyro import distributions as dist
 from numpyro import handlers
-from numpyro.infer import MCMC
-from numpyro.infer import NUTS as NUTSKernel
-from scipy import stats
 from scipy.special import digamma, polygamma
 
 from fitting import (
@@ -403,56 +398,3 @@ def test_names_of_coordinates():
     places = (user_model.Place("tau", (), ()), user_model.Place("beta", (2,), ()))
     made = user_model.Program(NORMAL, (), places, (), ())
     assert user_draws.names(made) == ["tau", "beta[0]", "beta[1]"]
-
-
-# ---- the worked example: in shards, and whole by plain NUTS ----
-
-
-def _load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.calibration
-@pytest.mark.parametrize("method", [NUTS(), VI()], ids=["nuts", "vi"])
-def test_turnout_and_choice_in_shards_agrees_with_the_whole(method, whole_turnout_and_choice):
-    """Means within 0.1 sd beyond Monte Carlo error, sds within 10% beyond theirs (a sd's is about its mean's / sqrt 2)."""
-    sharded, rows, whole = whole_turnout_and_choice
-    run = user_in_memory.fit(sharded, rows, method=method, num_draws=500, num_chains=4, seed=1)
-    assert run.audit["verdict"] in ("pass", "warn")
-    for name, reference in whole.items():
-        ours = run.variables[name].values.reshape(2000, -1)
-        reference = reference.reshape(*reference.shape[:2], -1)
-        sd = reference.std(axis=(0, 1))
-        error = array_stats.mcse(np.moveaxis(reference, -1, 0), method="mean") / sd
-        z = stats.norm.isf(1e-4 / ours.shape[1])
-        noise = z * np.hypot(error, 1 / np.sqrt(2000))
-        off = np.abs(ours.mean(axis=0) - reference.mean(axis=(0, 1))) / sd
-        assert np.all(off < 0.1 + noise), f"{name}: off by {np.max(off):.2f} sds"
-        ratio = np.abs(ours.std(axis=0) / sd - 1)
-        assert np.all(ratio < 0.1 + noise), f"{name}: sd off by {np.max(ratio):.2f}"
-
-
-@pytest.fixture(scope="module")
-def whole_turnout_and_choice():
-    sharded = _load(ROOT / "configs" / "models" / "turnout_and_choice.py").MODEL
-    table = _load(ROOT / "examples" / "turnout_and_choice" / "simulate.py").simulate(
-        num_regions=4, states_per_region=6, num_rows=2400
-    )
-    columns = {name: np.asarray(table[name].to_pylist()) for name in table.column_names}
-    region = columns.pop("region")
-    rows = {r: {name: values[region == r] for name, values in columns.items()} for r in np.unique(region)}
-    everybody = user_shards.code(sharded, {"all": columns})[0]
-    data = {name: jnp.asarray(values[everybody.mask]) for name, values in everybody.data.items()}
-    sizes = {**dict(everybody.sizes), "rows": everybody.num_rows, "state": 24}
-    with jax.enable_x64(True):
-        kernel = MCMC(
-            NUTSKernel(sharded.model), num_warmup=500, num_samples=1000, num_chains=2,
-            chain_method="vectorized", progress_bar=False,
-        )  # fmt: skip
-        kernel.run(jax.random.key(0), data, sizes)
-    draws = kernel.get_samples(group_by_chain=True)
-    names = ("intercept", "female", "age_effect", "sd", "correlation", "state_effect")
-    return sharded, rows, {name: np.asarray(draws[name]) for name in names}
