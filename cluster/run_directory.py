@@ -116,6 +116,7 @@ class RunDirectory:
         StageError
             One of the things that the stage owes is not there.
         """
+        _remove_unpublished(self.path)  # of workers that were killed while they wrote: their tasks were run again
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.records[stage] = StageRecord(
             key, inputs, round(seconds, 3), finished, self._files(stage), _peak_memory_bytes()
@@ -157,9 +158,13 @@ def open_directory(path: str, identity: dict[str, Any]) -> RunDirectory:
     if directory is None:
         storage.make_directory(path)
         directory = RunDirectory(path, identity)
+    _remove_unpublished(path)
+    return directory
+
+
+def _remove_unpublished(path: str) -> None:
     for unpublished in Path(path).rglob(".*.partial"):
         unpublished.unlink(missing_ok=True)
-    return directory
 
 
 def open_existing(path: str, identity: dict[str, Any]) -> RunDirectory | None:

@@ -83,7 +83,7 @@ def test_the_resolved_config_reads_back_the_same(write, tmp_path: Path):
         ),
         (
             ("run:", "fit: {method: nut}\nrun:"),
-            "9: `fit.method`: expected one of 'vi', 'laplace', 'nuts', 'exact', found nut",
+            "9: `fit.method`: expected one of 'vi', 'laplace', 'nuts', 'exact', 'classic', found nut",
         ),
         (("seed: 3", "seed: -1"), "9: `run.seed`: expected greater than or equal to 0, found -1"),
         (("serial", "rey"), "9: `run.executor`: expected serial, ray, auto"),
@@ -177,6 +177,7 @@ ARGUMENTS = {
     "ClusterUnreachableError": ("ray://x:1", "no answer"),
     "FrameError": ("census.csv", "no column n", "the column n"),
     "TaskError": ("KeyError", "'x'"),
+    "UpdateError": ("run", "has no finished run", "Run `caucus run` first."),
 }
 
 

@@ -24,7 +24,8 @@ def test_config_is_valid_and_its_columns_exist(name: str) -> None:
     formula = run.model.parsed_formula()
     used = {column for group in formula.groups for column in group.columns}
     margins = {column for margin in run.poststratify.by if margin != "all" for column in margin.split(":")}
-    here = set(COLUMNS) if name.startswith("nation") else set(pq.read_schema(run.data.source[0]).names)
+    simulated = {*COLUMNS, "precinct"} if "precincts" in name else set(COLUMNS)
+    here = simulated if name.startswith("nation") else set(pq.read_schema(run.data.source[0]).names)
     assert used | margins | set(run.data.columns) <= here
     if run.poststratify.count is not None:
         frame = set(pq.read_schema(run.poststratify.frame).names)
