@@ -19,7 +19,6 @@ from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
-    RayError,
     WorkerCrashedError,
 )
 
@@ -41,7 +40,7 @@ class RayExecutor:
 
     def __init__(self, *, address: str, workers: int):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        is_ours = address == "local"
+        is_ours, was_running = address == "local", ray.is_initialized()
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
         try:
             with warnings.catch_warnings():
@@ -55,7 +54,9 @@ class RayExecutor:
                     num_cpus=workers if is_ours else None,
                     include_dashboard=False if is_ours else None,
                 )
-        except (RayError, ConnectionError, OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises a bare Exception where a node is too slow to start
+            if not was_running:
+                ray.shutdown()  # what did start
             raise ClusterUnreachableError(address, str(error).partition("\n")[0]) from error
         finally:
             os.umask(umask)

@@ -179,3 +179,16 @@ def test_auto_is_serial_where_there_is_little_to_do():
 def test_ray_that_does_not_answer_is_said(local_ray: Executor):
     with pytest.raises(ClusterUnreachableError, match=r"127\.0\.0\.1:1.*caucus doctor"):
         executors.make(RunSection(directory="unused", executor="127.0.0.1:1"))
+
+
+def test_a_ray_too_slow_to_start_is_safe_to_run_again(monkeypatch: pytest.MonkeyPatch):
+    """Ray raises a bare Exception then, on a busy machine."""
+    import ray
+
+    def too_slow(**_: object) -> None:
+        raise Exception("The current node timed out during startup.\nAnd more lines.")
+
+    monkeypatch.setattr(ray, "init", too_slow)
+    with pytest.raises(ClusterUnreachableError, match=r"timed out during startup\.\. Check") as told:
+        executors.make(RunSection(directory="unused", executor="ray"))
+    assert told.value.exit_code == 4
