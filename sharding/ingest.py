@@ -95,9 +95,7 @@ def ingest(
         found = sources.open_sources(data, _needed_columns(data, shards, names), scratch)
         before = [storage.fingerprint(file.url) for file in found.files]
         sources.register_file_systems(connection, found)
-        if "float" in found.kinds.values():
-            # minima and maxima in Parquet footers leave NaN out, and DuckDB concludes from them that there is none
-            connection.execute("SET disabled_optimizers = 'statistics_propagation'")
+        _trust_footers(connection, "float" not in found.kinds.values())
         reasons = Reasons()
         rows = _row_source(
             data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, names, predictor_columns, seed
@@ -125,9 +123,11 @@ def ingest(
         report("encode", 1, 1)
         storage.remove(storage.join(directory, store.MANIFEST))
         entries = []
+        _trust_footers(connection, True)  # no file is read for the cells, and sorting them takes less memory
         for entry in store.write_shards(directory, planned, cells.stream(order)):
             entries.append(entry)
             report("write", len(entries), len(planned))
+        _trust_footers(connection, "float" not in found.kinds.values())
         _write_quarantine(data, directory, cells, by_file, scratch, connection, found)
         storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
         read = [{**entry, "num_rows": file.num_rows} for entry, file in zip(before, found.files, strict=True)]
@@ -177,10 +177,11 @@ def _connected(data: DataConfig, scratch: Path) -> Iterator[duckdb.DuckDBPyConne
     try:
         yield connection
     except duckdb.OutOfMemoryException:
-        raise SourceError(
-            "data.memory_limit", f"more to hold than {data.memory_limit} and the free disk allow",
-            "memory for the cells of the model", "Raise data.memory_limit, free disk space, or use fewer columns."
-        ) from None  # fmt: skip
+        raise _too_little_memory(data) from None
+    except OSError as error:  # what DuckDB raises comes through Arrow's streams as an OSError
+        if not str(error).startswith("Out of Memory Error"):
+            raise
+        raise _too_little_memory(data) from None
     except (duckdb.Error, pa.ArrowException) as error:  # its text can hold values of a row, so only its kind is told
         raise SourceError(
             "data.source", f"data that cannot be read ({type(error).__name__})", "whole files",
@@ -188,6 +189,18 @@ def _connected(data: DataConfig, scratch: Path) -> Iterator[duckdb.DuckDBPyConne
         ) from None  # fmt: skip
     finally:
         connection.close()
+
+
+def _trust_footers(connection: duckdb.DuckDBPyConnection, trusted: bool) -> None:
+    """Minima and maxima in Parquet footers leave NaN out, and DuckDB concludes from them that a float column has none."""
+    connection.execute(f"SET disabled_optimizers = '{'' if trusted else 'statistics_propagation'}'")
+
+
+def _too_little_memory(data: DataConfig) -> SourceError:
+    return SourceError(
+        "data.memory_limit", f"more to hold than {data.memory_limit} and the free disk allow",
+        "memory for the cells of the model", "Raise data.memory_limit, free disk space, or use fewer columns."
+    )  # fmt: skip
 
 
 def _needed_columns(data: DataConfig, shards: ShardsConfig, names: list[str]) -> dict[str, str]:
