@@ -207,7 +207,7 @@ def merge(context: StageContext) -> None:
 def _lay_out_again(work: Work) -> None:
     """Where a structured prior was put on or taken off since the fit, write the sites down in the places they have now."""
     state = storage.read_json(storage.join(work.directory, ROUNDS_FILE))
-    layout = tuple((key, text) for key, text in state["layout"])
+    layout = tuple((key, text) for key, text in state.get("layout", ()))  # sites of older versions have no structures
     if layout == work.ref.layout().priors:
         return
     old, new = tasks.build_hierarchy(work.ref._replace(priors=layout)), work.hierarchy
