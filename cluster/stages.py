@@ -25,7 +25,7 @@ from cluster.run_directory import CODING, STAGES, RunDirectory, stage_key
 from fitting import classic
 from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
-from sharding import storage
+from sharding import privacy, storage
 from sharding.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -205,6 +205,11 @@ def _coding(directory: str) -> dict[str, str]:
 def _columns(config: RunConfig) -> dict[str, Any]:
     """What ingest has to code: the model's columns, and those of the margins of estimates."""
     columns = config.model.data_columns()
+    named = [column for margin in config.poststratify.by if margin != "all" for column in margin.split(":")]
+    used = {name: "model.formula" for name in (*columns.factors, *columns.predictors)}
+    privacy.check_columns(
+        dict.fromkeys(named, "poststratify.by") | used, config.data.privacy.allow, source_name=config.data.source_name
+    )
     margins = config.poststratify.by if config.poststratify.frame == "file" else ()
     extra = [column for margin in margins if margin != "all" for column in margin.split(":")]
     factors = dict.fromkeys([*columns.factors, *(c for c in extra if c not in columns.predictors)])

@@ -17,7 +17,7 @@ from cluster.config import RESOLVED_HEADER, Frozen, RunSection
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig
-from sharding.config import Name
+from sharding.config import Name, PrivacyConfig
 
 Guide = Literal[
     "AutoMultivariateNormal", "AutoLowRankMultivariateNormal", "AutoDiagonalNormal", "AutoNormal",
@@ -50,6 +50,7 @@ class UserDataConfig(Frozen):
         description="Rows with a missing value in one of the columns: an error, or left out and counted.",
     )
     terms_of_use: Name = Field(description="Under which terms the data may be used.")
+    privacy: PrivacyConfig = PrivacyConfig()
 
 
 class UserShardsConfig(Frozen):

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from cluster.user_config import UserRunConfig
 from fitting import user_shards
 from fitting.user_model import ShardedModel
-from sharding import storage, store
+from sharding import privacy, storage, store
 from sharding.errors import ContractError, SourceError
 
 
@@ -23,11 +23,15 @@ def ingest(config: UserRunConfig, sharded: ShardedModel, directory: str) -> None
 
     Raises
     ------
+    PrivacyError
+        A column that tells who somebody is.
     SourceError, ContractError
         No file, no Parquet, a column that is not there, or missing values where they are an error.
     ShardDataError
         What the model declares of the columns is not so.
     """
+    used = {name: "data.columns" for name in config.data.columns} | {config.shards.by: "shards.by"}
+    privacy.check_columns(used, config.data.privacy.allow)
     files = [file for source in config.data.source for file in storage.list_files(source)]
     names = list(dict.fromkeys([*config.data.columns, config.shards.by]))
     table = pa.concat_tables([_read(file, names) for file in files], promote_options="default")

@@ -17,6 +17,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from sharding import cell_statistics, contract, frozen
 from sharding.cell_statistics import fixed_point_scale, fixed_point_sql
@@ -24,6 +25,7 @@ from sharding.contract import ModelColumn, Reasons
 from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
 from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
+from sharding.privacy import Pseudonyms
 from sharding.rows import RowIdentity, RowSource
 from sharding.sql import Bind, label_sql, quoted
 
@@ -112,6 +114,10 @@ class CellTable:
         """Number of cells that keep the contract."""
         return int(self._one("SELECT count(*) FROM coded WHERE reason = 0")[0])
 
+    def num_good_rows(self) -> int:
+        """Number of rows that keep the contract."""
+        return int(self._one("SELECT coalesce(sum(n), 0) FROM coded WHERE reason = 0")[0])
+
     def quarantined(self) -> dict[str, int]:
         """Return the number of rows by reason."""
         rows = self._execute("SELECT reason, sum(n) FROM coded WHERE reason <> 0 GROUP BY reason ORDER BY reason")
@@ -126,16 +132,29 @@ class CellTable:
         urls = self._rows.sources.url_of_path
         return {(urls[path], self._reasons.name(reason)): count for path, reason, count in found}
 
-    def copy_quarantined(self, path: str) -> None:
-        """Write the quarantined rows (the columns of the model, the outcome, ``file`` and ``reason``) to local Parquet."""
+    def copy_quarantined(self, path: str, pseudonyms: Pseudonyms | None) -> None:
+        """Write the quarantined rows (the columns of the model, ``file`` and ``reason``) to local Parquet.
+
+        With ``pseudonyms``, and an identity of the rows, there is a column ``id``: no id, but its pseudonym.
+        """
         bind = Bind()
         raw = [f"CAST(r.k{i} AS VARCHAR) AS {quoted(c.name)}" for i, c in enumerate(self.columns)]
-        rows = self._rows.sql(bind, with_file=True)
-        coded = self._coded_sql(f"({rows})", bind, [f"file AS {quoted('file')}", *raw])
+        with_id = pseudonyms is not None and self._rows.identity is not None
+        rows = self._rows.sql(bind, with_file=True, with_id=with_id)
+        others = [f"file AS {quoted('file')}", *(["id"] if with_id else []), *raw]
+        coded = self._coded_sql(f"({rows})", bind, others)
         codes = ", ".join(self.code(column) for column in self.columns)
         named = f"list_extract({bind(self._reasons.names)}::VARCHAR[], reason) AS reason"
         query = f"SELECT * EXCLUDE ({codes}) REPLACE ({named}) FROM ({coded}) WHERE reason <> 0"
-        self._execute(f"COPY ({query}) TO {bind(path)} (FORMAT parquet)", bind)
+        if pseudonyms is None or not with_id:
+            self._execute(f"COPY ({query}) TO {bind(path)} (FORMAT parquet)", bind)
+            return
+        batches = self._connection.sql(query, params=bind.values).to_arrow_reader(1 << 16)
+        place = batches.schema.get_field_index("id")
+        with pq.ParquetWriter(path, batches.schema) as writer:
+            for batch in batches:
+                ids = pa.array(pseudonyms.of(batch.column(place).to_pylist()), pa.string())
+                writer.write_batch(batch.set_column(place, "id", ids))
 
     def numeric_codings(self) -> dict[str, NumericCoding]:
         """Return centre and scale (mean and sd, divisor n, over the good rows) and extremes of the numeric columns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 RESERVED_NAMES = (
     "num_rows", "num_trials", "num_successes", "sum_y", "sum_y_squared", "sum_exposure", "num_known",
@@ -81,6 +81,31 @@ class ColumnConfig(Frozen):
         return self
 
 
+_PLAIN_HASHES = ("md5", "sha1", "sha256", "sha-256", "sha512", "sha-512", "blake2b", "hash", "none", "plain")
+
+
+class PrivacyConfig(Frozen):
+    """Which columns may be used although they look personal, and how ids are written: docs/design/privacy.md."""
+
+    allow: tuple[Name, ...] = Field(
+        default=(), description="Columns that may be used although their names, or their levels, look like those of persons."
+    )
+    id_method: Literal["hmac-sha256"] = Field(default="hmac-sha256", description="What an id is where one is written.")
+    id_key_env: Annotated[Text, Field(pattern=r"^[A-Z_][A-Z0-9_]*$")] = Field(
+        default="CAUCUS_ID_KEY", description="Environment variable with the key of the pseudonyms, at least 32 random bytes."
+    )
+
+    @field_validator("id_method", mode="before")
+    @classmethod
+    def _keyed(cls, method: Any) -> Any:
+        if isinstance(method, str) and method.lower() in _PLAIN_HASHES:
+            raise ValueError(
+                f"{method!r} hides no id: there are at most some 10^8 of them, and all their hashes are computed in seconds. "
+                "Use `hmac-sha256`, whose key only you have"
+            )
+        return method
+
+
 class DataConfig(Frozen):
     """Where the rows are, and the contract that they keep."""
 
@@ -111,8 +136,10 @@ class DataConfig(Frozen):
     )
     terms_of_use: Name = Field(description="Under which terms the data may be used; copied into every report.")
     keep_quarantined_rows: bool = Field(
-        default=False, description="Also write the rejected rows (personal data) to the run."
-    )
+        default=False, description="Also write the rejected rows to the run (personal data): the columns of the model, the id "
+        "as a pseudonym; of lines that cannot be read, where they stand."
+    )  # fmt: skip
+    privacy: PrivacyConfig = PrivacyConfig()
     memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")] = Field(
         "4GB", description="Above it, aggregation spills to disk."
     )

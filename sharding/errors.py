@@ -39,3 +39,7 @@ class PlanError(DetailedError):
 
 class ShardCorruptError(DetailedError):
     """A shard, manifest or dictionary is not the file that ingest wrote."""
+
+
+class PrivacyError(DetailedError):
+    """A column, a level or a key that would tell who somebody is."""

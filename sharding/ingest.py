@@ -18,7 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sharding import cell_statistics, contract, frozen, plan, sources, storage, store
+from sharding import cell_statistics, contract, frozen, plan, privacy, sources, storage, store
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
 from sharding.contract import Reasons
@@ -26,6 +26,7 @@ from sharding.dictionary import Dictionary, FactorCoding
 from sharding.errors import ContractError, PlanError, ShardingError, SourceError
 from sharding.outcome import OutcomeKind, resolve_outcome
 from sharding.plan import PlannedShard
+from sharding.privacy import Pseudonyms
 from sharding.rows import RowIdentity, RowSource
 from sharding.sources import Sources
 
@@ -90,6 +91,8 @@ def ingest(
     names = list(dict.fromkeys([*factor_columns, *predictor_columns, *extra]))
     contract.check_names([*names, *data.outcome_columns])
     contract.check_names(names, cell_statistics.reserved_names(outcome_kind))
+    privacy.check_columns(_kept_columns(data, names), data.privacy.allow, source_name=data.source_name)
+    pseudonyms = _pseudonyms(data)
     storage.make_directory(directory)
     with _scratch(directory) as scratch, _connected(data, scratch) as connection:
         found = sources.open_sources(data, _needed_columns(data, shards, names), scratch)
@@ -114,6 +117,7 @@ def ingest(
         if num_cells == 0:
             raise _nothing_left(quarantine, rejects)
         clock.lap("encode")
+        privacy.check_levels(data, codings, cells.num_good_rows() if len(data.outcome_columns) == 1 else None)
         dictionary = _describe(cells, codings, group_columns, coding)
         planned, order = _plan(cells, dictionary, shards, seed, num_cells, coding)
         if [storage.fingerprint(file.url) for file in found.files] != before:
@@ -128,7 +132,7 @@ def ingest(
             entries.append(entry)
             report("write", len(entries), len(planned))
         _trust_footers(connection, "float" not in found.kinds.values())
-        _write_quarantine(data, directory, cells, by_file, scratch, connection, found)
+        _write_quarantine(data, directory, cells, by_file, scratch, connection, found, pseudonyms)
         storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
         read = [{**entry, "num_rows": file.num_rows} for entry, file in zip(before, found.files, strict=True)]
         manifest = _manifest(entries, rows_grouped, quarantine, rejects, read)
@@ -217,6 +221,18 @@ def _needed_columns(data: DataConfig, shards: ShardsConfig, names: list[str]) ->
     if shards.column is not None:
         needed.setdefault(data.source_name(shards.column), "shards.column")
     return needed
+
+
+def _kept_columns(data: DataConfig, names: list[str]) -> dict[str, str]:
+    """Columns whose values the run keeps, each with the place that asks for it; an id is compared, and not kept."""
+    kept = {name: f"model column {name!r}" for name in names} | dict.fromkeys(data.outcome_columns.values(), "data.outcome")
+    return kept if data.weight is None else kept | {data.weight: "data.weight"}
+
+
+def _pseudonyms(data: DataConfig) -> Pseudonyms | None:
+    """What ids are written as; None where none is written, and no key is needed."""
+    is_written = data.keep_quarantined_rows and data.id_column is not None and data.duplicates != "allow"
+    return Pseudonyms.from_environment(data.privacy.id_key_env) if is_written else None
 
 
 def _row_source(
@@ -378,17 +394,22 @@ def _write_quarantine(
     scratch: Path,
     connection: duckdb.DuckDBPyConnection,
     found: Sources,
+    pseudonyms: Pseudonyms | None,
 ) -> None:
     storage.remove(storage.join(directory, "quarantine"))
     listed = [{"url": url, "reason": reason, "num_rows": count} for (url, reason), count in sorted(by_file.items())]
     storage.publish_json(storage.join(directory, "quarantine/counts.json"), {"schema_version": 1, "by_file": listed})
     if data.keep_quarantined_rows and by_file:
-        copies = {"rows.parquet": cells.copy_quarantined}
+        copies = {"rows.parquet": lambda path: cells.copy_quarantined(path, pseudonyms)}
         if found.is_text:
             copies["lines.parquet"] = lambda path: sources.copy_rejects(connection, path)
         for name, copy in copies.items():
             copy(str(scratch / name))
             storage.publish_file(scratch / name, storage.join(directory, "quarantine", name))
+        if pseudonyms is not None:
+            ids = {"schema_version": 1, "column": data.id_column, "method": data.privacy.id_method,
+                   "key_fingerprint": pseudonyms.fingerprint}  # fmt: skip
+            storage.publish_json(storage.join(directory, "quarantine/ids.json"), ids)
 
 
 def _manifest(

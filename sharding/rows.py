@@ -32,8 +32,11 @@ class RowSource:
     bucket: tuple[str, int, int] | None
     identity: RowIdentity | None
 
-    def sql(self, bind: Bind, *, with_file: bool = False, store_rejects: bool = False) -> str:
-        """Return the SELECT; ``with_file`` adds the path of the file, ``store_rejects`` keeps unreadable text rows."""
+    def sql(
+        self, bind: Bind, *, with_file: bool = False, with_id: bool = False, store_rejects: bool = False
+    ) -> str:
+        """Return the SELECT; ``with_file`` adds the path of the file, ``with_id`` the id of the person (``id``, where there
+        is an identity), ``store_rejects`` keeps unreadable text rows."""
         values, flag = outcome_sql(self.outcome, bind)
         keys = [f"k{i}" for i in range(len(self.columns))]
         raw = [f"v{i}" for i in range(len(values))]  # not named like the values: those of a row with a reason are null
@@ -52,7 +55,7 @@ class RowSource:
             order = ", ".join(["flag", drawn, *content, *(["file"] if with_file else [])])
             is_repeat = f"row_number() OVER (PARTITION BY id ORDER BY {order}) > 1"
             rows = (
-                f"SELECT * EXCLUDE (id) FROM (WITH everyone AS ({rows}) "
+                f"SELECT *{'' if with_id else ' EXCLUDE (id)'} FROM (WITH everyone AS ({rows}) "
                 "SELECT * FROM everyone ANTI JOIN repeated USING (id) UNION ALL BY NAME "
                 f"SELECT * REPLACE (CASE WHEN {is_repeat} THEN {self.identity.reason} ELSE flag END AS flag) "
                 "FROM (SELECT * FROM everyone SEMI JOIN repeated USING (id)))"

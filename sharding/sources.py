@@ -152,10 +152,13 @@ def count_rejects(connection: duckdb.DuckDBPyConnection, sources: Sources) -> di
 
 
 def copy_rejects(connection: duckdb.DuckDBPyConnection, path: str) -> None:
-    """Write the rejected text rows (``file``, ``line``, ``reason``, ``text``) to local Parquet."""
+    """Write where the rejected text rows stand (``file``, ``line``, ``reason``) to local Parquet.
+
+    Their text is left in the file: of a line that cannot be read, nobody can say which part is a name.
+    """
     connection.execute(
-        "COPY (SELECT file_path AS file, line, min(error_type::VARCHAR) AS reason, any_value(csv_line) AS text "
-        "FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY scan_id, file_id, file_path, line) "
+        "COPY (SELECT file_path AS file, line, min(error_type::VARCHAR) AS reason FROM reject_errors "
+        "JOIN reject_scans USING (scan_id, file_id) GROUP BY scan_id, file_id, file_path, line) "
         "TO $path (FORMAT parquet)",
         {"path": path},
     )
