@@ -275,6 +275,8 @@ def _group(
 ) -> tuple[int, dict[tuple[str, str], int]]:
     num_rows = cells.group()
     rejects = sources.count_rejects(connection, found) if found.is_text else {}
+    if found.is_text:
+        sources.check_lines(connection, found, num_rows + sum(rejects.values()))
     if num_rows + sum(rejects.values()) == 0:
         raise sources.no_rows(len(found.files))
     if num_rows == 0:

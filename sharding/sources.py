@@ -11,9 +11,9 @@ import csv
 import difflib
 import gzip
 import io
-import shutil
+import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -25,6 +25,7 @@ from sharding import storage
 from sharding.config import DataConfig
 from sharding.errors import ContractError, SourceError
 from sharding.sql import Bind, quoted
+from sharding.text_lines import LINES_OF_REJECT, LineCounter, breaks_sql
 
 Kind = Literal["text", "integer", "float", "boolean", "date", "null"]
 
@@ -41,7 +42,8 @@ REJECT_REASONS = {
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file: its URL, the path that DuckDB opens, its columns in order, how each is stored, and its rows (Parquet only)."""
+    """One file: its URL, the path that DuckDB opens, its columns in order, how each is stored, and its rows (Parquet) or
+    lines without the header (text)."""
 
     url: str
     path: str
@@ -49,6 +51,7 @@ class SourceFile:
     types: tuple[str, ...]
     partitions: tuple[str, ...]
     num_rows: int | None = None
+    num_lines: int | None = None
 
 
 @dataclass(frozen=True)
@@ -139,16 +142,43 @@ def register_file_systems(connection: duckdb.DuckDBPyConnection, sources: Source
 
 
 def count_rejects(connection: duckdb.DuckDBPyConnection, sources: Sources) -> dict[tuple[str, str], int]:
-    """Return the number of text rows that the reader rejected, by (URL, reason); a row counts once."""
+    """Return the number of lines that the reader rejected, by (URL, reason); a line counts once."""
     rows = connection.execute(
-        "SELECT file_path, error, count(*) FROM (SELECT file_path, min(error_type::VARCHAR) AS error FROM reject_errors "
-        "JOIN reject_scans USING (scan_id, file_id) GROUP BY scan_id, file_id, file_path, line) GROUP BY ALL"
+        f"SELECT file_path, error, sum(lines)::BIGINT FROM (SELECT file_path, min(error_type::VARCHAR) AS error, "
+        f"max({LINES_OF_REJECT}) AS lines FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY scan_id, file_id, file_path, line) GROUP BY ALL"
     ).fetchall()
     counts: dict[tuple[str, str], int] = {}
     for path, error, count in rows:
         key = (sources.url_of_path[path], REJECT_REASONS[error])
         counts[key] = counts.get(key, 0) + count
     return counts
+
+
+def check_lines(connection: duckdb.DuckDBPyConnection, sources: Sources, num_lines: int) -> None:
+    """Check that ``num_lines``, in rows and rejected, are all lines of text files, but for line breaks inside values.
+
+    Raises
+    ------
+    SourceError
+        Rows are inside a quoted value, or in no row at all: somewhere a quotation mark is not closed.
+    """
+    missing = sum(file.num_lines or 0 for file in sources.files) - num_lines
+    if missing == 0:
+        return
+    breaks = swallowed = 0
+    for file in sources.files:
+        bind = Bind()
+        one = replace(sources, files=(file,))
+        columns = breaks_sql(map(quoted, file.columns), bind(sources.delimiter))
+        query = f"SELECT {columns} FROM ({one.scan(bind, file.columns)})"
+        found = connection.execute(query, bind.values).fetchall()[0]
+        breaks, swallowed = breaks + found[0], swallowed + found[1]
+    if swallowed or breaks != missing:
+        raise SourceError(
+            "data.source", f"{missing:,} line(s) inside other rows, as after a quotation mark that is not closed",
+            "every line in a row of its own, or quotation marks around a value with line breaks",
+            "Correct the quotation marks in the files, or set data.delimiter."
+        )  # fmt: skip
 
 
 def copy_rejects(connection: duckdb.DuckDBPyConnection, path: str) -> None:
@@ -224,20 +254,28 @@ def _open_parquet(url: str) -> SourceFile:
 def _open_text(url: str, delimiter: str, encoding: str, copy: Path) -> SourceFile:
     is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
     path = _engine_path(url)
+    lines = LineCounter()
     try:
         with storage.opened(url) as handle:
             plain = cast(IO[bytes], gzip.GzipFile(fileobj=handle)) if url.lower().endswith(".gz") else handle
             if is_utf8:
-                first = plain.read(1 << 20).split(b"\n", 1)[0].decode("utf-8-sig")
+                start = plain.read(1 << 20)
+                first = start.split(b"\n", 1)[0].decode("utf-8-sig")
+                lines.add(start)
+                while block := plain.read(1 << 20):
+                    lines.add(block)
             else:
                 with io.TextIOWrapper(plain, encoding=encoding, newline="") as text:
                     first = text.readline(1 << 20)
                     with copy.open("x", encoding="utf-8", newline="") as target:
-                        target.write(first)
-                        shutil.copyfileobj(text, target, 1 << 20)
+                        piece = first
+                        while piece:
+                            lines.add(piece.encode())
+                            target.write(piece)
+                            piece = text.read(1 << 20)
                 path = str(copy)
             header = next(csv.reader([first.removeprefix("\ufeff")], delimiter=delimiter), [])
-    except (UnicodeError, gzip.BadGzipFile, EOFError, csv.Error) as error:
+    except (UnicodeError, gzip.BadGzipFile, zlib.error, EOFError, csv.Error) as error:
         raise SourceError(
             repr(url), f"bytes that are not text in {encoding} ({type(error).__name__})", f"text in {encoding}",
             "Set data.encoding (latin-1 and cp1252 are common), or copy the file again."
@@ -251,7 +289,8 @@ def _open_text(url: str, delimiter: str, encoding: str, copy: Path) -> SourceFil
             "a first line that names every column once",
             "Add a header line, correct it, or set data.delimiter."
         )  # fmt: skip
-    return SourceFile(url, path, tuple(header), ("string",) * len(header), _partitions(url))
+    columns = tuple(header)
+    return SourceFile(url, path, columns, ("string",) * len(columns), _partitions(url), num_lines=lines.num_lines - 1)
 
 
 def _kind(name: str, where: str, files: list[SourceFile]) -> Kind:
@@ -268,12 +307,14 @@ def _kind(name: str, where: str, files: list[SourceFile]) -> Kind:
             kinds.add("text")
         else:
             known = [*file.columns, *file.partitions]
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            is_stored = file.num_lines is None  # the first line of a text file may be a person, if the header is not there
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5 if is_stored else 0.75)
             near = near or [other for other in known if other.lower() == name.lower()]
             hint = f"Did you mean {near[0]!r}?" if near else "Correct the name, or add `source:` to the column."
+            listed = f"one of {known[:40]}{' ...' if len(known) > 40 else ''}"
             raise ContractError(
                 f"{where}, file {file.url!r}", f"no column {name!r}",
-                f"one of {known[:40]}{' ...' if len(known) > 40 else ''}", hint
+                listed if is_stored else f"one of the {len(known)} names in the first line", hint
             )  # fmt: skip
     kinds -= {"null"}
     if kinds == {"integer", "float"}:
