@@ -29,7 +29,7 @@ COMMON_PRIORS = {"intercept": "normal(0, 1.5)", "b": "normal(0, 1)", "sd": "half
 class FamilyProblem:
     """Rows with labels, `y`, and `trials` or `exposure` where the family has them; and the model.
 
-    ``structures`` are those of group terms by factor, ``random_walk`` or ``icar``; for every one its prior of a fit is made here.
+    ``structures`` are those of group terms by factor, ``random_walk``, ``icar`` or ``monotonic``; for every one its prior of a fit is made here.
     """
 
     name: str
@@ -164,6 +164,7 @@ _OUTCOMES: Mapping[str, tuple[Draw, dict[str, Any]]] = {
         _bernoulli(expit),
         {"family": "binomial", "link": "logit", "structures": (("state", "icar"), ("age", "random_walk"))},
     ),
+    "monotonic": (_bernoulli(expit), {"family": "binomial", "link": "logit", "structures": (("age", "monotonic"),)}),
 }  # fmt: skip
 NAMES = tuple(_OUTCOMES)
 
@@ -176,6 +177,8 @@ def make(name: str, seed: int = 1) -> FamilyProblem:
     if name == "structured":
         of_age = np.linspace(-0.7, 0.7, NUM_AGES) + rng.normal(0, 0.1, NUM_AGES)
         of_state = np.cos(np.arange(NUM_STATES)) * 0.5
+    elif name == "monotonic":
+        of_state, of_age = rng.normal(0, 0.5, NUM_STATES), np.array([-0.5, -0.45, -0.1, 0.3, 0.35, 0.4])
     else:
         of_state, of_age = rng.normal(0, 0.5, NUM_STATES), rng.normal(0, 0.4, NUM_AGES)
     eta = -0.3 + 0.5 * x + of_state[state] + of_age[age]

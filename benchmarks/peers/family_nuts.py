@@ -87,6 +87,13 @@ def model(problem: FamilyProblem, data: dict[str, jax.Array], codes: dict[str, j
                 effect = numpyro.deterministic(f"{prefix}1|{factor}", sd ** (1 - centred) * u)
                 total = total + effect[codes[factor]]
                 continue
+            if structures[factor] == "monotonic":
+                shares = numpyro.sample(f"shares(1|{factor})", dist.Dirichlet(jnp.ones(SIZES[factor] - 1)))
+                steps = jnp.concatenate([jnp.zeros(1), jnp.cumsum(shares)])
+                span = sd * numpyro.sample(f"z({prefix}1|{factor})", dist.Normal(0, 1))
+                effect = numpyro.deterministic(f"{prefix}1|{factor}", span * (steps - jnp.mean(steps)))
+                total = total + effect[codes[factor]]
+                continue
             root = basis(structures[factor], SIZES[factor])
             z = numpyro.sample(f"z({prefix}1|{factor})", dist.Normal(0, 1).expand([root.shape[1]]))
             total = total + numpyro.deterministic(f"{prefix}1|{factor}", sd * (root @ z))[codes[factor]]

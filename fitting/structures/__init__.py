@@ -19,6 +19,7 @@ from fitting.structures.autoregressive import AutoregressiveConfig
 from fitting.structures.bym2 import Bym2Config
 from fitting.structures.cyclic_random_walk import CyclicRandomWalkConfig
 from fitting.structures.icar import IcarConfig
+from fitting.structures.monotonic import MonotonicConfig
 from fitting.structures.random_walk import RandomWalkConfig
 from fitting.structures.sum_to_zero import SumToZeroConfig
 
@@ -52,6 +53,12 @@ class Config(Protocol):
 
 
 StructureConfig = Annotated[
-    RandomWalkConfig | CyclicRandomWalkConfig | AutoregressiveConfig | IcarConfig | Bym2Config | SumToZeroConfig,
+    RandomWalkConfig
+    | CyclicRandomWalkConfig
+    | AutoregressiveConfig
+    | IcarConfig
+    | Bym2Config
+    | MonotonicConfig
+    | SumToZeroConfig,
     Field(discriminator="structure"),
 ]

@@ -26,6 +26,7 @@ CONFIGS = {
     "icar": {"structure": "icar", "neighbours": PATH},
     "bym2": {"structure": "bym2", "neighbours": PATH},
     "ar1": {"structure": "ar1"},
+    "monotonic": {"structure": "monotonic"},
     "sum_to_zero": {"structure": "sum_to_zero"},
 }
 SD, OWN, SIZE = 0.7, 0.4, len(LEVELS)
@@ -147,6 +148,49 @@ def test_sum_to_zero_is_independence_given_the_sum():
     np.testing.assert_allclose(np.sqrt(covariance.sum()) / size, CONSTRAINT_SD)
 
 
+def test_monotonic_effects_are_one_slope_along_cumulated_shares():
+    structure, own = build("monotonic"), np.array([0.4, -0.3, 1.1, -2.0, 0.2])
+    shares = structure.natural(own)
+    curve = np.concatenate([[0.0], np.cumsum(shares), [1.0]])
+    curve -= curve.mean()
+    expected = SD**2 * (np.outer(curve, curve) + CONSTRAINT_SD**2 * np.eye(len(LEVELS)))
+    assert_covariance(structure, [np.log(SD), *own], expected)
+    np.testing.assert_allclose(structure.natural(np.zeros(5)), 1 / 6)
+    np.testing.assert_allclose(structure.natural(np.stack([np.zeros(5), own])), [np.full(5, 1 / 6), shares])
+    with pytest.raises(AssertionError):
+        assert_covariance(structure, [np.log(SD), *-own], expected)
+
+
+def test_steps_of_monotonic_effects_go_one_way():
+    rng = np.random.default_rng(0)
+
+    def steps(name, own):
+        precision, _ = build(name).precision(np.array([0.0, *own]), np)
+        effects = np.linalg.solve(np.linalg.cholesky(precision).T, rng.normal(size=(len(LEVELS), 200)))
+        return np.diff(effects, axis=0)
+
+    def go_one_way(found):
+        return np.all((found > -6 * CONSTRAINT_SD).all(axis=0) | (found < 6 * CONSTRAINT_SD).all(axis=0))
+
+    assert all(go_one_way(steps("monotonic", rng.normal(size=5))) for _ in range(5))
+    assert not go_one_way(steps("random_walk", []))
+
+
+def test_shares_of_monotonic_effects_are_uniform_on_the_simplex():
+    structure = build("monotonic", LEVELS[:4])  # three shares, two of them own
+
+    def total(log_density):
+        return integrate.dblquad(lambda x, y: np.exp(log_density(np.array([x, y]))), -25, 25, -25, 25, epsabs=1e-6)[0]
+
+    assert total(lambda own: structure.log_prior(own, np)) == pytest.approx(1.0, abs=1e-4)
+    first = total(lambda own: structure.log_prior(own, np) + np.log(structure.natural(own)[0]))
+    assert first == pytest.approx(1 / 3, abs=1e-4)
+    with pytest.raises(AssertionError):  # the density of a logistic for each number is none of equal shares
+        assert total(
+            lambda own: (-np.logaddexp(0, own) - np.logaddexp(0, -own)).sum() + np.log(structure.natural(own)[0])
+        ) == pytest.approx(1 / 3, abs=1e-4)
+
+
 def mass(log_prior):
     return integrate.quad(lambda x: np.exp(log_prior(x)), -18, 18, epsabs=1e-9, limit=200)[0]
 
@@ -166,6 +210,7 @@ def test_own_priors_are_densities_on_the_unconstrained_line(name, tail):
         ("second_order", "ab"),
         ("cyclic", "ab"),
         ("ar1", "ab"),
+        ("monotonic", "ab"),
         ("sum_to_zero", "a"),
         ("icar", "xyz"),
     ],
