@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from fitting import sparse_levels
 from fitting.audit import (
     DRAW_CHUNK,
     HETEROGENEITY_LEVEL,
@@ -37,8 +38,6 @@ COEFFICIENTS_OF_LIMITS = 3_500  # of the nations that the limits of log_ratio_sd
 READABLE_SPREAD = 0.5  # below this sd of the log ratio Pareto k is noise (design notes: 0.1 to 0.55 at an sd of 0.03)
 NUM_WORST = 20
 R_HAT_WARN, R_HAT_FAIL = 1.02, 1.05
-SEPARATED_TRIALS = 20
-FEW_TRIALS = 5
 
 
 class Evidence(NamedTuple):
@@ -228,11 +227,12 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
                 "Dropping the shard changes the population",
             }
         )
-    levels = _levels(hierarchy, evidence, names, blocks)
+    levels = sparse_levels.find(hierarchy, evidence.trials, evidence.successes)
+    by_chance = sparse_levels.separated_by_chance(hierarchy, evidence.trials, evidence.successes)
     separated = [
         f"{r['term']}[{r['level']}]" if r["term"] != "fixed" else r["level"]
         for r in levels
-        if r["issue"] == "separated"
+        if r["issue"] == "separated" and (r["term"], r["level"]) not in by_chance
     ]
     if separated:
         more = f" and {len(separated) - 5} more" if len(separated) > 5 else ""
@@ -346,56 +346,6 @@ def _blocks(
             }
         )
     return rows
-
-
-def _levels(hierarchy: Hierarchy, evidence: Evidence, names: np.ndarray, blocks: np.ndarray) -> list[dict[str, Any]]:
-    """Levels whose outcomes are all the same, or that hardly have any. Never their counts: those are people."""
-    rows: list[dict[str, Any]] = []
-    trials, successes = evidence.trials, evidence.successes
-    if successes is not None:
-        same = (trials > 0) & ((successes == 0) | (successes == trials)) & ~hierarchy.model.is_padding
-        for place in np.flatnonzero(same & ((trials >= SEPARATED_TRIALS) | (blocks == "fixed"))):
-            term = str(blocks[place])
-            rows.append({"term": term, "level": _level(str(names[place]), term), "issue": "separated"})
-        for name, count, positive in _references(hierarchy, trials, successes):
-            if count > 0 and positive in (0, count):
-                rows.append({"term": "fixed", "level": name, "issue": "separated"})
-    for group in hierarchy.model.groups:
-        few = group.coefficients[trials[group.coefficients[:, 0]] < FEW_TRIALS, 0]
-        rows += [
-            {
-                "term": str(blocks[p]),
-                "level": _level(str(names[p]), str(blocks[p])),
-                "issue": "few_trials" if trials[p] else "no_trials",
-            }
-            for p in few
-        ]
-    return rows
-
-
-def _references(hierarchy: Hierarchy, trials: np.ndarray, successes: np.ndarray) -> Iterator[tuple[str, float, float]]:
-    """Reference level of each fixed factor or 0/1 predictor, which has no coefficient of its own: name and outcome totals."""
-    coding, fixed = hierarchy.model.coding, hierarchy.model.fixed
-    whole = next((block.coefficients for block in fixed if block.is_intercept), None)
-    if whole is None:
-        return
-    for block in fixed:
-        if len(block.columns) != 1 or block.full:
-            continue
-        column = block.columns[0]
-        if column in coding.factors:
-            name = f"{column}[{coding.factors[column][coding.references[column]]}]"
-        elif coding.numerics[column].binary:
-            name = f"{column} = 0"
-        else:
-            continue
-        count, positive = (float(x[whole].sum() - x[block.coefficients].sum()) for x in (trials, successes))
-        yield name, count, positive
-
-
-def _level(name: str, term: str) -> str:
-    """``OH`` of ``1|state[OH]``; the whole name of a fixed effect."""
-    return name[len(term) + 1 : -1] if name.startswith(f"{term}[") else name
 
 
 def _k_hat_error(k_hat: float, num_draws: int) -> float:

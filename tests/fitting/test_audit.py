@@ -319,6 +319,28 @@ def test_separated_levels_are_named_references_too():
     assert not any(str(n) in str(result["levels"]) for n in (60, 30))  # no counts of people
 
 
+def test_levels_that_chance_separates_are_listed_and_warn_of_nothing():
+    """200 precincts of 20 people at a share of 0.12: 15 have no success by chance; one of 200 people is no chance."""
+
+    def judged(size):
+        trials = np.r_[np.full(199, 20.0), size]
+        successes = np.random.default_rng(0).binomial(trials.astype(int), 0.12).astype(float)
+        successes[-1] = 0.0
+        if size > 20:  # nobody else
+            successes[:-1] = np.maximum(successes[:-1], 1.0)
+        cells = {"x": np.arange(200) % 2.0, "g": np.array([f"g{i:03d}" for i in range(200)]),
+                 "num_trials": trials, "num_successes": successes}  # fmt: skip
+        result = in_memory.audit(run_of(cells))
+        return result, [m for m in result["messages"] if "every outcome of this level is the same" in m["what"]]
+
+    result, messages = judged(20.0)
+    assert len(separated(result)) >= 8
+    assert not messages
+    result, messages = judged(200.0)
+    assert separated(result) == {("1|g", "g199")}
+    assert len(messages) == 1
+
+
 def test_laplace_under_separation_is_sized_against_quadrature():
     """40 people, no success: the exact mean of the effect is 0.4 sds below the mode."""
     trials, successes = np.array([8000.0, 40.0]), np.array([2800.0, 0.0])
