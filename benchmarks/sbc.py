@@ -18,8 +18,8 @@ import numpy as np
 from scipy import stats
 
 from benchmarks import ours
-from fitting import combiner, in_memory, predict
-from fitting.combiner import Natural
+from fitting import combiner, in_memory, predict, scale_proposal
+from fitting.scale_marginal import Natural
 
 FORMULA = "y ~ 1 + x + (1 | state/county) + (1 | race)"
 PRIORS = {"intercept": "normal(0, 1)", "b": "normal(0, 0.5)", "sd": "half_normal(0.5)"}
@@ -101,7 +101,7 @@ def site_twice(run: in_memory.Run, seed: int) -> in_memory.Run:
 
 
 def _merged(run: in_memory.Run, natural: Natural, seed: int) -> in_memory.Run:
-    proposal = combiner.propose(run.hierarchy, natural, run.proposal.mode)
+    proposal = scale_proposal.propose(run.hierarchy, natural, run.proposal.mode)
     draws = combiner.draw(run.hierarchy, natural, proposal, num_draws=NUM_KEPT * THIN, num_chains=1, seed=seed)
     return run._replace(draws=draws)
 

@@ -23,7 +23,7 @@ from benchmarks import ours, sbc
 from benchmarks.family_page import write
 from benchmarks.family_problems import FORMULA, FamilyProblem
 from benchmarks.problems import REPOSITORY
-from fitting import combiner, in_memory, predict
+from fitting import combiner, in_memory, predict, scale_marginal, scale_proposal
 
 NUM_STATES, NUM_AGES, MEAN_ROWS = 6, 4, 5.0
 INTERCEPT_SD, SLOPE_SD, SCALE_SD = 0.8, 0.5, 0.4
@@ -181,11 +181,11 @@ def _fixed_scales(run: in_memory.Run, seed: int) -> in_memory.Run:
     return _drawn(run, run.natural, narrow, seed)
 
 
-def _merged(run: in_memory.Run, natural: combiner.Natural, seed: int) -> in_memory.Run:
-    return _drawn(run, natural, combiner.propose(run.hierarchy, natural, run.proposal.mode), seed)
+def _merged(run: in_memory.Run, natural: scale_marginal.Natural, seed: int) -> in_memory.Run:
+    return _drawn(run, natural, scale_proposal.propose(run.hierarchy, natural, run.proposal.mode), seed)
 
 
-def _drawn(run: in_memory.Run, natural: combiner.Natural, proposal: combiner.Proposal, seed: int) -> in_memory.Run:
+def _drawn(run: in_memory.Run, natural: scale_marginal.Natural, proposal: scale_proposal.Proposal, seed: int) -> in_memory.Run:
     draws = combiner.draw(run.hierarchy, natural, proposal, num_draws=NUM_KEPT * THIN, num_chains=1, seed=seed)
     return run._replace(draws=draws)
 

@@ -9,10 +9,12 @@ import numpy as np
 from cluster import site_files
 from cluster.tasks import ModelRef, build_hierarchy, load_shard
 from fitting import loo, loso, pointwise, predict, predictive
-from fitting.combiner import Moments, Natural, Proposal
+from fitting.combiner import Moments
 from fitting.loo import ShardLoo
 from fitting.loso import ShardOut
 from fitting.predictive import Replicates
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from sharding import store
 
 

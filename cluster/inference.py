@@ -15,10 +15,12 @@ from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
-from fitting import combiner, relayout, rounds, verdict
-from fitting.combiner import Moments, Natural, Proposal
+from fitting import combiner, relayout, rounds, scale_proposal, verdict
+from fitting.combiner import Moments
 from fitting.config import ClassicConfig, ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from fitting.sites import Site
 from fitting.tree import Restriction
 from sharding import storage, store
@@ -224,7 +226,7 @@ def _merge(work: Work, fitted: Fitted) -> None:
     config = work.context.config
     tree = work.hierarchy.model.tree
     natural = combiner.product(tree, [(r, f.site) for r, f in zip(fitted.restrictions, fitted.files, strict=True)])
-    proposal = combiner.propose(work.hierarchy, natural, fitted.psi)
+    proposal = scale_proposal.propose(work.hierarchy, natural, fitted.psi)
     if isinstance(config.fit, ExactConfig):
         from fitting import exact  # JAX takes a second to import
 

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from fitting import combiner, families
-from fitting.combiner import Draws, Natural, Proposal
+from fitting.combiner import Draws
 from fitting.hierarchy import Hierarchy
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from fitting.verdict import Sampler
 from reporting import draws_file, tables
 from reporting.draws_file import Declared

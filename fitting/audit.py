@@ -21,13 +21,15 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import chdtrc
 
-from fitting import combiner, rounds, sites
+from fitting import combiner, rounds, scale_marginal, sites
 from fitting import tree as tr
-from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
+from fitting.combiner import DrawsMatrix, Moments
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
 from fitting.root import Roots
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from fitting.sites import Site
 from fitting.tree import Restriction, Tree
 
@@ -224,7 +226,7 @@ def score(
     total = (refreshed.mean - moments.mean) / sd
     total[hierarchy.model.is_padding] = 0.0
     largest = int(np.argmax(np.abs(total)))
-    factor = combiner.condition(hierarchy, natural, psi).factor
+    factor = scale_marginal.condition(hierarchy, natural, psi).factor
     scale = float(hierarchy.residual_sd(psi)) ** -2.0
     worst, where, part = np.zeros(len(used)), np.zeros(len(used), dtype=np.int64), np.zeros(len(used))
     for s, (restriction, old, now) in enumerate(zip(restrictions, used, fresh, strict=True)):

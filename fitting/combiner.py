@@ -19,47 +19,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from scipy import optimize
-from scipy.special import gammaln, stdtrit
 
-from fitting import sandwich, scale_hmc
+from fitting import sandwich, scale_hmc, scale_marginal, scale_proposal
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
 from fitting.scale_hmc import Point
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from fitting.sites import Site
-from fitting.tree import Factor, Restriction, Tree
+from fitting.tree import Restriction, Tree
 
-DEGREES_OF_FREEDOM = 5.0
-BOX = 3.0  # how far from its start one search goes: a line search that tries e^10 at once meets rounding, not the mode
 NODES_AT_ONCE = 4096
 MANY_HYPERPARAMETERS = 12  # with more of them an independence sampler hardly accepts: Hamiltonian paths instead
 CHAIN_POINTS = 100
-PSI_BOUND = 12.0  # |log sd| beyond e^12 is a numerical accident, not a scale
-
-
-class Natural(NamedTuple):
-    """Product of sites on the whole tree: shapes (E,), (D,), (2,)."""
-
-    precision: np.ndarray
-    shift: np.ndarray
-    constants: np.ndarray
-
-
-class Conditional(NamedTuple):
-    """The coefficients given psi: the factor of their precision, ``L y = shift``, and the marginal log density of psi."""
-
-    factor: Factor
-    solved: np.ndarray
-    log_density: float
-
-
-class Proposal(NamedTuple):
-    """Split Student t in psi: mode (H,), axes (H, H), and a width on either side of each axis, (2, H)."""
-
-    mode: np.ndarray
-    axes: np.ndarray
-    widths: np.ndarray
 
 
 class Moments(NamedTuple):
@@ -106,68 +79,6 @@ def product(tree: Tree, sites: Sequence[tuple[Restriction, Site]]) -> Natural:
     return Natural(precision, shift, constants)
 
 
-def condition(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> Conditional:
-    """Condition on hyperparameters, shape (H,). Raises ``LinAlgError`` if sites and prior are no distribution."""
-    tree = hierarchy.model.tree
-    scale = float(hierarchy.residual_sd(psi)) ** -2.0
-    precision, shift, prior_log_determinant = hierarchy.add_prior(psi, sites.precision * scale, sites.shift * scale)
-    factor = tr.cholesky(tree, precision)
-    solved = tr.forward(tree, factor, shift[:, None])
-    log_density = (
-        float(hierarchy.log_prior(psi))
-        + 0.5 * float(prior_log_determinant)
-        - 0.5 * float(factor.log_determinant)
-        + 0.5 * float(solved[:, 0] @ solved[:, 0])
-    )
-    if hierarchy.residual_prior is not None:
-        log_density -= sites.constants[0] * psi[-1] + 0.5 * scale * sites.constants[1]
-    return Conditional(factor, solved, log_density)
-
-
-def log_density(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> float:
-    """Marginal log density of psi up to a constant; minus infinity where sites and prior are no distribution."""
-    if not np.all(np.abs(psi) <= PSI_BOUND):
-        return -np.inf
-    try:
-        return condition(hierarchy, sites, psi).log_density
-    except np.linalg.LinAlgError:
-        return -np.inf
-
-
-def value_and_gradient(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> tuple[float, np.ndarray]:
-    """Marginal log density of psi and its gradient, shape (H,), by Fisher's identity."""
-    tree = hierarchy.model.tree
-    given = condition(hierarchy, sites, psi)
-    mean = tr.backward(tree, given.factor, given.solved)[:, 0]
-    covariance = tr.covariance(tree, given.factor)
-    second = []
-    for group in hierarchy.model.groups:
-        effects = mean[group.blocks]
-        second.append(effects.T @ effects + covariance[group.entries].sum(axis=0))
-    shrunk = np.zeros(0)
-    if hierarchy.shrinkage is not None:
-        places = hierarchy.shrinkage.places
-        shrunk = mean[places] ** 2 + covariance[tree.diagonal[places]]
-    gradient = hierarchy.score(psi, second, shrunk)
-    if hierarchy.residual_prior is not None:
-        fitted = mean @ tr.multiply(tree, sites.precision, mean[:, None])[:, 0] + trace_of_product(
-            tree, sites.precision, covariance
-        )
-        squares = sites.constants[1] - 2.0 * sites.shift @ mean + fitted
-        gradient[-1] += squares * np.exp(-2.0 * psi[-1]) - sites.constants[0]
-    return given.log_density, gradient
-
-
-def trace_of_product(tree: Tree, a: np.ndarray, b: np.ndarray) -> float:
-    """``tr(A B)`` of two symmetric tree matrices of which one is zero off the pattern."""
-    total = 0.0
-    for level, (n, k, w) in enumerate(zip(tree.num_nodes, tree.block_sizes, tree.widths, strict=True)):
-        part = slice(tree.entry_starts[level], tree.entry_starts[level + 1])
-        block = (a[part] * b[part]).reshape(n, k, w + k)
-        total += 2.0 * float(block[..., :w].sum()) + float(block[..., w:].sum())
-    return total
-
-
 def start(hierarchy: Hierarchy, outcome_sd: float = 1.0) -> np.ndarray:
     """A first guess of psi: sds of 0.3 (times the outcome's sd), no correlation."""
     psi = np.zeros(hierarchy.size)
@@ -179,70 +90,6 @@ def start(hierarchy: Hierarchy, outcome_sd: float = 1.0) -> np.ndarray:
     if hierarchy.residual_prior is not None:
         psi[-1] = np.log(unit)
     return psi
-
-
-def propose(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> Proposal:
-    """Find the mode of psi and fit the proposal there.
-
-    Raises
-    ------
-    ImproperPosteriorError
-        Sites and prior are no distribution at the starting point.
-    """
-    size = hierarchy.size
-    if size == 0:
-        return Proposal(np.zeros(0), np.zeros((0, 0)), np.zeros((2, 0)))
-
-    def negative(psi: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = value_and_gradient(hierarchy, sites, psi)
-        return -value, -gradient
-
-    mode = np.clip(first, -6.0, 6.0)
-    try:
-        while True:
-            box = np.clip(np.stack([mode - BOX, mode + BOX]), -PSI_BOUND, PSI_BOUND)
-            mode = optimize.minimize(
-                negative,
-                mode,
-                jac=True,
-                method="L-BFGS-B",
-                bounds=box.T,
-                options={"maxiter": 100, "ftol": 1e-11, "gtol": 1e-4},
-            ).x
-            if not np.any((mode == box) & (np.abs(mode) < PSI_BOUND)):
-                break
-    except np.linalg.LinAlgError:
-        raise ImproperPosteriorError("product of all sites and the prior", float("nan")) from None
-    step = 1e-3
-    hessian = np.empty((size, size))
-    for i in range(size):
-        shifted = [mode + s * step * (np.arange(size) == i) for s in (1.0, -1.0)]
-        hessian[i] = (negative(shifted[0])[1] - negative(shifted[1])[1]) / (2 * step)
-    values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
-    axes = vectors / np.sqrt(np.maximum(values, 0.05))
-    top = log_density(hierarchy, sites, mode)
-    widths = np.ones((2, size))
-    for i in range(size):
-        for side, sign in enumerate((1.0, -1.0)):
-            drop = top - log_density(hierarchy, sites, mode + sign * np.sqrt(2.0) * axes[:, i])
-            widths[side, i] = np.clip(1.0 / np.sqrt(max(drop, 1e-3)), 0.5, 3.0)
-    return Proposal(mode, axes, widths)
-
-
-def proposal_sample(proposal: Proposal, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points, (M, H), and their log densities, (M,), from uniforms of shape (M, H)."""
-    nu = DEGREES_OF_FREEDOM
-    up, down = proposal.widths
-    t = stdtrit(nu, np.clip(_split(uniforms, down / (up + down)), 1e-12, 1 - 1e-12))
-    z = t * np.where(t >= 0, up, down)
-    log_t = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * np.log(nu * np.pi) - (nu + 1) / 2 * np.log1p(t**2 / nu)
-    log_q = (log_t - np.log((up + down) / 2)).sum(axis=1)
-    return proposal.mode + z @ proposal.axes.T, log_q
-
-
-def _split(uniforms: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Uniforms to those of a symmetric t, so that a share ``below`` falls under zero."""
-    return np.where(uniforms < below, 0.5 * uniforms / below, 1.0 - 0.5 * (1.0 - uniforms) / (1.0 - below))
 
 
 def _map(fn: Callable[[int], Any], indices: Sequence[int], threads: int) -> Iterator[Any]:
@@ -263,7 +110,7 @@ def _map(fn: Callable[[int], Any], indices: Sequence[int], threads: int) -> Iter
 def conditional_moments(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> Moments:
     """Moments of the coefficients given hyperparameters, shape (H,)."""
     tree = hierarchy.model.tree
-    given = condition(hierarchy, sites, psi)
+    given = scale_marginal.condition(hierarchy, sites, psi)
     return Moments(tr.backward(tree, given.factor, given.solved)[:, 0], tr.covariance(tree, given.factor))
 
 
@@ -277,7 +124,7 @@ def moments(
     tree = hierarchy.model.tree
 
     def at(psi: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-        given = condition(hierarchy, sites, psi)
+        given = scale_marginal.condition(hierarchy, sites, psi)
         return given.log_density, tr.backward(tree, given.factor, given.solved)[:, 0], tr.covariance(tree, given.factor)
 
     if hierarchy.size == 0:
@@ -289,10 +136,10 @@ def moments(
         num_points = CHAIN_POINTS
         in_turn = _hamiltonian(hierarchy, sites, proposal, np.random.default_rng(0), num_points)
         points = np.stack([point.position for point in in_turn])
-        log_q = np.array([log_density(hierarchy, sites, psi) for psi in points])  # so that all weights are equal
+        log_q = np.array([scale_marginal.log_density(hierarchy, sites, psi) for psi in points])  # so that all weights are equal
     else:
         uniforms = qmc.Sobol(hierarchy.size, scramble=True, rng=np.random.default_rng(0)).random(num_points)
-        points, log_q = proposal_sample(proposal, uniforms)
+        points, log_q = scale_proposal.sample(proposal, uniforms)
     log_w, means = np.full(num_points, -np.inf), []
     highest, covariance = -np.inf, np.zeros(tree.num_entries)
     results = _map(lambda i: _or_none(at, points[i]), range(num_points), threads)
@@ -319,7 +166,7 @@ def moments(
 
 def _or_none(fn: Callable[[np.ndarray], Any], psi: np.ndarray) -> Any:
     try:
-        return fn(psi) if np.all(np.abs(psi) <= PSI_BOUND) else None
+        return fn(psi) if np.all(np.abs(psi) <= scale_marginal.PSI_BOUND) else None
     except np.linalg.LinAlgError:
         return None
 
@@ -427,7 +274,7 @@ def draw_in_turn(
     total = num_draws + skipped
     rng = np.random.default_rng([seed, chain])
     points, log_q = (
-        proposal_sample(proposal, rng.random((total, size))) if size else (np.zeros((total, 0)), np.zeros(total))
+        scale_proposal.sample(proposal, rng.random((total, size))) if size else (np.zeros((total, 0)), np.zeros(total))
     )
     seeds, log_u = rng.integers(0, 2**63, size=(2, total)), np.log(rng.random(total))
 
@@ -460,9 +307,9 @@ def _hamiltonian(
     hierarchy: Hierarchy, sites: Natural, proposal: Proposal, rng: np.random.Generator, num_draws: int
 ) -> Iterator[Point]:
     def target(psi: np.ndarray) -> tuple[float, np.ndarray]:
-        if not np.all(np.abs(psi) <= PSI_BOUND):
+        if not np.all(np.abs(psi) <= scale_marginal.PSI_BOUND):
             return -np.inf, psi
-        return value_and_gradient(hierarchy, sites, psi)
+        return scale_marginal.value_and_gradient(hierarchy, sites, psi)
 
     axes = proposal.axes * proposal.widths.mean(axis=0)
     return scale_hmc.draw(target, proposal.mode, axes, rng, num_draws)
@@ -472,7 +319,7 @@ def _draw_given(
     hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int, score_variance: np.ndarray | None
 ) -> tuple[float, np.ndarray]:
     tree = hierarchy.model.tree
-    given = condition(hierarchy, sites, psi)
+    given = scale_marginal.condition(hierarchy, sites, psi)
     noise = np.random.default_rng(seed).standard_normal((tree.num_coefficients, 1))
     if score_variance is not None:
         scores, _, _ = hierarchy.add_prior(psi, score_variance, np.zeros(tree.num_coefficients))

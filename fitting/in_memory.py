@@ -13,13 +13,15 @@ import numpy as np
 
 from fitting import audit as audits
 from fitting import columns as data_columns
-from fitting import combiner, families, formula, hierarchy, model, rounds, sites, verdict
+from fitting import combiner, families, formula, hierarchy, model, rounds, scale_proposal, sites, verdict
 from fitting.coding import Coding, Numeric, OutcomeSummary
 from fitting.columns import DataColumns
-from fitting.combiner import Draws, Moments, Natural, Proposal
+from fitting.combiner import Draws, Moments
 from fitting.config import AuditConfig, ModelConfig
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from fitting.sites import Site
 from fitting.tree import Restriction
 
@@ -202,7 +204,7 @@ def fit(
         state, info = rounds.step(prior, state, restrictions, new, damping=coming.damping, threads=threads)
         done.append(coming._replace(move=info.move))
     natural = combiner.product(built.tree, list(zip(restrictions, state.sites, strict=True)))
-    proposal = combiner.propose(prior, natural, state.psi)
+    proposal = scale_proposal.propose(prior, natural, state.psi)
     moments = combiner.moments(prior, natural, proposal, threads=threads)  # at the points that the audit compares at
     draws = combiner.draw(
         prior, natural, proposal, num_draws=num_draws, num_chains=num_chains, seed=seed, threads=threads

@@ -13,12 +13,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from fitting import combiner, pointwise, replicates
+from fitting import pointwise, replicates, scale_marginal, scale_proposal
 from fitting import tree as tr
-from fitting.combiner import Moments, Natural, Proposal
+from fitting.combiner import Moments
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from fitting.sites import Site
 from fitting.tree import Restriction
 
@@ -93,7 +95,7 @@ def without(
     points, weights, given = _at_points(hierarchy, rest, proposal, num_points)
     if 1.0 / np.sum(weights**2) < POOR_EFFICIENCY * len(weights):
         points, weights, given = _at_points(
-            hierarchy, rest, combiner.propose(hierarchy, rest, proposal.mode), num_points
+            hierarchy, rest, scale_proposal.propose(hierarchy, rest, proposal.mode), num_points
         )
     rng = np.random.default_rng([seed, 13])
     share = np.cumsum(weights)
@@ -119,7 +121,7 @@ def without(
 
 def _at_points(
     hierarchy: Hierarchy, rest: Natural, proposal: Proposal, num_points: int
-) -> tuple[np.ndarray, np.ndarray, list[combiner.Conditional]]:
+) -> tuple[np.ndarray, np.ndarray, list[scale_marginal.Conditional]]:
     """Points of psi (the same that ``combiner.moments`` uses), their weights, and the coefficients given each of them."""
     if hierarchy.size == 0:
         points, log_q = np.zeros((1, 0)), np.zeros(1)
@@ -127,13 +129,13 @@ def _at_points(
         from scipy.stats import qmc  # slow to import
 
         sobol = qmc.Sobol(hierarchy.size, scramble=True, rng=np.random.default_rng(0))
-        points, log_q = combiner.proposal_sample(proposal, sobol.random(num_points))
+        points, log_q = scale_proposal.sample(proposal, sobol.random(num_points))
     kept, given, log_w = [], [], []
     for point, log_density in zip(points, log_q, strict=True):
-        if not np.all(np.abs(point) <= combiner.PSI_BOUND):
+        if not np.all(np.abs(point) <= scale_marginal.PSI_BOUND):
             continue
         try:
-            at = combiner.condition(hierarchy, rest, point)
+            at = scale_marginal.condition(hierarchy, rest, point)
         except np.linalg.LinAlgError:
             continue
         kept.append(point)

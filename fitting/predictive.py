@@ -19,13 +19,14 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse, stats
 
-from fitting import combiner, families, pointwise, predict
+from fitting import combiner, families, pointwise, predict, scale_proposal
 from fitting import replicates as replicating
-from fitting.combiner import Draws, Natural
+from fitting.combiner import Draws
 from fitting.families import Family
 from fitting.hierarchy import Hierarchy
 from fitting.model import CellDesign
 from fitting.predict import Calibration
+from fitting.scale_marginal import Natural
 
 EXTREME = 0.01  # a share below it, or above one less it, is all or nothing
 
@@ -152,7 +153,7 @@ def prior_draws(hierarchy: Hierarchy, *, num_draws: int, seed: int, threads: int
     tree = hierarchy.model.tree
     nothing = Natural(np.zeros(tree.num_entries), np.zeros(tree.num_coefficients), np.zeros(2))
     first = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
-    proposal = combiner.propose(hierarchy, nothing, first)
+    proposal = scale_proposal.propose(hierarchy, nothing, first)
     return combiner.draw(hierarchy, nothing, proposal, num_draws=num_draws, num_chains=1, seed=seed, threads=threads)
 
 

@@ -12,11 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fitting import combiner, families
-from fitting.combiner import Moments, Natural, Proposal
+from fitting import combiner, families, scale_proposal
+from fitting.combiner import Moments
 from fitting.errors import ImproperPosteriorError
 from fitting.families import Family
 from fitting.hierarchy import Hierarchy
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from fitting.sites import Site
 from fitting.tree import Restriction
 
@@ -85,7 +87,7 @@ def merge(
 ) -> tuple[Natural, Proposal, Moments]:
     """Product of the sites, the proposal for psi, and the posterior's moments."""
     natural = combiner.product(hierarchy.model.tree, list(zip(restrictions, sites, strict=True)))
-    proposal = combiner.propose(hierarchy, natural, psi)
+    proposal = scale_proposal.propose(hierarchy, natural, psi)
     return natural, proposal, combiner.moments(hierarchy, natural, proposal, threads=threads)
 
 

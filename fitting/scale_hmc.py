@@ -1,7 +1,7 @@
 """Hyperparameters by Hamiltonian Monte Carlo on their marginal, for models with many of them.
 
 An independence sampler hardly accepts in more than about a dozen dimensions. The marginal log density of psi, with the
-coefficients integrated out, has a gradient by Fisher's identity (`fitting.combiner.value_and_gradient`); in the axes of
+coefficients integrated out, has a gradient by Fisher's identity (`fitting.scale_marginal.value_and_gradient`); in the axes of
 its proposal it is near a standard normal, so a few leapfrog steps give a nearly independent point (Neal 2011, ch. 5 of the
 Handbook of MCMC). The step size is tuned to an acceptance of 0.8 by dual averaging (Hoffman & Gelman 2014, sec. 3.2).
 """

@@ -25,10 +25,12 @@ from fitting.audit import (
     score,
     spread_of,
 )
-from fitting.combiner import DrawsMatrix, Moments, Natural, Proposal
+from fitting.combiner import DrawsMatrix, Moments
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
 from fitting.local_importance import RELIABLE, local
+from fitting.scale_marginal import Natural
+from fitting.scale_proposal import Proposal
 from fitting.sensitivity import power_scale
 from fitting.sites import Site, log_density
 from fitting.tree import Restriction

@@ -19,7 +19,7 @@ threads.set_environment()
 import numpy as np  # noqa: E402  # after the number of threads is set
 import pyarrow.parquet as pq  # noqa: E402
 
-from fitting import audit, combiner, families, in_memory, rounds, sites, tilted_nuts  # noqa: E402
+from fitting import audit, combiner, families, in_memory, rounds, scale_marginal, scale_proposal, sites, tilted_nuts  # noqa: E402
 from fitting import chain as chain_choice  # noqa: E402
 from fitting import tree as tr  # noqa: E402
 from sharding.simulate import simulate_cells  # noqa: E402
@@ -96,7 +96,7 @@ def _gibbs(run: in_memory.Run, num_draws: int) -> np.ndarray:
     grid = np.linspace(-6.0, 3.0, 4001)
     kept = np.empty((num_draws, prior.size))
     for d in range(num_draws):
-        given = combiner.condition(prior, run.natural, psi)
+        given = scale_marginal.condition(prior, run.natural, psi)
         noise = rng.standard_normal((prior.model.tree.num_coefficients, 1))
         theta = tr.backward(prior.model.tree, given.factor, given.solved + noise)[:, 0]
         for g, group in enumerate(prior.model.groups):
@@ -128,7 +128,7 @@ def part_scales() -> None:
         run = in_memory.fit(cells, formula, chosen_priors=priors, num_draws=250, num_chains=4)
         ess = np.atleast_1d(array_stats.ess(run.draws.psi, chain_axis=0, draw_axis=1))
         gibbs = np.atleast_1d(array_stats.ess(_gibbs(run, 1000)[None], chain_axis=0, draw_axis=1))
-        again = combiner.propose(run.hierarchy, run.natural, run.proposal.mode)
+        again = scale_proposal.propose(run.hierarchy, run.natural, run.proposal.mode)
         cost = seconds(
             lambda r=run, p=again: combiner.draw(r.hierarchy, r.natural, p, num_draws=50, num_chains=1, seed=1), 1
         )

@@ -12,7 +12,7 @@ import pytest
 from arviz_stats.base import array_stats
 from scipy import stats
 
-from fitting import combiner, exact, in_memory
+from fitting import combiner, exact, in_memory, scale_proposal
 
 REFERENCE = Path(__file__).parent / "reference"
 FORMULA = "voted ~ 1 + (1 | state/county) + (1 | race) + (1 | age) + (1 | race:age)"
@@ -96,7 +96,7 @@ def test_exact_agrees_with_nuts_and_corrects_a_broken_merge(sparse_problem):
     doubled = run.sites[3]._replace(precision=2 * run.sites[3].precision, shift=2 * run.sites[3].shift)
     sites = [*run.sites[:3], doubled, *run.sites[4:]]
     natural = combiner.product(run.hierarchy.model.tree, list(zip(run.restrictions, sites, strict=True)))
-    proposal = combiner.propose(run.hierarchy, natural, run.proposal.mode)
+    proposal = scale_proposal.propose(run.hierarchy, natural, run.proposal.mode)
     broken = combiner.draw(run.hierarchy, natural, proposal, num_draws=1000, num_chains=4, seed=1)
     with pytest.raises(AssertionError, match=r"off by|sd ratio"):
         assert_agrees(run, broken, reference)
@@ -126,7 +126,7 @@ def test_a_broken_merge_does_not_agree(sparse_problem, broken):
             hierarchy, natural, proposal._replace(axes=1e-6 * proposal.axes), num_draws=1000, num_chains=4, seed=1
         )
     else:
-        proposal = combiner.propose(hierarchy, natural, proposal.mode)
+        proposal = scale_proposal.propose(hierarchy, natural, proposal.mode)
         draws = combiner.draw(hierarchy, natural, proposal, num_draws=1000, num_chains=4, seed=1)
     with pytest.raises(AssertionError, match=r"off by|sd ratio"):
         assert_agrees(run, draws, reference)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fitting import combiner, families, hierarchy, in_memory, rounds
+from fitting import combiner, families, hierarchy, in_memory, rounds, scale_marginal, scale_proposal
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
 from fitting.sites import Site
@@ -80,7 +80,7 @@ def assert_draws_are_the_posterior(draws, run, exact, assert_moments):
 def test_marginal_density_of_the_scales_is_that_of_the_dense_normal(nested):
     run, rows, outcome = nested
     _, _, logs, grid = exact_posterior(rows, outcome, num_points=8)
-    ours = [[combiner.log_density(run.hierarchy, run.natural, np.array([a, b])) for b in grid[1]] for a in grid[0]]
+    ours = [[scale_marginal.log_density(run.hierarchy, run.natural, np.array([a, b])) for b in grid[1]] for a in grid[0]]
     np.testing.assert_allclose(np.array(ours) - logs, (np.array(ours) - logs)[0, 0], atol=1e-8)
 
 
@@ -122,7 +122,7 @@ def no_jacobian(run, monkeypatch):
 def test_broken_twins_are_caught(nested, exact, assert_moments, fault, monkeypatch):
     run, _, _ = nested
     natural = combiner.product(run.hierarchy.model.tree, fault(run, monkeypatch))
-    proposal = combiner.propose(run.hierarchy, natural, run.proposal.mode)
+    proposal = scale_proposal.propose(run.hierarchy, natural, run.proposal.mode)
     draws = combiner.draw(run.hierarchy, natural, proposal, num_draws=1500, num_chains=4, seed=1)
     with pytest.raises(AssertionError, match="off by"):
         assert_draws_are_the_posterior(draws, run, exact, assert_moments)
@@ -157,11 +157,11 @@ def test_gradient_of_the_marginal_density(family, cells_of):
     rng = np.random.default_rng(4)
     for _ in range(3):
         psi = run.proposal.mode + 0.5 * rng.normal(size=run.hierarchy.size)
-        value, gradient = combiner.value_and_gradient(run.hierarchy, run.natural, psi)
-        np.testing.assert_allclose(value, combiner.log_density(run.hierarchy, run.natural, psi))
+        value, gradient = scale_marginal.value_and_gradient(run.hierarchy, run.natural, psi)
+        np.testing.assert_allclose(value, scale_marginal.log_density(run.hierarchy, run.natural, psi))
         numeric = [
-            (combiner.log_density(run.hierarchy, run.natural, psi + 1e-5 * e)
-             - combiner.log_density(run.hierarchy, run.natural, psi - 1e-5 * e)) / 2e-5
+            (scale_marginal.log_density(run.hierarchy, run.natural, psi + 1e-5 * e)
+             - scale_marginal.log_density(run.hierarchy, run.natural, psi - 1e-5 * e)) / 2e-5
             for e in np.eye(run.hierarchy.size)
         ]  # fmt: skip
         np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-4)
@@ -169,7 +169,7 @@ def test_gradient_of_the_marginal_density(family, cells_of):
 
 def no_data(run):
     tree = run.hierarchy.model.tree
-    return combiner.Natural(np.zeros(tree.num_entries), np.zeros(tree.num_coefficients), np.zeros(2))
+    return scale_marginal.Natural(np.zeros(tree.num_entries), np.zeros(tree.num_coefficients), np.zeros(2))
 
 
 def test_without_data_the_prior_comes_back(cells_of, assert_mean_close):
@@ -182,7 +182,7 @@ def test_without_data_the_prior_comes_back(cells_of, assert_mean_close):
         chosen_priors={"intercept": "normal(0.5, 2)", "cor": "lkj(2)", "sd": "half_normal(0.7)", "1|h": "exponential(2)"},
     )  # fmt: skip
     prior, nothing = run.hierarchy, no_data(run)
-    proposal = combiner.propose(prior, nothing, run.proposal.mode)
+    proposal = scale_proposal.propose(prior, nothing, run.proposal.mode)
     draws = combiner.draw(prior, nothing, proposal, num_draws=3000, num_chains=4, seed=0)
     natural = prior.natural(draws.psi.reshape(-1, prior.size)).reshape(4, 3000, -1)
     sds, correlations = natural[..., [0, 1, 2]], natural[..., 3:6]
@@ -207,10 +207,10 @@ def test_scales_of_few_levels_are_drawn_right(assert_moments):
     cells = {"g": np.array(["a", "b"]), "num_trials": np.array([40.0, 50.0]), "num_successes": np.array([12.0, 31.0])}
     run = in_memory.fit(cells, "y ~ 1 + (1 | g)", num_draws=2500)
     log_sd = np.linspace(-9, 4, 4001)
-    logs = np.array([combiner.log_density(run.hierarchy, run.natural, np.array([v])) for v in log_sd])
+    logs = np.array([scale_marginal.log_density(run.hierarchy, run.natural, np.array([v])) for v in log_sd])
     weight = np.exp(logs - logs.max())
     weight /= weight.sum()
-    given = [combiner.condition(run.hierarchy, run.natural, np.array([v])) for v in log_sd[::20]]
+    given = [scale_marginal.condition(run.hierarchy, run.natural, np.array([v])) for v in log_sd[::20]]
     tree = run.hierarchy.model.tree
     means = np.array([tr.backward(tree, g.factor, g.solved)[:, 0] for g in given])
     variances = np.array([tr.covariance(tree, g.factor)[tree.diagonal] for g in given])
@@ -241,7 +241,7 @@ def test_sites_that_are_no_distribution_are_refused(nested):
     run, _, _ = nested
     broken = run.natural._replace(precision=-run.natural.precision)
     with pytest.raises(ImproperPosteriorError, match="product of all sites"):
-        combiner.propose(run.hierarchy, broken, run.proposal.mode)
+        scale_proposal.propose(run.hierarchy, broken, run.proposal.mode)
 
 
 def test_a_model_without_groups_has_no_hyperparameters(assert_moments):

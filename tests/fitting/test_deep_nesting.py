@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fitting import audit, combiner, in_memory, verdict
+from fitting import audit, combiner, in_memory, scale_marginal, scale_proposal, verdict
 from fitting import tree as tr
 from fitting.coding import distinct
 from fitting.errors import ImproperPosteriorError
@@ -106,7 +106,7 @@ def assert_posterior_is_dense(run, columns, outcome, family):
         evidence = 0.5 * (np.log(prior).sum() + np.linalg.slogdet(covariance)[1] + whole @ mean)
         if family == "gaussian":
             evidence -= len(outcome) * np.log(sigma) + 0.5 * np.sum(outcome**2) / sigma**2
-        logs.append(combiner.log_density(run.hierarchy, run.natural, psi) - evidence - run.hierarchy.log_prior(psi))
+        logs.append(scale_marginal.log_density(run.hierarchy, run.natural, psi) - evidence - run.hierarchy.log_prior(psi))
     np.testing.assert_allclose(logs, logs[0], atol=5e-3)
 
 
@@ -129,8 +129,8 @@ def test_moments_taken_in_turn_are_those_of_all_points_together(fitted):
     hierarchy, natural, proposal = run.hierarchy, run.natural, run.proposal
     tree = hierarchy.model.tree
     uniforms = stats.qmc.Sobol(hierarchy.size, scramble=True, rng=np.random.default_rng(0)).random(32)
-    points, log_q = combiner.proposal_sample(proposal, uniforms)
-    log_w = np.array([combiner.log_density(hierarchy, natural, psi) for psi in points]) - log_q
+    points, log_q = scale_proposal.sample(proposal, uniforms)
+    log_w = np.array([scale_marginal.log_density(hierarchy, natural, psi) for psi in points]) - log_q
     weights = np.exp(log_w - log_w.max())
     weights /= weights.sum()
     given = [combiner.conditional_moments(hierarchy, natural, psi) for psi in points]
@@ -160,7 +160,7 @@ def test_draws_in_turn_hold_few_at_a_time(fitted, monkeypatch, num_impossible):
     """Also where the first proposals are impossible: the chain starts from the first that is not."""
     run, _, _, _ = fitted
     size, calls = run.hierarchy.size, []
-    points, _ = combiner.proposal_sample(run.proposal, np.random.default_rng([4, 0]).random((45, size)))
+    points, _ = scale_proposal.sample(run.proposal, np.random.default_rng([4, 0]).random((45, size)))
     impossible = {tuple(p) for p in points[:num_impossible]}
     given = combiner._draw_given
 

@@ -14,7 +14,7 @@ import pytest
 from arviz_stats.base import array_stats
 from scipy import stats
 
-from fitting import combiner, in_memory
+from fitting import combiner, in_memory, scale_proposal
 
 REFERENCE = Path(__file__).parent / "reference"
 NAMES = ("negative_binomial", "beta_binomial", "categorical", "ordinal", "student_t", "poisson", "probit")
@@ -92,7 +92,7 @@ def sites_twice(run):
 def test_a_broken_merge_does_not_agree(name):
     run = fit(name, "state")
     natural = own_parameter_fixed(run) if run.hierarchy.family.own else sites_twice(run)
-    proposal = combiner.propose(run.hierarchy, natural, run.proposal.mode)
+    proposal = scale_proposal.propose(run.hierarchy, natural, run.proposal.mode)
     draws = combiner.draw(run.hierarchy, natural, proposal, num_draws=300, num_chains=4, seed=1)
     with pytest.raises(AssertionError, match=r"off by|sd ratio"):
         assert_agrees(name, run, draws)

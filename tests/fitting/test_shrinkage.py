@@ -7,7 +7,7 @@ import pytest
 from arviz_stats.base import array_stats
 from scipy import integrate, stats
 
-from fitting import combiner, in_memory, scale_hmc
+from fitting import in_memory, scale_hmc, scale_marginal
 from fitting.config import ModelConfig
 from fitting.shrinkage import Shrinkage
 
@@ -54,11 +54,11 @@ def test_prior_integrates_to_one_and_its_gradient_is_right():
 
 def test_gradient_of_the_marginal_is_that_of_its_value(run):
     psi = run.proposal.mode + 0.3 * np.random.default_rng(1).normal(size=run.hierarchy.size)
-    value, gradient = combiner.value_and_gradient(run.hierarchy, run.natural, psi)
-    assert value == pytest.approx(combiner.log_density(run.hierarchy, run.natural, psi))
+    value, gradient = scale_marginal.value_and_gradient(run.hierarchy, run.natural, psi)
+    assert value == pytest.approx(scale_marginal.log_density(run.hierarchy, run.natural, psi))
     step = 1e-5
     numeric = [
-        (combiner.log_density(run.hierarchy, run.natural, psi + s) - combiner.log_density(run.hierarchy, run.natural, psi - s)) / (2 * step)
+        (scale_marginal.log_density(run.hierarchy, run.natural, psi + s) - scale_marginal.log_density(run.hierarchy, run.natural, psi - s)) / (2 * step)
         for s in step * np.eye(run.hierarchy.size)
     ]  # fmt: skip
     np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-5)
