@@ -73,7 +73,7 @@ def _place(work: Work, earlier: EarlierRun) -> list[tasks.PlacedSite]:
 
 
 def _model_before(work: Work, earlier: EarlierRun) -> tasks.ModelRef:
-    layout = tuple((key, text) for key, text in earlier.rounds["layout"])
+    layout = tuple((key, text) for key, text in earlier.rounds.get("layout", ()))
     return work.ref._replace(directory=earlier.path, dictionary_sha256=earlier.dictionary_sha256, priors=layout)
 
 

@@ -1,5 +1,7 @@
 """Every family through the whole line, and a structured prior put on a finished run."""
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -91,6 +93,16 @@ def test_a_family_runs_from_file_to_report(case: str, tmp_path: Path):
     assert (tmp_path / "run" / "report.html").stat().st_size > 10_000
 
 
+def forget_the_layout(run: Path) -> None:
+    """As a version before structures wrote it: sites whose record has no layout."""
+    rounds, manifest = (json.loads((run / name).read_text()) for name in ("sites/rounds.json", "manifest.json"))
+    assert rounds.pop("layout") == []
+    (run / "sites" / "rounds.json").write_text(json.dumps(rounds))
+    digest = hashlib.sha256((run / "sites" / "rounds.json").read_bytes()).hexdigest()
+    manifest["stages"]["fit"]["files"]["sites/rounds.json"] = digest
+    (run / "manifest.json").write_text(json.dumps(manifest))
+
+
 def test_a_structured_prior_on_a_finished_run_is_a_merge_and_equals_a_fresh_run(tmp_path: Path):
     """False alarm 1e-6 over all parameters; another seed for the fresh run. States leave the tree for its root."""
     pairs = "\n".join(["a,b", "AL,NC", "NC,OH", "OH,WY", "WY,AK"])
@@ -104,6 +116,7 @@ def test_a_structured_prior_on_a_finished_run_is_a_merge_and_equals_a_fresh_run(
     assert line.caucus("run", config, *more).code == 0
     before = pq.read_table(tmp_path / "run" / "summary.parquet").to_pandas().set_index("parameter")
     sites = line.identities(tmp_path / "run" / "sites")
+    forget_the_layout(tmp_path / "run")
     second = line.caucus("run", config, *more, *priors)
     assert second.code == 0, second.err
     assert second.redone == ["merge", "audit", "poststratify", "report"]
