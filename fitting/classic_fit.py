@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fitting import audit as audits
-from fitting import classic, combiner, in_memory, own_effects, rounds, sites
+from fitting import classic, combiner, gates, in_memory, own_effects, rounds, sites
 from fitting.combiner import Draws, Moments
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
@@ -336,24 +336,10 @@ def audit(
 
 def judge(found: Errors, config: AuditConfig, r_hat: float, name: str) -> dict[str, Any]:
     """Gates, messages and a verdict on errors. ``r_hat`` is the largest of all shards; ``name`` the combiner's."""
-    gates, messages = [], []
+    judged: list[dict[str, Any]] = []
 
     def gate(what: str, value: float, where: str, meaning: str, do: str, warn: float, fail: float) -> None:
-        status = "pass" if value <= warn else ("warn" if value <= fail else "fail")
-        gates.append(
-            {
-                "name": what,
-                "value": round(value, 6) if np.isfinite(value) else None,
-                "warn_above": warn,
-                "fail_above": fail,
-                "status": status,
-                "where": where,
-                "meaning": meaning,
-                "do": do,
-            }
-        )
-        if status != "pass":
-            messages.append({"severity": status, "where": where, "what": f"{meaning}: {value:.3g}", "do": do})
+        judged.append(gates.gate(what, value, (warn, fail), where, meaning, do))
 
     limits = config.warn_above.score, config.fail_above.score
     advice = f"{name} is a one-shot merge and cannot mend this: use fit.method vi or nuts, or fewer and larger shards"
@@ -382,11 +368,11 @@ def judge(found: Errors, config: AuditConfig, r_hat: float, name: str) -> dict[s
         UNREADABLE * limits[1],
     )
     gate("r_hat", r_hat, "all shards", "largest R-hat of a shard's sampler", "sample longer", R_HAT_WARN, R_HAT_FAIL)
-    statuses = {g["status"] for g in gates}
+    messages = gates.messages(judged)
     order = np.argsort(-np.maximum(np.abs(found.mean), np.abs(found.log_sd)))[:NUM_WORST]
     return {
-        "verdict": "fail" if "fail" in statuses else ("warn" if "warn" in statuses else "pass"),
-        "gates": gates,
+        "verdict": gates.verdict(messages),
+        "gates": judged,
         "coefficients": [
             {
                 "name": str(found.names[j]),

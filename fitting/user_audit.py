@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fitting import gates
 from fitting import user_gaussian as gaussian
 from fitting.audit import Importance, importance, is_hopeless, k_hat, spread_of
 from fitting.config import AuditConfig
+from fitting.gates import number
 from fitting.user_draws import names
 from fitting.user_gaussian import Gaussian
 from fitting.user_locals import LastPass
@@ -71,10 +73,10 @@ def judge(config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
     sure = np.maximum(np.abs(weights.shift) - 3.0 * weights.shift_mcse, 0.0)
     certain = np.maximum(np.abs(evidence.moves) - 2.0 * evidence.score.mcse, 0.0)
     by_shard = np.array([_corrected(r, n) for r, n in zip(ratios, noise, strict=True)])
-    gates: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
 
     def gate(name: str, value: float, limits: tuple[float, float | None], where: str, meaning: str, do: str) -> None:
-        gates.append(_gate(name, value, limits, where, meaning, do))
+        found.append(gates.gate(name, value, limits, where, meaning, do))
 
     warn, fail = config.warn_above, config.fail_above
     worst = int(np.argmax(certain))
@@ -116,8 +118,7 @@ def judge(config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
     divergent = max([f.num_divergent for f in fits]) / _draws_of(evidence)
     gate("divergences", max(divergent, evidence.divergent), DIVERGENT, _first(evidence, [f.num_divergent > 0 for f in fits]),
          "largest share of divergent draws, shards and combiner", "reparametrise: centre or uncentre the effects")  # fmt: skip
-    messages = [{"severity": g["status"], "where": g["where"], "what": f"{g['meaning']}: {_plain(g['value'])}", "do": g["do"]}
-                for g in gates if g["status"] != "pass"]  # fmt: skip
+    messages = gates.messages(found)
     low = min([f.ess for f in proper] or [0.0])
     if low < ESS:
         messages.append({
@@ -131,21 +132,20 @@ def judge(config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
             "what": f"locals given globals are far from a Gaussian (worst effective share of proposals {poor:.0%})",
             "do": "read log_ratio_mcse: if it is large, the log ratio says little; locals are still moved towards their exact distribution",
         })  # fmt: skip
-    severities = {m["severity"] for m in messages}
     return {
         "schema_version": 1,
-        "verdict": "fail" if "fail" in severities else "warn" if "warn" in severities else "pass",
-        "gates": gates,
+        "verdict": gates.verdict(messages),
+        "gates": found,
         "total": {
-            "num_draws": len(total), "log_ratio_sd": _number(spread), "log_ratio_sd_uncorrected": _number(raw),
-            "log_ratio_mcse": _number(noise_sd), "kl_nats": _number(spread**2 / 2), "efficiency": _number(weights.efficiency),
-            "k_hat": _number(weights.k_hat), "k_hat_mcse": None, "acceptance": _number(min(r.acceptance.mean() for r in evidence.passes)),
+            "num_draws": len(total), "log_ratio_sd": number(spread), "log_ratio_sd_uncorrected": number(raw),
+            "log_ratio_mcse": number(noise_sd), "kl_nats": number(spread**2 / 2), "efficiency": number(weights.efficiency),
+            "k_hat": number(weights.k_hat), "k_hat_mcse": None, "acceptance": number(min(r.acceptance.mean() for r in evidence.passes)),
         },
         "shards": _shards(evidence, by_shard, ratios, noise),
         "blocks": _blocks(evidence, labels, weights),
         "coefficients": [
-            {"name": labels[j], "score": _number(evidence.moves[j]), "shift": _number(weights.shift[j]),
-             "shift_mcse": _number(weights.shift_mcse[j])}
+            {"name": labels[j], "score": number(evidence.moves[j]), "shift": number(weights.shift[j]),
+             "shift_mcse": number(weights.shift_mcse[j])}
             for j in np.argsort(-np.abs(evidence.moves))
         ],
         "rounds": list(evidence.rounds),
@@ -155,25 +155,14 @@ def judge(config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _gate(
-    name: str, value: float, limits: tuple[float, float | None], where: str, meaning: str, do: str
-) -> dict[str, Any]:
-    warn, fail = limits
-    status = "pass" if value <= warn else "warn" if fail is None or value <= fail else "fail"
-    if not np.isfinite(value):
-        status = "pass" if value < 0 else "fail"
-    return {"name": name, "value": _number(value), "warn_above": warn, "fail_above": fail, "status": status,
-            "where": where, "meaning": meaning, "do": do}  # fmt: skip
-
-
 def _shards(evidence: Evidence, by_shard: np.ndarray, ratios: np.ndarray, noise: np.ndarray) -> list[dict[str, Any]]:
     rows = []
     for s, (entry, report, fit) in enumerate(zip(evidence.shards, evidence.passes, evidence.score.fits, strict=True)):
-        health = {name: _number(value) for name, value in fit.info().items()}
+        health = {name: number(value) for name, value in fit.info().items()}
         rows.append({
-            **entry, "log_ratio_sd": _number(by_shard[s]), "log_ratio_mcse": _number(np.sqrt(np.mean(noise[s] ** 2))),
-            "k_hat": None if is_hopeless(ratios[s], spread_of(ratios[s])) else _number(k_hat(ratios[s])), **health,
-            "proposals": _number(report.ess_share.min()), "local_acceptance": _number(report.acceptance.mean()),
+            **entry, "log_ratio_sd": number(by_shard[s]), "log_ratio_mcse": number(np.sqrt(np.mean(noise[s] ** 2))),
+            "k_hat": None if is_hopeless(ratios[s], spread_of(ratios[s])) else number(k_hat(ratios[s])), **health,
+            "proposals": number(report.ess_share.min()), "local_acceptance": number(report.acceptance.mean()),
         })  # fmt: skip
     return rows
 
@@ -188,10 +177,10 @@ def _blocks(evidence: Evidence, labels: list[str], weights: Importance) -> list[
         shifted = part.start + int(np.argmax(np.nan_to_num(np.abs(weights.shift[part]))))
         rows.append({
             "block": place.name, "num_coefficients": place.size,
-            "score": _number(evidence.moves[worst]), "score_where": labels[worst],
-            "shift": _number(weights.shift[shifted]), "shift_mcse": _number(weights.shift_mcse[shifted]),
-            "shift_where": labels[shifted], "sd_ratio_min": _number(np.min(weights.sd_ratio[part])),
-            "sd_ratio_max": _number(np.max(weights.sd_ratio[part])),
+            "score": number(evidence.moves[worst]), "score_where": labels[worst],
+            "shift": number(weights.shift[shifted]), "shift_mcse": number(weights.shift_mcse[shifted]),
+            "shift_where": labels[shifted], "sd_ratio_min": number(np.min(weights.sd_ratio[part])),
+            "sd_ratio_max": number(np.max(weights.sd_ratio[part])),
         })  # fmt: skip
     return rows
 
@@ -209,11 +198,3 @@ def _first(evidence: Evidence, flags: Sequence[bool]) -> str:
     found = [entry["shard_id"] for entry, flag in zip(evidence.shards, flags, strict=True) if flag]
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
     return f"shard {found[0]}{more}" if found else "all shards"
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None or not np.isfinite(value) else float(f"{float(value):.6g}")
-
-
-def _plain(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.2g}"

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fitting import sparse_levels
+from fitting import gates, sparse_levels
 from fitting.audit import (
     DRAW_CHUNK,
     HETEROGENEITY_LEVEL,
@@ -27,6 +27,7 @@ from fitting.audit import (
 )
 from fitting.combiner import DrawsMatrix, Moments
 from fitting.config import AuditConfig
+from fitting.gates import number
 from fitting.hierarchy import Hierarchy
 from fitting.local_importance import RELIABLE, local
 from fitting.scale_marginal import Natural
@@ -132,28 +133,12 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
     weights, errors = evidence.importance, evidence.score.total
     shift = np.where(real, weights.shift, 0.0)
     sure = np.maximum(np.abs(shift) - 3.0 * weights.shift_mcse, 0.0) * real
-    gates, messages = [], []
+    found: list[dict[str, Any]] = []
 
     def gate(name: str, value: float, where: str, meaning: str, do: str, *, limits: Any = None) -> None:
-        warn = getattr(config.warn_above, name) if limits is None else limits[0]
-        fail = getattr(config.fail_above, name) if limits is None else limits[1]
-        status = "pass" if value <= warn else ("warn" if fail is None or value <= fail else "fail")
-        if not np.isfinite(value):
-            status = "fail" if np.isnan(value) or value > 0 else "pass"
-        gates.append(
-            {
-                "name": name,
-                "value": _number(value),
-                "warn_above": warn,
-                "fail_above": fail,
-                "status": status,
-                "where": where,
-                "meaning": meaning,
-                "do": do,
-            }
-        )
-        if status != "pass":
-            messages.append({"severity": status, "where": where, "what": f"{meaning}: {_plain(value)}", "do": do})
+        if limits is None:
+            limits = getattr(config.warn_above, name), getattr(config.fail_above, name)
+        found.append(gates.gate(name, value, limits, where, meaning, do))
 
     spreads = np.array([spread_of(r) for r in evidence.log_ratios])
     if evidence.sampler is not None:
@@ -215,6 +200,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
                 "Pareto k of the importance ratios",
                 "the weights cannot correct this posterior; use fit.method: nuts or exact",
             )
+    messages = gates.messages(found)
     adjusted = holm([h.p_value for h in evidence.heterogeneity])
     for s in np.flatnonzero(adjusted < HETEROGENEITY_LEVEL).tolist():
         h = evidence.heterogeneity[s]
@@ -255,30 +241,28 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
                 "do": "ask for more draws (fit.draws), or simplify group terms with few levels",
             }
         )
-    severities = {m["severity"] for m in messages}
-    verdict = "fail" if "fail" in severities else ("warn" if "warn" in severities else "pass")
     order = np.argsort(-np.maximum(np.abs(errors), np.nan_to_num(np.abs(shift))) * real)[:NUM_WORST]
     return {
         "schema_version": 1,
-        "verdict": verdict,
-        "gates": gates,
+        "verdict": gates.verdict(messages),
+        "gates": found,
         "total": {
             "num_draws": int(evidence.log_ratios.shape[1]),
-            "log_ratio_sd": _number(weights.log_ratio_sd),
-            "kl_nats": _number(weights.log_ratio_sd**2 / 2),
-            "efficiency": _number(weights.efficiency),
-            "k_hat": _number(weights.k_hat),
-            "k_hat_mcse": _number(_k_hat_error(weights.k_hat, evidence.log_ratios.shape[1])),
-            "acceptance": _number(evidence.acceptance),
+            "log_ratio_sd": number(weights.log_ratio_sd),
+            "kl_nats": number(weights.log_ratio_sd**2 / 2),
+            "efficiency": number(weights.efficiency),
+            "k_hat": number(weights.k_hat),
+            "k_hat_mcse": number(_k_hat_error(weights.k_hat, evidence.log_ratios.shape[1])),
+            "acceptance": number(evidence.acceptance),
         },
         "shards": _shards(evidence, spreads, adjusted, names, config),
         "blocks": _blocks(blocks, names, errors, weights, real),
         "coefficients": [
             {
                 "name": str(names[j]),
-                "score": _number(errors[j]),
-                "shift": _number(shift[j]),
-                "shift_mcse": _number(weights.shift_mcse[j]),
+                "score": number(errors[j]),
+                "shift": number(shift[j]),
+                "shift_mcse": number(weights.shift_mcse[j]),
             }
             for j in order
         ],
@@ -312,14 +296,14 @@ def _shards(
         rows.append(
             {
                 **entry,
-                "log_ratio_sd": _number(spreads[s]),
-                "k_hat": _number(evidence.shard_k_hats[s]),
-                "score": _number(score),
+                "log_ratio_sd": number(spreads[s]),
+                "k_hat": number(evidence.shard_k_hats[s]),
+                "score": number(score),
                 "score_where": str(names[evidence.score.shard_where[s]]),
                 "status": status,
-                "heterogeneity": {"statistic": _number(h.statistic), "df": h.df, "p_adjusted": _number(adjusted[s])},
-                "influence": _number(h.influence),
-                "influence_sd": _number(h.influence_sd),
+                "heterogeneity": {"statistic": number(h.statistic), "df": h.df, "p_adjusted": number(adjusted[s])},
+                "influence": number(h.influence),
+                "influence_sd": number(h.influence_sd),
                 "influence_where": str(names[h.influence_where]),
             }
         )
@@ -338,13 +322,13 @@ def _blocks(
             {
                 "block": str(block),
                 "num_coefficients": len(members),
-                "score": _number(errors[worst]),
+                "score": number(errors[worst]),
                 "score_where": str(names[worst]),
-                "shift": _number(weights.shift[moved]),
-                "shift_mcse": _number(weights.shift_mcse[moved]),
+                "shift": number(weights.shift[moved]),
+                "shift_mcse": number(weights.shift_mcse[moved]),
                 "shift_where": str(names[moved]),
-                "sd_ratio_min": _number(weights.sd_ratio[members].min()),
-                "sd_ratio_max": _number(weights.sd_ratio[members].max()),
+                "sd_ratio_min": number(weights.sd_ratio[members].min()),
+                "sd_ratio_max": number(weights.sd_ratio[members].max()),
             }
         )
     return rows
@@ -354,11 +338,3 @@ def _k_hat_error(k_hat: float, num_draws: int) -> float:
     """Standard error of a generalised Pareto fit to the tail of ``min(M/5, 3 sqrt M)`` draws (asymptotic, 1 + k over root n)."""
     tail = min(num_draws / 5, 3 * np.sqrt(num_draws))
     return (1 + max(k_hat, 0.0)) / np.sqrt(tail) if np.isfinite(k_hat) else float("nan")
-
-
-def _number(value: float) -> float | None:
-    return round(float(value), 6) if np.isfinite(value) else None
-
-
-def _plain(value: float) -> str:
-    return f"{value:.3g}" if np.isfinite(value) else "beyond measure"
