@@ -18,7 +18,9 @@ from cluster.errors import AuditFailedError
 
 if TYPE_CHECKING:
     from cluster.config import Loaded
+    from cluster.progress import Progress
     from cluster.stages import Finished
+    from cluster.user_config import UserLoaded
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -112,10 +114,10 @@ def run(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
 @command
 def update(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     """Take in new and changed files of a finished run: fit only their shards, and say what changed and what moved."""
-    from cluster import progress, stages, updating, views
+    from cluster import stages, updating, views
 
     loaded = _load(run, set_)
-    with closing(progress.make()) as shown, closing(stages.SharedExecutor()) as shared:
+    with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
         updated = updating.update(loaded, shown, shared)
     if updated.explanation is None:
         typer.echo("nothing changed: every file is as it was when it was read")
@@ -148,10 +150,10 @@ def _run_model(
     debug: Debug = False,
 ) -> None:
     """Run a model of your own, written in NumPyro: docs/user-models.md."""
-    from cluster import progress, stages, user_config, user_run
+    from cluster import stages, user_config, user_run
 
     loaded = user_config.load(run, set_ or ())
-    with closing(progress.make()) as shown, closing(stages.SharedExecutor()) as shared:
+    with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
         finished = user_run.run(loaded, shown, shared, allow_code=allow_code)
     if not finished.redone:
         typer.echo("everything is done already; nothing was redone")
@@ -249,11 +251,17 @@ def _load(run: str, settings: list[str] | None) -> "Loaded":
     return config.load(run, settings or ())
 
 
+def _progress(loaded: "Loaded | UserLoaded") -> "Progress":
+    from cluster import metrics, progress
+
+    return metrics.observed(progress.make(), loaded.config.name, loaded.config.run.directory)
+
+
 def _run(run: str, settings: list[str] | None, *, only: str | None) -> None:
-    from cluster import progress, stages
+    from cluster import stages
 
     loaded = _load(run, settings)
-    with closing(progress.make()) as shown, closing(stages.SharedExecutor()) as shared:
+    with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
         finished = stages.run(loaded, shown, shared, only=only)
     if not finished.redone:
         typer.echo("everything is done already; nothing was redone")

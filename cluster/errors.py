@@ -64,6 +64,17 @@ class MissingExtraError(ClusterError):
         return type(self), (self.package, self.wanted_by, self.instead)
 
 
+class MetricsError(ClusterError):
+    """An environment variable asks for metrics at a place where they cannot go."""
+
+    def __init__(self, variable: str, found: str, expected: str, do: str):
+        self.variable, self.found, self.expected, self.do = variable, found, expected, do
+        super().__init__(f"environment variable {variable}: expected {expected}, found {found!r}. {do}")
+
+    def __reduce__(self):
+        return type(self), (self.variable, self.found, self.expected, self.do)
+
+
 class FrameError(ClusterError):
     """The table of counts that estimates are poststratified to cannot be used."""
 

@@ -21,6 +21,8 @@ class Status:
     rounds: int | None = None
     move: float | None = None
     score: float | None = None
+    failed: int = 0
+    repeated: int = 0
     started: float = 0.0
 
     def words(self, now: float) -> str:
@@ -30,6 +32,10 @@ class Status:
             parts.append(f"round {self.round}" + (f" of at most {self.rounds}" if self.rounds else ""))
         if self.done is not None and self.total:
             parts.append(f"{self.phase} {self.done:,}/{self.total:,}")
+        if self.failed:
+            parts.append(f"{self.failed:,} failed")
+        if self.repeated:
+            parts.append(f"{self.repeated:,} tried again")
         if self.move is not None:
             parts.append(f"largest move {self.move:.3g} sd")
         if self.score is not None:
@@ -62,6 +68,9 @@ class Progress(Protocol):
         ``done`` and ``total`` count what ``phase`` names: shards, of the round where there are rounds; ``move`` is the largest change of a
         mean in the last round and ``score`` the worst score so far, both in posterior sds.
         """
+
+    def task(self, *, is_good: bool, attempt: int) -> None:
+        """A task finished, at its ``attempt``-th try; told before the `update` that counts it."""
 
     def end(self, seconds: float) -> None:
         """The stage is finished."""
@@ -106,6 +115,10 @@ class PlainProgress:
         self._status = _updated(self._status, self._clock(), phase, done, total, round, rounds, move, score)
         if is_new_round or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._line(f"{self._status.stage}: {self._status.words(self._clock())}")
+
+    def task(self, *, is_good: bool, attempt: int) -> None:
+        """See `Progress.task`."""
+        self._status = _counted(self._status, is_good, attempt)
 
     def end(self, seconds: float) -> None:
         """See `Progress.end`."""
@@ -162,6 +175,10 @@ class LiveProgress:
         if self._spinner is not None:
             self._spinner.update(f"[bold]{self._status.stage}[/] {self._status.words(time.monotonic())}")
 
+    def task(self, *, is_good: bool, attempt: int) -> None:
+        """See `Progress.task`."""
+        self._status = _counted(self._status, is_good, attempt)
+
     def end(self, seconds: float) -> None:
         """See `Progress.end`."""
         self.close()
@@ -212,6 +229,10 @@ def _updated(
     is_new = (round is not None and round != status.round) or (phase is not None and phase != status.phase)
     started = now if is_new else status.started
     return replace(status, started=started, **known)  # type: ignore[arg-type]
+
+
+def _counted(status: Status, is_good: bool, attempt: int) -> Status:
+    return replace(status, failed=status.failed + (not is_good), repeated=status.repeated + (attempt > 1))
 
 
 def _time(seconds: float) -> str:

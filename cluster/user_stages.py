@@ -83,6 +83,7 @@ class UserWork:
         error = None
         outcomes = self.executor.map_unordered(fn, items, max_in_flight=self.config.run.in_flight)
         for done, outcome in enumerate(outcomes, start=1):
+            self.progress.task(is_good=outcome.error is None, attempt=outcome.attempt)
             self.progress.update(done=done, total=len(self.entries), **shown)
             if outcome.error is not None:
                 error = error or outcome.error

@@ -59,6 +59,7 @@ class Work:
             fn, tasks_of_shards, max_in_flight=self.context.config.run.in_flight
         )
         for done, outcome in enumerate(outcomes, start=1):
+            self.context.progress.task(is_good=outcome.error is None, attempt=outcome.attempt)
             self.context.progress.update(done=done, total=len(self.entries), **shown)
             if outcome.error is not None:
                 error = error or outcome.error

@@ -54,7 +54,8 @@ class FakeStages:
             self._called(stage)
             self.contexts[stage] = context
             context.progress.update(round=1, rounds=3, done=1, total=2, score=0.2)
-            text = json.dumps({"verdict": self.verdict}) if stage == "audit" else f"{stage} {context.key}"
+            judged = {"verdict": self.verdict, "gates": [{"name": "score", "value": 0.2}]}
+            text = json.dumps(judged) if stage == "audit" else f"{stage} {context.key}"
             names = {
                 "fit": ("sites/ca.npz",),
                 "merge": ("posterior.nc", "summary.parquet"),
@@ -70,7 +71,7 @@ class FakeStages:
         self._called("ingest")
         self.ingested = options
         totals = {"rows_read": VOTERS, "rows_in_cells": VOTERS, "rows_quarantined": 0}
-        manifest = {"shards": [{"shard_id": "ca", "num_cells": 200}], "totals": totals}
+        manifest = {"schema_version": 1, "shards": [{"shard_id": "ca", "num_cells": 200}], "totals": totals}
         _write(Path(directory, "dictionary.json"), json.dumps(DICTIONARY))
         _write(Path(directory, "shards", "manifest.json"), json.dumps(manifest))
 

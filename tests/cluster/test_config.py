@@ -175,6 +175,7 @@ ARGUMENTS = {
     "StageError": ("fit", "no shards", "Run it."),
     "MissingExtraError": ("ray", "run.executor", "set serial"),
     "ClusterUnreachableError": ("ray://x:1", "no answer"),
+    "MetricsError": ("CAUCUS_METRICS_ADDRESS", "x", "a port", "Unset it."),
     "FrameError": ("census.csv", "no column n", "the column n"),
     "TaskError": ("KeyError", "'x'"),
     "UpdateError": ("run", "has no finished run", "Run `caucus run` first."),

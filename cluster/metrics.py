@@ -1,0 +1,291 @@
+"""Measures of a run for Prometheus: what a person is told while it works, as numbers to be plotted and alarmed on.
+
+Where they go is a matter of the machine and not of the run, so the environment says it and no config does:
+
+* `CAUCUS_METRICS_DIRECTORY`: a folder in which `caucus-<run>.prom` is kept up to date, for node-exporter's textfile
+  collector. It stays after the run, with the last values.
+* `CAUCUS_METRICS_ADDRESS`: ``host:port``, or a port on loopback, to be scraped while the run works.
+
+With neither, nothing is measured. Labels are the run, the stage and a few states, never a shard: there may be thousands.
+Nothing here is read by a stage, so no result depends on it.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from cluster.errors import MetricsError, MissingExtraError
+from cluster.progress import Progress
+from cluster.run_directory import STAGES
+from sharding import storage, store
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+log = logging.getLogger(__name__)
+
+DIRECTORY_VARIABLE = "CAUCUS_METRICS_DIRECTORY"
+ADDRESS_VARIABLE = "CAUCUS_METRICS_ADDRESS"
+SECONDS_BETWEEN_FILES = 5.0
+VERDICTS = ("pass", "warn", "fail")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One metric: its name as it is queried, what it says, and its labels besides ``run``."""
+
+    name: str
+    kind: Literal["gauge", "counter"]
+    meaning: str
+    labels: tuple[str, ...] = ()
+
+
+MEASURES = (
+    Measure("caucus_run_info", "gauge", "1; the version of Caucus that works on the run.", ("version",)),
+    Measure("caucus_rows", "gauge", "Rows of the sources: read, in_cells or quarantined.", ("state",)),
+    Measure("caucus_cells", "gauge", "Cells that the rows were compressed to."),
+    Measure("caucus_shards", "gauge", "Shards of the pass under way: done, failed or waiting.", ("stage", "state")),
+    Measure("caucus_shard_tasks_total", "counter", "Tasks that finished, done or failed.", ("stage", "state")),
+    Measure("caucus_task_retries_total", "counter", "Tasks that ran again because their worker died.", ("stage",)),
+    Measure("caucus_round", "gauge", "Round that is under way, or was the last; the first is 1."),
+    Measure("caucus_round_move_sds", "gauge", "Largest change of a mean in the last round, in posterior sds."),
+    Measure("caucus_worst_score_sds", "gauge", "Largest error of a mean that the audit sees, in posterior sds."),
+    Measure("caucus_verdict", "gauge", "1 for the verdict of the audit, 0 for the others.", ("verdict",)),
+    Measure("caucus_stage_state", "gauge", "Of a stage: 0 waiting, 1 at work, 2 done.", ("stage",)),
+    Measure("caucus_stage_seconds", "gauge", "Seconds that a stage took, if this process ran it.", ("stage",)),
+    Measure("caucus_progress_timestamp_seconds", "gauge", "When the run last got on, in seconds since 1970."),
+)
+"""Everything that is measured; the dashboard may query these and no others."""
+
+_NUM_STATES = {"waiting": 0.0, "running": 1.0, "done": 2.0}
+
+
+class RunMetrics:
+    """The values of `MEASURES` for one run; a collector of `prometheus_client`. Safe to be read by another thread."""
+
+    def __init__(self, run: str):
+        self.run = run
+        self._values: dict[str, dict[tuple[str, ...], float]] = {measure.name: {} for measure in MEASURES}
+        self._lock = threading.Lock()
+
+    def set(self, name: str, value: float, *labels: str) -> None:
+        """Set a gauge; ``labels`` are those of its `Measure`, in order."""
+        with self._lock:
+            self._values[name][labels] = float(value)
+
+    def add(self, name: str, value: float, *labels: str) -> None:
+        """Add to a counter, which starts at 0."""
+        with self._lock:
+            self._values[name][labels] = self._values[name].get(labels, 0.0) + value
+
+    def collect(self) -> Iterator["Metric"]:
+        """Yield the metrics that have a value."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        with self._lock:
+            values = {name: dict(series) for name, series in self._values.items()}
+        for measure in MEASURES:
+            kind = GaugeMetricFamily if measure.kind == "gauge" else CounterMetricFamily
+            family = kind(measure.name, measure.meaning, labels=("run", *measure.labels))
+            for labels, value in values[measure.name].items():
+                family.add_metric((self.run, *labels), value)
+            if family.samples:
+                yield family
+
+
+class MeasuredProgress:
+    """Tells another `Progress` everything, and counts along; see `observed`."""
+
+    def __init__(self, shown: Progress, metrics: RunMetrics, directory: str, outlets: tuple["Outlet", ...]):
+        self._shown, self._metrics, self._directory, self._outlets = shown, metrics, directory, outlets
+        self._stage = ""
+        self._failed = 0
+        metrics.set("caucus_run_info", 1.0, metadata.version("caucus"))
+        for stage in STAGES:
+            metrics.set("caucus_stage_state", _NUM_STATES["waiting"], stage)
+        self._got_on()
+
+    def begin(self, stage: str, reason: str) -> None:
+        """See `Progress.begin`."""
+        self._shown.begin(stage, reason)
+        self._stage, self._failed = stage, 0
+        self._metrics.set("caucus_stage_state", _NUM_STATES["running"], stage)
+        self._got_on()
+
+    def update(self, **news: Any) -> None:
+        """See `Progress.update`."""
+        self._shown.update(**news)
+        done, total = news.get("done"), news.get("total")
+        if done is not None and total is not None and news.get("phase") in (None, "shards"):
+            states = {"done": done - self._failed, "failed": self._failed, "waiting": total - done}
+            for state, number in states.items():
+                self._metrics.set("caucus_shards", number, self._stage, state)
+        names = {"round": "caucus_round", "move": "caucus_round_move_sds", "score": "caucus_worst_score_sds"}
+        for key, name in names.items():
+            if news.get(key) is not None:
+                self._metrics.set(name, news[key])
+        self._got_on(is_urgent=False)
+
+    def task(self, *, is_good: bool, attempt: int) -> None:
+        """See `Progress.task`."""
+        self._shown.task(is_good=is_good, attempt=attempt)
+        self._failed += not is_good
+        self._metrics.add("caucus_shard_tasks_total", 1.0, self._stage, "done" if is_good else "failed")
+        self._metrics.add("caucus_task_retries_total", attempt - 1.0, self._stage)
+
+    def end(self, seconds: float) -> None:
+        """See `Progress.end`."""
+        self._shown.end(seconds)
+        self._metrics.set("caucus_stage_seconds", seconds, self._stage)
+        self._is_done(self._stage)
+
+    def skip(self, stage: str) -> None:
+        """See `Progress.skip`."""
+        self._shown.skip(stage)
+        self._is_done(stage)
+
+    def say(self, text: str) -> None:
+        """See `Progress.say`."""
+        self._shown.say(text)
+
+    def close(self) -> None:
+        """See `Progress.close`; a file keeps the last values, an address answers no more."""
+        self._shown.close()
+        for outlet in self._outlets:
+            outlet.close()
+
+    def _is_done(self, stage: str) -> None:
+        self._metrics.set("caucus_stage_state", _NUM_STATES["done"], stage)
+        if stage == "ingest":
+            self._measure_cells()
+        elif stage == "audit":
+            self._measure_audit()
+        self._got_on()
+
+    def _measure_cells(self) -> None:
+        manifest = store.read_manifest(self._directory)
+        for state in ("read", "in_cells", "quarantined"):
+            self._metrics.set("caucus_rows", manifest["totals"][f"rows_{state}"], state)
+        self._metrics.set("caucus_cells", sum(shard["num_cells"] for shard in manifest["shards"]))
+
+    def _measure_audit(self) -> None:
+        audit = storage.read_json(storage.join(self._directory, "audit.json"))
+        for verdict in VERDICTS:
+            self._metrics.set("caucus_verdict", float(audit["verdict"] == verdict), verdict)
+        for gate in audit["gates"]:
+            if gate["name"] == "score" and gate["value"] is not None:
+                self._metrics.set("caucus_worst_score_sds", gate["value"])
+
+    def _got_on(self, *, is_urgent: bool = True) -> None:
+        self._metrics.set("caucus_progress_timestamp_seconds", time.time())
+        for outlet in self._outlets:
+            outlet.tell(is_urgent=is_urgent)
+
+
+class TextFile:
+    """Keeps a `.prom` file up to date: at every stage, and every `SECONDS_BETWEEN_FILES` between.
+
+    A file that cannot be written is told once, and the run goes on: it is worth more than its measures.
+    """
+
+    def __init__(self, metrics: RunMetrics, file: Path, clock: Callable[[], float] = time.monotonic):
+        self._metrics, self._file, self._clock = metrics, file, clock
+        self._written = -SECONDS_BETWEEN_FILES
+        self._is_broken = False
+
+    def tell(self, *, is_urgent: bool) -> None:
+        """Write the values, if it is time or ``is_urgent``."""
+        from prometheus_client import write_to_textfile
+
+        now = self._clock()
+        if not is_urgent and now - self._written < SECONDS_BETWEEN_FILES:
+            return
+        self._written = now
+        try:
+            write_to_textfile(str(self._file), self._metrics)
+        except OSError as error:
+            if not self._is_broken:
+                log.warning("metrics not written", extra={"file": str(self._file), "reason": error.strerror})
+            self._is_broken = True
+
+    def close(self) -> None:
+        """Write the last values, which stay."""
+        self.tell(is_urgent=True)
+
+
+class Endpoint:
+    """Answers Prometheus at an address until it is closed; ``port`` is the one it got where 0 was asked for."""
+
+    def __init__(self, metrics: RunMetrics, host: str, port: int):
+        from prometheus_client import start_http_server
+
+        try:
+            self._server, self._thread = start_http_server(port, host, metrics)
+        except OSError as error:
+            do = f"Free it, set another {ADDRESS_VARIABLE}, or unset it."
+            raise MetricsError(
+                ADDRESS_VARIABLE, f"{host}:{port}", f"an address to listen at ({error.strerror})", do
+            ) from None
+        self.port = int(self._server.server_port)
+
+    def tell(self, *, is_urgent: bool) -> None:
+        """Nothing to do: it is asked."""
+
+    def close(self) -> None:
+        """Answer no more. May be called twice."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+Outlet = TextFile | Endpoint
+
+
+def observed(shown: Progress, run: str, directory: str, environment: Mapping[str, str] = os.environ) -> Progress:
+    """Return ``shown``, measured for Prometheus if the environment says where to.
+
+    Parameters
+    ----------
+    run
+        Name of the run, the label ``run`` of every metric.
+    directory
+        Run directory, from which rows, cells and the verdict are read when their stages are done.
+
+    Raises
+    ------
+    MetricsError
+        The folder is not there, or the address is none, or it is taken.
+    MissingExtraError
+        `prometheus_client`, which Ray brings with it, is not installed.
+    """
+    folder, address = (environment.get(name, "") for name in (DIRECTORY_VARIABLE, ADDRESS_VARIABLE))
+    if not folder and not address:
+        return shown
+    try:
+        import prometheus_client  # noqa: F401
+    except ModuleNotFoundError:
+        wanted_by = DIRECTORY_VARIABLE if folder else ADDRESS_VARIABLE
+        raise MissingExtraError("metrics", wanted_by, f"unset {wanted_by}") from None
+    metrics = RunMetrics(run)
+    outlets: tuple[Outlet, ...] = ()
+    if folder:
+        if not Path(folder).is_dir():
+            raise MetricsError(DIRECTORY_VARIABLE, folder, "a folder that is there", "Make it, or unset the variable.")
+        outlets += (TextFile(metrics, Path(folder) / f"caucus-{run}.prom"),)
+    if address:
+        outlets += (Endpoint(metrics, *_parsed(address)),)
+    return MeasuredProgress(shown, metrics, directory, outlets)
+
+
+def _parsed(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or int(port) > 65_535:
+        do = "Write 127.0.0.1:9464, or 0.0.0.0:9464 in a container whose network is closed to others."
+        raise MetricsError(ADDRESS_VARIABLE, address, "host:port, or a port", do)
+    return host.strip("[]") or "127.0.0.1", int(port)
