@@ -58,6 +58,15 @@ class PoststratifyConfig(Frozen):
         return self
 
 
+class PublishConfig(Frozen):
+    """What the tables and pages of a run may tell of few people: docs/design/privacy.md."""
+
+    min_count: int = Field(
+        default=11, ge=1, description="Counts of people from 1 to one less are not written to estimates, audit, checks, update or "
+        "report, nor anything they could be worked out from; 1 shows all (invented or public data)."
+    )  # fmt: skip
+
+
 class RunSection(Frozen):
     """Where the run is kept, and where its work happens. Nothing here but the seed changes a number."""
 
@@ -104,6 +113,7 @@ class RunConfig(Frozen):
     fit: FitConfig = Field(default_factory=VIConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
     poststratify: PoststratifyConfig = PoststratifyConfig()
+    publish: PublishConfig = PublishConfig()
     run: RunSection
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from cluster.posterior_files import StoredDraws
 from cluster.tasks import ShardSums
 from fitting import families, predict
 from fitting.model import NewLevels
-from reporting import tables
+from reporting import published, tables
 from sharding import storage, store
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 
 def write(work: Work) -> None:
-    """Write ``estimates/<margin>.parquet`` and, for shares, ``estimates/calibration.parquet``."""
-    config = work.context.config.poststratify
+    """Write ``estimates/<margin>.parquet`` and, for shares, ``estimates/calibration.parquet``; small counts are hidden."""
+    config, min_count = work.context.config.poststratify, work.context.config.publish.min_count
     names = tuple(dict.fromkeys((ALL, *config.by)))
     margins = tuple(() if name == ALL else tuple(name.split(":")) for name in names)
     levels: dict[str, Sequence[str]] = dict(work.hierarchy.model.coding.factors)
@@ -42,11 +42,16 @@ def write(work: Work) -> None:
         theta = np.ascontiguousarray(draws[:, :].T)
         totals, of_frame = _from_frame(work, theta, draws.psi, margins, config.frame, str(config.count))
         levels |= of_frame
+    made: dict[str, pa.Table] = {}
     for i, (name, margin, total) in enumerate(zip(names, margins, totals, strict=True)):
-        made = [s.tables[i] for s in shards] if config.frame == "file" else []
-        table = margin_tables.join(
-            [*made, margin_tables.summarise(margin, levels, total, shape, config.interval, outcome)]
+        of_shards = [s.tables[i] for s in shards] if config.frame == "file" else []
+        made[name] = margin_tables.join(
+            [*of_shards, margin_tables.summarise(margin, levels, total, shape, config.interval, outcome)]
         )
+    is_share = bool(outcome.names) or work.hierarchy.family.outcome in SHARES
+    categories = outcome.outcome if outcome.names else None
+    shown = published.estimates(made, min_count, is_share=is_share, categories=categories)
+    for name, table in shown.items():
         path = f"estimates/{name.replace(':', '-')}.parquet"
         storage.publish_bytes(storage.join(work.directory, path), tables.to_parquet(table))
     known = [s.calibration for s in shards if s.calibration is not None]
@@ -57,6 +62,8 @@ def write(work: Work) -> None:
         rows = predict.deciles(summed)
         if rows:
             table = pa.Table.from_pylist([{**row, "num_trials": int(row["num_trials"])} for row in rows])
+            is_hidden = np.full(len(rows), shown[ALL]["raw_mean"].null_count > 0)
+            table = published.calibration(table, min_count, is_hidden)
             storage.publish_bytes(
                 storage.join(work.directory, "estimates/calibration.parquet"), tables.to_parquet(table)
             )

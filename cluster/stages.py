@@ -185,10 +185,13 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         fit={name: value for name, value in fit.items() if name in of_merge},
         **seed,
     )
-    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **seed)
+    publish = {"publish": config.publish.model_dump(mode="json")}
+    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **publish, **seed)
     margins = config.poststratify
     frame = {} if margins.frame == "file" else {"sources": _fingerprints("poststratify.frame", [margins.frame])}
-    estimated = add("poststratify", after={"merge": merged}, poststratify=margins.model_dump(mode="json"), **frame)
+    estimated = add(
+        "poststratify", after={"merge": merged}, poststratify=margins.model_dump(mode="json"), **publish, **frame
+    )
     add(
         "report",
         after={"audit": audited, "poststratify": estimated},
