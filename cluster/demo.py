@@ -93,11 +93,11 @@ def _worst_score(audit: dict) -> str:
     return f"{abs(worst['score']):.3f} posterior sd ({worst['score_where']})"
 
 
-def _state_table(compared: "pa.Table", num_trials: list[int]) -> Iterator[str]:
+def _state_table(compared: "pa.Table", num_trials: list[int | None]) -> Iterator[str]:
     yield "state    truth  estimate  90% interval       raw mean     answers"
     low, high = (name for name in compared.column_names if name.startswith("q"))
     for row, trials in zip(compared.to_pylist(), num_trials, strict=True):
         interval = f"{row[low]:.1%} to {row[high]:.1%}" + (" " if row["covered"] else "*")
         raw = "-" if row["raw_mean"] is None else f"{row['raw_mean']:.1%}"
-        yield f"{row['level']:<6}{row['expected_mean']:>8.1%}{row['mean']:>10.1%}  {interval:<17}{raw:>10}{trials:>12,}"
+        yield f"{row['level']:<6}{row['expected_mean']:>8.1%}{row['mean']:>10.1%}  {interval:<17}{raw:>10}{'hidden' if trials is None else f'{trials:,}':>12}"
     yield "* the truth is outside the interval: expected in one state of ten"

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from cluster.work import Work
 
 
+SHARES = ("binomial", "keyed_trials", "category")
+"""Kinds of outcome whose mean is a share of people."""
+
+
 def write(work: Work) -> None:
     """Write ``estimates/<margin>.parquet`` and, for shares, ``estimates/calibration.parquet``; small counts are hidden."""
     config, min_count = work.context.config.poststratify, work.context.config.publish.min_count
@@ -48,7 +52,7 @@ def write(work: Work) -> None:
         made[name] = margin_tables.join(
             [*of_shards, margin_tables.summarise(margin, levels, total, shape, config.interval, outcome)]
         )
-    is_share = bool(outcome.names) or work.hierarchy.family.outcome in SHARES
+    is_share = families.OUTCOMES[work.hierarchy.family.name] in SHARES
     categories = outcome.outcome if outcome.names else None
     shown = published.estimates(made, min_count, is_share=is_share, categories=categories)
     for name, table in shown.items():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster import kept_sites, posterior_files, site_files, tasks
+from cluster import audit_shards, kept_sites, posterior_files, site_files, tasks
 from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
@@ -315,6 +315,7 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
     )  # fmt: skip
     result = verdict.judge(work.hierarchy, config, evidence)
     result["messages"] += _weights_note(work)
+    audit_shards.round_up(result["shards"], work.context.config.publish.min_count)
     work.context.progress.update(score=max(abs(block["score"] or 0.0) for block in result["blocks"]))
     return result
 

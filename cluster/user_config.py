@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, Va
 from ruamel.yaml import YAML
 
 from cluster import yaml_source
-from cluster.config import RESOLVED_HEADER, Frozen, RunSection
+from cluster.config import RESOLVED_HEADER, Frozen, PublishConfig, RunSection
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig
@@ -105,6 +105,7 @@ class UserRunConfig(Frozen):
     shards: UserShardsConfig
     fit: UserFitConfig = Field(default_factory=UserNUTSConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
+    publish: PublishConfig = PublishConfig()
     run: RunSection
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from cluster.config import PoststratifyConfig, RunConfig, RunSection
+from cluster.config import PoststratifyConfig, PublishConfig, RunConfig, RunSection
 from fitting.config import AuditConfig, ExactConfig, LaplaceConfig, ModelConfig, NUTSConfig, VIConfig
 from sharding.config import ColumnConfig, DataConfig, ShardsConfig
 
@@ -29,6 +29,7 @@ SECTIONS: dict[str, tuple[str, type[BaseModel]]] = {
     "fit-exact": ("fit.", ExactConfig),
     "audit": ("audit.", AuditConfig),
     "poststratify": ("poststratify.", PoststratifyConfig),
+    "publish": ("publish.", PublishConfig),
     "run": ("run.", RunSection),
 }
 OWN_TABLE = set(SECTIONS)  # described under their own heading

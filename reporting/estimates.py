@@ -59,7 +59,7 @@ def summarise_groups(
     num_rows, num_trials
         (group,) rows in the frame, and rows whose outcome is known.
     raw_mean
-        (group,) mean of the known outcomes; written as null where ``num_trials`` is 0.
+        (group,) mean of the known outcomes; null where ``num_trials`` is 0.
 
     Raises
     ------
@@ -162,7 +162,7 @@ def _comparison(estimates: pa.Table, levels: list[str], expected: np.ndarray) ->
     error = mean - expected
     covered = (low <= expected) & (expected <= high)
     raw = estimates["raw_mean"].to_numpy(zero_copy_only=False)
-    trials = estimates["num_trials"].to_numpy()
+    trials = estimates["num_trials"].fill_null(0).to_numpy()
     known = np.isfinite(raw) & (trials > 0)
     kept = ("num_rows", "mean", *ends, "raw_mean")
     table = pa.table({"level": levels, **{name: estimates[name] for name in kept}, "expected_mean": expected,

@@ -25,7 +25,7 @@ from reporting.estimates import (
 from reporting.figures import Interval
 from reporting.posterior import variables
 from reporting.run_directory import RunDirectory
-from reporting.suppression import HIDDEN, count_text, count_texts, hides_raw_mean
+from reporting.suppression import HIDDEN, count_texts, hides_raw_mean
 from reporting.svg import fixed, percent, plain
 from reporting.tables import require_columns
 
@@ -95,7 +95,7 @@ def headline(run: RunDirectory) -> Headline | None:
     comparison = _comparison(run, table)
     truth = text(float(comparison.table["expected_mean"][0].as_py())) if comparison else ""
     return Headline(text(row["mean"]), f"{text(row[low])} to {text(row[high])}", "–" if hidden else text(row["raw_mean"]),
-                    count_text(row["num_rows"]), count_text(row["num_trials"]), truth)
+                    count_texts([row["num_rows"]])[0], count_texts([row["num_trials"]])[0], truth)
 
 
 def margins(run: RunDirectory) -> list[Margin]:
@@ -271,6 +271,6 @@ def calibration(run: RunDirectory) -> Calibration | None:
             low, high = wilson_interval(np.array(r["observed"]), np.array(r["num_trials"]))
             half = float(high - low) / 2
         points.append((r["expected"], r["observed"], half))
-    rows = [[str(r["bin"]), count_text(r["num_trials"]), text(r["expected"]), text(r["observed"]),
+    rows = [[str(r["bin"]), *count_texts([r["num_trials"]]), text(r["expected"]), text(r["observed"]),
              text(r["observed"] - r["expected"])] for r in records]
     return Calibration(figures.calibration(points, text), rows)

@@ -25,22 +25,22 @@ def count_text(count: int | None) -> str:
     return SUPPRESSED if is_small(count) else f"{count:,}"
 
 
-def count_texts(counts: Sequence[int]) -> list[str]:
+def count_texts(counts: Sequence[int | None]) -> list[str]:
     """Return the counts of one table as they may be published together.
 
     A single small count could be found by subtracting the others from the total, so the smallest other one is hidden
-    with it (as ``hidden``).
+    with it (as ``hidden``). None is a count that the table itself hides.
     """
-    texts = [count_text(count) for count in counts]
-    if sum(map(is_small, counts)) == 1:
-        others = [i for i, count in enumerate(counts) if count and not is_small(count)]
+    texts = [HIDDEN if count is None else count_text(count) for count in counts]
+    if sum(map(is_small, counts)) == 1 and None not in counts:
+        others = [(count, i) for i, count in enumerate(counts) if count and not is_small(count)]
         if others:
-            texts[min(others, key=lambda i: counts[i])] = HIDDEN
+            texts[min(others)[1]] = HIDDEN
     return texts
 
 
-def hides_raw_mean(raw_mean: float | None, num_trials: int, is_share: bool) -> bool:
+def hides_raw_mean(raw_mean: float | None, num_trials: int | None, is_share: bool) -> bool:
     """Whether a raw mean is absent, is of too few people, or gives away 1 to 10 who did or did not."""
-    if raw_mean is None or raw_mean != raw_mean or num_trials < THRESHOLD:
+    if raw_mean is None or raw_mean != raw_mean or num_trials is None or num_trials < THRESHOLD:
         return True
     return is_share and (is_small(round(raw_mean * num_trials)) or is_small(round((1 - raw_mean) * num_trials)))

@@ -27,6 +27,7 @@ shards: {by: state, min_cells: 1}
 fit: {draws: 100}
 audit: {draws: 100}
 poststratify: {by: [all, state, race]}
+publish: {min_count: 1}
 run: {directory: run, seed: 1, executor: serial}
 """
 NATION = """\

@@ -22,6 +22,7 @@ shards: {{by: state, min_cells: 1}}
 fit: {{draws: 250}}
 audit: {{draws: 200}}
 poststratify: {{by: [all, state]}}
+publish: {{min_count: 1}}
 run: {{directory: run, seed: 1, executor: serial}}
 """
 STATES, AGES = ("AL", "AK", "OH", "WY", "NC"), ("18-24", "25-34", "35-44", "45-54", "55-64", "65+")

@@ -26,6 +26,7 @@ shards: {by: state, min_cells: 1}
 fit: {draws: 250}
 audit: {draws: 200}
 poststratify: {by: [all, state]}
+publish: {min_count: 1}
 run: {directory: run, seed: 1, executor: serial}
 """
 AREAS = ("north", "south", "east", "west")

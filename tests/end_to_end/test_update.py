@@ -26,6 +26,7 @@ shards: {by: state, min_cells: 1}
 fit: {draws: 1000}
 audit: {draws: 200}
 poststratify: {by: [all, state]}
+publish: {min_count: 1}
 run: {directory: run, seed: 1, executor: serial}
 """
 EFFECTS = {"AL": -0.4, "AK": 0.2, "OH": 0.3, "WY": -0.1}

@@ -204,5 +204,5 @@ def test_small_counts_are_hidden_with_what_gives_them_away(fake_run):
     assert rows["OH"][2].endswith("%")
     text = page_of(run.path).text
     assert not re.search(r"(?<![\d,])(7|60) (rows|known)", text)
-    assert "wy: <11 rows" in text
+    assert "wy: 100 rows" in text  # rounded up: a shard may be a group that is hidden
     assert read_table(run.path / "estimates/state.parquet")["num_rows"].to_pylist() == [5000, 4000, 7, 60]
