@@ -73,10 +73,17 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0)] = 1,
     answers: Annotated[int, typer.Option(min=0, help="Voters whose `support` is known.")] = 50_000,
     precincts: Annotated[int, typer.Option(min=0, help="Precincts, nested in counties; 0: no such column.")] = 0,
+    layout: Annotated[str, typer.Option(help="Raw files of this layout instead (nc, oh, fl, ...), with faults counted.")] = "",
     debug: Debug = False,
 ) -> None:
     """Write a simulated nation, with the truth beside it."""
     from sharding import simulate as simulation
+    from sharding.dirty.generate import generate
+
+    if layout:
+        dirty = generate(directory, layout, num_rows=rows, seed=seed)
+        typer.echo(f"{dirty.num_rows:,} voters, {dirty.num_faults:,} faults in {dirty.num_files} files in {directory}/files")
+        return
 
     made = simulation.simulate(directory, num_rows=rows, seed=seed, num_answers=answers, num_precincts=precincts)
     typer.echo(f"{made.num_rows:,} voters, {made.num_answers:,} answers in {made.directory}/voters")
