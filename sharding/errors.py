@@ -43,3 +43,7 @@ class ShardCorruptError(DetailedError):
 
 class PrivacyError(DetailedError):
     """A column, a level or a key that would tell who somebody is."""
+
+
+class LayoutError(DetailedError):
+    """A layout is not what the schema asks, or cannot give what a run asks of it."""

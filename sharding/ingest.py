@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from sharding import cell_statistics, contract, frozen, plan, privacy, sources, storage, store
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
 from sharding.contract import Reasons
+from sharding.database import connected
 from sharding.dictionary import Dictionary, FactorCoding
 from sharding.errors import ContractError, PlanError, ShardingError, SourceError
 from sharding.outcome import OutcomeKind, resolve_outcome
@@ -94,7 +94,7 @@ def ingest(
     privacy.check_columns(_kept_columns(data, names), data.privacy.allow, source_name=data.source_name)
     pseudonyms = _pseudonyms(data)
     storage.make_directory(directory)
-    with _scratch(directory) as scratch, _connected(data, scratch) as connection:
+    with _scratch(directory) as scratch, connected(data.memory_limit, data.threads, scratch / "spill") as connection:
         found = sources.open_sources(data, _needed_columns(data, shards, names), scratch)
         before = [storage.fingerprint(file.url) for file in found.files]
         sources.register_file_systems(connection, found)
@@ -167,44 +167,9 @@ def _scratch(directory: str) -> Iterator[Path]:
         shutil.rmtree(path)
 
 
-@contextmanager
-def _connected(data: DataConfig, scratch: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Give a database that spills to ``scratch`` and downloads nothing; its errors come out without the data in them."""
-    config: dict[str, Any] = {
-        "memory_limit": data.memory_limit, "temp_directory": str(scratch / "spill"), "preserve_insertion_order": "false",
-        "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
-    }  # fmt: skip
-    if data.threads is not None:
-        config["threads"] = str(data.threads)
-    connection = duckdb.connect(":memory:", config=config)
-    connection.execute("SET enable_progress_bar = false")
-    try:
-        yield connection
-    except duckdb.OutOfMemoryException:
-        raise _too_little_memory(data) from None
-    except OSError as error:  # what DuckDB raises comes through Arrow's streams as an OSError
-        if not str(error).startswith("Out of Memory Error"):
-            raise
-        raise _too_little_memory(data) from None
-    except (duckdb.Error, pa.ArrowException) as error:  # its text can hold values of a row, so only its kind is told
-        raise SourceError(
-            "data.source", f"data that cannot be read ({type(error).__name__})", "whole files",
-            "Copy the files again (one may be truncated or damaged)."
-        ) from None  # fmt: skip
-    finally:
-        connection.close()
-
-
 def _trust_footers(connection: duckdb.DuckDBPyConnection, trusted: bool) -> None:
     """Minima and maxima in Parquet footers leave NaN out, and DuckDB concludes from them that a float column has none."""
     connection.execute(f"SET disabled_optimizers = '{'' if trusted else 'statistics_propagation'}'")
-
-
-def _too_little_memory(data: DataConfig) -> SourceError:
-    return SourceError(
-        "data.memory_limit", f"more to hold than {data.memory_limit} and the free disk allow",
-        "memory for the cells of the model", "Raise data.memory_limit, free disk space, or use fewer columns."
-    )  # fmt: skip
 
 
 def _needed_columns(data: DataConfig, shards: ShardsConfig, names: list[str]) -> dict[str, str]:
@@ -225,7 +190,9 @@ def _needed_columns(data: DataConfig, shards: ShardsConfig, names: list[str]) ->
 
 def _kept_columns(data: DataConfig, names: list[str]) -> dict[str, str]:
     """Columns whose values the run keeps, each with the place that asks for it; an id is compared, and not kept."""
-    kept = {name: f"model column {name!r}" for name in names} | dict.fromkeys(data.outcome_columns.values(), "data.outcome")
+    kept = {name: f"model column {name!r}" for name in names} | dict.fromkeys(
+        data.outcome_columns.values(), "data.outcome"
+    )
     return kept if data.weight is None else kept | {data.weight: "data.weight"}
 
 

@@ -1,0 +1,56 @@
+"""DuckDB as it is used here: a memory limit, a place to spill to, no downloads, and errors without the data in them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from sharding.errors import SourceError
+
+
+@contextmanager
+def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Give a database that spills to ``spill``, which is removed at the end, and downloads nothing.
+
+    Raises
+    ------
+    SourceError
+        In place of DuckDB's and Arrow's errors, whose text can hold values of a row: only their kind is told.
+    """
+    config: dict[str, Any] = {
+        "memory_limit": memory_limit, "temp_directory": str(spill), "preserve_insertion_order": "false",
+        "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
+    }  # fmt: skip
+    if threads is not None:
+        config["threads"] = str(threads)
+    connection = duckdb.connect(":memory:", config=config)
+    connection.execute("SET enable_progress_bar = false")
+    try:
+        yield connection
+    except duckdb.OutOfMemoryException:
+        raise _too_little_memory(memory_limit) from None
+    except OSError as error:  # what DuckDB raises comes through Arrow's streams as an OSError
+        if not str(error).startswith("Out of Memory Error"):
+            raise
+        raise _too_little_memory(memory_limit) from None
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise SourceError(
+            "data.source", f"data that cannot be read ({type(error).__name__})", "whole files",
+            "Copy the files again (one may be truncated or damaged)."
+        ) from None  # fmt: skip
+    finally:
+        connection.close()
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def _too_little_memory(memory_limit: str) -> SourceError:
+    return SourceError(
+        "data.memory_limit", f"more to hold than {memory_limit} and the free disk allow",
+        "memory for the cells of the model", "Raise data.memory_limit, free disk space, or use fewer columns."
+    )  # fmt: skip
