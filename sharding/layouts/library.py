@@ -14,7 +14,7 @@ from sharding import storage
 from sharding.errors import LayoutError
 from sharding.layouts.schema import Layout
 
-FOLDER = Path(__file__).parent / "files"
+FOLDER = Path(__file__).parent / "shipped"
 MAX_BYTES, MAX_DEPTH = 1 << 20, 20
 
 
