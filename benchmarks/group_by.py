@@ -19,15 +19,17 @@ import duckdb
 from sharding.config import DataConfig, ShardsConfig
 from sharding.ingest import ingest
 
+PREDICTORS = ("female", "dem_share", "pct_college")
+
 
 def by_caucus(source: str, columns: list[str], directory: Path) -> dict[str, Any]:
-    """Contract, dictionary, quarantine, cells, shards by state, manifest. The last column is a predictor."""
+    """Contract, dictionary, quarantine, cells, shards by state, manifest."""
     report = ingest(
         DataConfig.model_validate({"source": source, "outcome": "voted", "terms_of_use": "synthetic"}),
         ShardsConfig(by=("state",), min_cells=1),
         outcome_kind="binomial",
-        factor_columns=columns[:-1],
-        predictor_columns=columns[-1:],
+        factor_columns=[name for name in columns if name not in PREDICTORS],
+        predictor_columns=[name for name in columns if name in PREDICTORS],
         group_columns=[("state", "county"), ("race", "age")],
         directory=str(directory / "run"),
     )
