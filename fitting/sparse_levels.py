@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.special import betaln
 
 from fitting.hierarchy import Hierarchy
 
@@ -48,7 +49,8 @@ def separated_by_chance(hierarchy: Hierarchy, trials: np.ndarray, successes: np.
     """Separated levels of group terms, (term, level), that are no wonder among so many: there is nothing to mend.
 
     Of 170,000 precincts some are. A level is none of them if levels of at least its size have more separated ones than they
-    would with the outcome's mean in common (levels that differ have more: the number expected is a low one).
+    would have if all differed as the others than this one do: shares from a beta distribution with their mean and variance, by
+    moments (Kleinman 1973, JASA 68).
     """
     by_chance: set[tuple[str, str]] = set()
     if successes is None:
@@ -56,17 +58,31 @@ def separated_by_chance(hierarchy: Hierarchy, trials: np.ndarray, successes: np.
     names, blocks = hierarchy.model.coefficient_names(), hierarchy.model.block_names()
     for group in hierarchy.model.groups:
         places = group.coefficients[:, 0]
-        places = places[np.argsort(-trials[places], kind="stable")]
         places = places[trials[places] >= SEPARATED_TRIALS]
         sizes, positive = trials[places], successes[places]
-        mean = positive.sum() / max(sizes.sum(), 1.0)
-        last = np.searchsorted(-sizes, -sizes, side="right") - 1  # of the levels of at least this size
-        expected = np.cumsum(mean**sizes + (1 - mean) ** sizes)[last]
-        found = np.cumsum((positive == 0) | (positive == sizes))[last]
-        is_chance = stats.poisson.sf(found - 1, expected) > SEPARATED_LEVEL
-        term = str(blocks[places[0]]) if len(places) else ""
-        by_chance |= {(term, _level(str(names[place]), term)) for place in places[is_chance & ((positive == 0) | (positive == sizes))]}
+        separated = (positive == 0) | (positive == sizes)
+        kinds = {(sizes[i], positive[i]) for i in np.flatnonzero(separated)} if len(places) > 1 else set()
+        for size, value in sorted(kinds):  # levels of one kind are one question
+            alike = (sizes == size) & (positive == value)
+            others = np.arange(len(places)) != np.argmax(alike)
+            different, how_many = np.unique(sizes[sizes >= size], return_counts=True)
+            expected = how_many @ _probability_separated(different, sizes[others], positive[others])
+            if stats.poisson.sf(separated[sizes >= size].sum() - 1, expected) > SEPARATED_LEVEL:
+                term = str(blocks[places[0]])
+                by_chance |= {(term, _level(str(names[place]), term)) for place in places[alike]}
     return by_chance
+
+
+def _probability_separated(sizes: np.ndarray, trials: np.ndarray, successes: np.ndarray) -> np.ndarray:
+    """Of levels of these sizes, (L,), under a beta-binomial with the moments of other levels, trials and successes (M,)."""
+    mean = successes.sum() / trials.sum()
+    within = np.average(mean * (1 - mean) / trials, weights=trials)
+    between = np.average((successes / trials - mean) ** 2, weights=trials) - within
+    if between <= 1e-6 * mean * (1 - mean):
+        return mean**sizes + (1 - mean) ** sizes
+    total = max(mean * (1 - mean) / between - 1, 1e-6)
+    a, b = mean * total, (1 - mean) * total
+    return np.exp(betaln(a + sizes, b) - betaln(a, b)) + np.exp(betaln(a, b + sizes) - betaln(a, b))
 
 
 def _references(hierarchy: Hierarchy, trials: np.ndarray, successes: np.ndarray) -> Iterator[tuple[str, float, float]]:
