@@ -105,7 +105,8 @@ def generate(directory: str | os.PathLike[str], layout: str, *, num_rows: int, s
         drafts.append(draft)
     for draft in drafts:
         _write(draft, partial / "files")
-    planted = {"schema_version": SCHEMA_VERSION, "layout": layout, "election": ELECTION.isoformat(), "seed": seed} | _counts(drafts)
+    planted: dict[str, object] = {"schema_version": SCHEMA_VERSION, "layout": layout, "election": ELECTION.isoformat(), "seed": seed, "date_form": voters.roles.date_form}
+    planted |= _counts(drafts)
     storage.publish_json(str(partial / "truth" / "planted.json"), planted)
     clean = _clean(drafts[0], voted)
     pq.write_table(clean, partial / "truth" / "clean.parquet", compression="zstd")
