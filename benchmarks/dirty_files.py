@@ -158,7 +158,7 @@ def prove(name: str, directory: Path, *, num_rows: int, seed: int) -> tuple[dict
 
 def table(figures: list[dict[str, Any]]) -> str:
     """Return the Markdown table of what was found."""
-    columns = [*figures[0], "wrong"]
+    columns = list(figures[0])
     forms = {"GB": "{:.2f}", "generate, s": "{:.0f}", "read, s": "{:.0f}", "layout": "{}"}
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in figures:
