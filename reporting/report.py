@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
-
-from reporting import audit_sections, sections
+from reporting import audit_sections, dirt, pages, sections
 from reporting.run_directory import RunDirectory, read
 from reporting.verdict import judge, worst_score
 
@@ -30,29 +25,15 @@ def build(directory: str | Path) -> Path:
         A table lacks a column.
     """
     run = read(directory)
-    page = render(run).encode()
-    with tempfile.NamedTemporaryFile(dir=run.path, prefix=f".{REPORT}.", delete=False) as file:
-        file.write(page)
-        file.flush()
-        os.fsync(file.fileno())
-    target = run.path / REPORT
-    os.replace(file.name, target)
-    return target
+    return pages.publish(render(run), run.path / REPORT)
 
 
 def render(run: RunDirectory) -> str:
     """Return the page of a run."""
-    environment = Environment(
-        loader=PackageLoader("reporting", "templates"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )
-    environment.filters["code_spans"] = code_spans
     score = worst_score(run.audit)
     shards = run.shards["shards"] if run.shards else []
     num_trials = sum(int(shard["num_trials"]) for shard in shards) or None
-    style = Markup(environment.loader.get_source(environment, "report.css")[0])  # type: ignore[union-attr]
-    return environment.get_template("report.html").render(
-        style=style,
+    return pages.environment().get_template("report.html").render(
         name=str(run.config.get("name", run.path.name)),
         outcome=run.outcome,
         is_share=run.is_share,
@@ -72,20 +53,13 @@ def render(run: RunDirectory) -> str:
         rounds=audit_sections.rounds(run),
         shard_map=audit_sections.shard_map(run),
         ingest=audit_sections.ingest(run),
+        dirt=dirt.read(run.path),
         facts=audit_sections.facts(run),
         priors=audit_sections.priors(run),
         versions=audit_sections.versions(run),
         stages=audit_sections.stages(run),
         config_text=run.config_text,
     )
-
-
-def code_spans(text: str) -> Markup:
-    """Return ``text``, escaped, with what stands between backticks as ``<code>``."""
-    parts = str(text).split("`")
-    if len(parts) % 2 == 0:
-        return escape(text)
-    return Markup("").join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts))
 
 
 def _sizes(run: RunDirectory) -> str:

@@ -81,7 +81,7 @@ def read(directory: str | Path) -> RunDirectory:
         config = YAML(typ="safe", pure=True).load(config_text)
     except YAMLError as error:
         raise _unreadable(root / "run.yaml", error) from error
-    manifest = _json(root / "manifest.json")
+    manifest = read_json(root / "manifest.json")
     margins = {path.stem: read_table(path) for path in sorted((root / "estimates").glob("*.parquet"))}
     calibration = margins.pop(CALIBRATION, None)
     truth = root / manifest["truth"] / "expected.parquet" if manifest.get("truth") else None
@@ -90,7 +90,7 @@ def read(directory: str | Path) -> RunDirectory:
         config=_mapping(root / "run.yaml", config),
         config_text=config_text,
         manifest=manifest,
-        audit=_json(root / "audit.json"),
+        audit=read_json(root / "audit.json"),
         shards=_optional_json(root / "shards" / "manifest.json"),
         dictionary=_optional_json(root / "dictionary.json"),
         posterior=read_posterior(root / "posterior.nc", only_scalars=True) if (root / "posterior.nc").exists() else None,
@@ -108,7 +108,8 @@ def _text(path: Path) -> str:
         raise _unreadable(path, error) from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON mapping in a file; :class:`RunDirectoryError` if there is none."""
     try:
         return _mapping(path, json.loads(_text(path)))
     except json.JSONDecodeError as error:
@@ -123,7 +124,7 @@ def _mapping(path: Path, value: Any) -> dict[str, Any]:
 
 
 def _optional_json(path: Path) -> dict[str, Any] | None:
-    return _json(path) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def _optional_table(path: Path) -> pa.Table | None:
