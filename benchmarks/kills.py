@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -45,14 +44,14 @@ def left_over(run: Path) -> list[str]:
     return sorted(str(p.relative_to(run)) for p in run.rglob("*") if p.name.startswith(".") and p.name != ".lock")
 
 
-def killed_after(command: list[str], seconds: float) -> str | None:
+def killed_after(command: list[str], seconds: float, folder: Path) -> str | None:
     """Start, SIGKILL the driver and all it started ``seconds`` after its first stage began; the stage then, None if it had ended."""
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert process.stderr is not None
-    os.set_blocking(process.stderr.fileno(), False)
-    said, begun, stage = "", 0.0, ""
+    log = folder / "killed.log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command, stderr=stderr, stdout=subprocess.DEVNULL)
+    begun, stage = 0.0, ""
     while process.poll() is None:
-        said += process.stderr.read() or ""
+        said = log.read_text()
         stages = [line.partition(":")[0] for line in said.splitlines() if ": starts" in line]
         begun = begun or (time.monotonic() if stages else 0.0)
         stage = stages[-1] if stages else ""
@@ -67,7 +66,7 @@ def killed_after(command: list[str], seconds: float) -> str | None:
             return stage
         time.sleep(0.01)
     if process.returncode not in (0, 3):
-        raise measure.RaceError(f"{' '.join(command)} ended with code {process.returncode}. It said:\n{said}")
+        raise measure.RaceError(f"{' '.join(command)} ended with code {process.returncode}. It said:\n{log.read_text()}")
     return None
 
 
@@ -89,7 +88,7 @@ def main() -> int:
     taken = measure.run([*command, "--set", "run.directory=undisturbed"], limit_seconds=3600.0, accepted=(0, 3))
     moments = np.sort(np.random.default_rng(chosen.seed).uniform(0.0, taken.seconds, chosen.kills))
     disturbed = [*command, "--set", "run.directory=killed"]
-    stages: list[str | None] = [killed_after(disturbed, wait) for wait in np.diff(moments, prepend=0.0)]
+    stages: list[str | None] = [killed_after(disturbed, wait, folder) for wait in np.diff(moments, prepend=0.0)]
     measure.run(disturbed, limit_seconds=3600.0, accepted=(0, 3))
     expected, found = hashes(folder / "undisturbed"), hashes(folder / "killed")
     differ = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
