@@ -179,7 +179,7 @@ def _leave_one_out(work: Work, fitted: inference.Fitted, kept: Kept) -> tuple[li
     if work.context.config.fit.method != "exact":
         ratios = work.map(check_tasks.ratio, (
             check_tasks.RatioTask(
-                work.ref, work.entries[s], work.site_path(work.entries[s], fitted.last_round), theta, kept.residual_sd
+                work.ref, work.entries[s], fitted.paths[s], theta, kept.residual_sd
             ) for s, theta in parts()
         ), phase="shards, weighing draws")  # fmt: skip
         usable = loos.usable_ratio(np.sum(ratios, axis=0))
@@ -211,7 +211,7 @@ def _leave_shards_out(work: Work, fitted: inference.Fitted, seed: int) -> list[l
     natural, proposal, moments = rounds.merge(work.hierarchy, fitted.restrictions, used, fitted.psi, work.threads)
     found: list[loso.ShardOut] = work.map(check_tasks.leave_shard_out, (
         check_tasks.OutTask(
-            work.ref, work.entries[s], work.site_path(work.entries[s], fitted.last_round), natural, proposal, moments,
+            work.ref, work.entries[s], fitted.paths[s], natural, proposal, moments,
             OUT_DRAWS, seed + s,
         ) for s in work.longest_first()
     ), phase="shards, left out whole")  # fmt: skip

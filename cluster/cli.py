@@ -276,13 +276,16 @@ def _run(run: str, settings: list[str] | None, *, only: str | None) -> None:
 
 
 def _tell_verdict(finished: "Finished", *, is_judged: bool) -> None:
-    report = os.path.join(finished.directory, "report.html")
+    from sharding import storage
+
+    report = storage.join(finished.directory, "report.html")
+    has_report = storage.exists(report)
     if finished.verdict:
         typer.echo(f"verdict: {finished.verdict}")
-    if os.path.exists(report):
+    if has_report:
         typer.echo(f"report: {report}")
     if finished.verdict == "fail" and is_judged:
-        raise AuditFailedError(report if os.path.exists(report) else os.path.join(finished.directory, "audit.json"))
+        raise AuditFailedError(report if has_report else storage.join(finished.directory, "audit.json"))
 
 
 def main() -> None:

@@ -78,7 +78,7 @@ def read(path: str) -> Checked:
     file = storage.join(path, checks.LOO)
     if not storage.exists(file) or storage.sha256_bytes(storage.read_bytes(file)) != summary["files"]["loo.parquet"]:
         raise StageError("compare", f"{file} is not the file that was written", do)
-    cells = tables.read_table(file).to_pandas()
+    cells = tables.from_parquet(storage.read_bytes(file), file).to_pandas()
     columns = tuple(summary["columns"])
     for name in columns:
         if isinstance(cells[name].dtype, pd.CategoricalDtype):

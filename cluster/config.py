@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fsspec.registry import known_implementations
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
@@ -19,7 +20,9 @@ from cluster import maps, yaml_source
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig, FitConfig, ModelConfig, VIConfig
+from sharding import storage
 from sharding.config import DataConfig, ShardsConfig
+from sharding.errors import StorageError
 
 RESOLVED_HEADER = "# Written by caucus: the config as it was used, defaults filled in. {origin}\n"
 
@@ -70,7 +73,9 @@ class PublishConfig(Frozen):
 class RunSection(Frozen):
     """Where the run is kept, and where its work happens. Nothing here but the seed changes a number."""
 
-    directory: str = Field(description="A folder on this machine, or one that all workers mount.")
+    directory: str = Field(
+        description="A folder on this machine or one that all workers mount, or a URL such as s3://bucket/runs/name."
+    )
     seed: int = Field(default=1, ge=0, lt=2**32, description="All randomness of the run derives from it.")
     executor: str = Field(
         default="auto",
@@ -85,10 +90,15 @@ class RunSection(Frozen):
 
     @field_validator("directory")
     @classmethod
-    def _local(cls, directory: str) -> str:
-        if "://" in directory:
-            raise ValueError(f"expected a folder on this machine or a shared mount, found the URL {directory}")
-        return directory
+    def _place(cls, directory: str) -> str:
+        scheme, _, rest = directory.partition("://")
+        if not rest:
+            return directory
+        if "@" in rest.partition("/")[0]:
+            raise ValueError("found a URL with credentials in it; give those by the environment or an instance role")
+        if scheme in ("file", "local") or scheme not in known_implementations:
+            raise ValueError(f"expected a path, or a URL such as s3://, gs:// or abfs://, found the scheme {scheme}://")
+        return directory.rstrip("/")
 
     @field_validator("executor")
     @classmethod
@@ -157,7 +167,7 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     Parameters
     ----------
     path
-        A YAML file, or a run directory (its `run.yaml` is read).
+        A YAML file, or a run directory (its `run.yaml` is read), which may be a URL.
     overrides
         Settings ``a.b.c=value``, applied in order.
 
@@ -166,6 +176,8 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     ConfigError
         With every problem found, each with its line.
     """
+    if "://" in str(path):
+        return _load_remote(str(path).rstrip("/"), overrides)
     file = Path(path)
     file = file / "run.yaml" if file.is_dir() else file
     name = os.path.relpath(file) if file.resolve().is_relative_to(Path.cwd()) else str(file)
@@ -179,15 +191,34 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
         raise ConfigError((Problem(name, "", str(reason), "a readable text file"),)) from None
+    return _validated(source, str(file.resolve()), file.resolve().parent, overrides)
+
+
+def _load_remote(url: str, overrides: Sequence[str]) -> Loaded:
+    """Load the `run.yaml` of a run directory on an object store, or a YAML file there."""
+    url = url if url.endswith((".yaml", ".yml")) else storage.join(url, "run.yaml")
+    try:
+        data = storage.read_bytes(url)
+        if len(data) > yaml_source.MAX_BYTES:
+            raise ConfigError((Problem(url, "", "a larger file", f"at most {yaml_source.MAX_BYTES:,} bytes"),))
+        source = yaml_source.parse(data.decode("utf-8"), url)
+    except StorageError as error:
+        raise ConfigError((Problem(url, "", "no such file", "a config in YAML", str(error)),)) from None
+    except UnicodeDecodeError:
+        raise ConfigError((Problem(url, "", "bytes that are not UTF-8", "a readable text file"),)) from None
+    return _validated(source, url, Path.cwd(), overrides)
+
+
+def _validated(source: yaml_source.Source, path: str, folder: Path, overrides: Sequence[str]) -> Loaded:
     for setting in overrides:
         yaml_source.override(source, setting)
-    _resolve_paths(source.values, file.resolve().parent)
-    maps.read_into(source, file.resolve().parent)
+    _resolve_paths(source.values, folder)
+    maps.read_into(source, folder)
     try:
         config = RunConfig.model_validate(source.values)
     except ValidationError as error:
         raise ConfigError(explain(error, source, RunConfig)) from None
-    return Loaded(config, str(file.resolve()), tuple(overrides), source)
+    return Loaded(config, path, tuple(overrides), source)
 
 
 def dump(loaded: Loaded) -> str:

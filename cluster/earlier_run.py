@@ -81,8 +81,7 @@ def set_aside(directory: RunDirectory) -> None:
     copies = {**_COPIES, **{path: f"sites/{os.path.basename(path)}" for path in rounds["sites"]}}
     copies |= {name: name for name in directory.records["poststratify"].files}
     for name, copy in copies.items():
-        original = storage.local_path(storage.join(directory.path, name))
-        storage.publish_file(original, storage.join(directory.path, FOLDER, copy))
+        storage.copy(storage.join(directory.path, name), storage.join(directory.path, FOLDER, copy))
     plan = {
         "schema_version": SCHEMA_VERSION,
         "inputs": {stage: record.inputs for stage, record in directory.records.items()},

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,13 +47,18 @@ def fit(context: StageContext) -> None:
     with one_blas_thread():
         start = kept_sites.start(work)
         state, restrictions, history = start.state, start.restrictions, list(start.history)
+        paths, used = list(start.paths), set[str]()
         while start.fitted and (coming := rounds.next_round(schedule, done)) is not None:
             now = coming if done else coming._replace(damping=1.0)  # there is no site yet to stay near
             number = start.number + len(done)
-            state, restrictions, record = _round(work, state, restrictions, number, now, start.fitted)
+            state, restrictions, record, written = _round(work, state, restrictions, number, now, start.fitted)
             done.append(coming._replace(move=state.move))
             history.append(record)
-    _finish_rounds(work, start.number + len(done) - 1, history, state.psi, start.paths, start.number)
+            used |= {path for of_shard in written for path in of_shard}
+            for s, of_shard in zip(start.fitted, written, strict=True):
+                paths[s] = of_shard[-1]
+    final = [path for path in paths if path is not None]
+    _finish_rounds(work, start.number + len(done) - 1, history, state.psi, final, used)
 
 
 def _round(
@@ -64,8 +68,11 @@ def _round(
     number: int,
     coming: Round,
     fitted: Sequence[int] = (),
-) -> tuple[RoundsState, tuple[Restriction, ...], dict[str, Any]]:
-    """One round over the shards with the numbers ``fitted``, all of them if empty; the others keep their sites."""
+) -> tuple[RoundsState, tuple[Restriction, ...], dict[str, Any], list[list[str]]]:
+    """One round over the shards with the numbers ``fitted``, all of them if empty; the others keep their sites.
+
+    Also returns the files that were written for each of them; the last one is the site in use.
+    """
     fitted = fitted or range(len(work.entries))
     some = replace(work, entries=tuple(work.entries[s] for s in fitted))
     started = time.perf_counter()
@@ -91,7 +98,7 @@ def _round(
                 "sampling": [*sampling, number, s, _digest(site)] if sampling else None,
             }  # fmt: skip
             key = storage.sha256_bytes(storage.canonical_json(depends_on))
-            path = work.site_path(entry, number)
+            path = work.site_path(entry, number, key)
             yield tasks.SiteTask(
                 work.ref, entry, s, number, key, path, part, site, method, coming.convex, work.num_nodes, sampling
             )
@@ -103,6 +110,9 @@ def _round(
         "move": state.move if np.isfinite(state.move) else None,
     }
     results: list[tasks.SiteResult] = some.map(tasks.fit_site, items(), **shown)
+    written = [
+        [site_files.name(e["shard_id"], number, r.file.key)] for e, r in zip(some.entries, results, strict=True)
+    ]
     restrictions = restrictions or tuple(r.file.restriction(work.hierarchy.model.tree) for r in results)
     new = dict(enumerate(state.sites)) | {s: r.file.site for s, r in zip(fitted, results, strict=True)}
     state, info = rounds.step(
@@ -115,18 +125,17 @@ def _round(
     )
     work.context.progress.update(move=info.move)
     if info.damping != 1.0:  # the sites in use are not those that were fitted: keep the ones in use
-        for s, result in zip(fitted, results, strict=True):
-            site_files.write(
-                work.site_path(work.entries[s], number),
-                SiteFile(state.sites[s], result.file.nodes, f"damped {info.damping} {result.file.key}"),
-            )
+        for s, result, of_shard in zip(fitted, results, written, strict=True):
+            file = SiteFile(state.sites[s], result.file.nodes, f"damped {info.damping} {result.file.key}")
+            site_files.write(work.site_path(work.entries[s], number, file.key), file)
+            of_shard.append(site_files.name(work.entries[s]["shard_id"], number, file.key))
     record: dict[str, Any] = {"round": number, "move": round(info.move, 6), "damping": info.damping, "method": method,
               "where": str(work.hierarchy.model.coefficient_names()[info.where]), "seconds": round(time.perf_counter() - started, 3)}  # fmt: skip
     if sampling is not None:
         record["sampling"] = [{"shard_id": e["shard_id"], **r.info} for e, r in zip(some.entries, results, strict=True)]
     if is_part:
         record["num_shards"] = len(fitted)
-    return state, restrictions, record
+    return state, restrictions, record, written
 
 
 def _finish_rounds(
@@ -134,16 +143,14 @@ def _finish_rounds(
     last: int,
     history: list[dict[str, Any]],
     psi: np.ndarray,
-    paths: Sequence[str | None] = (),
-    first: int = 0,
+    final: Sequence[str],
+    used: Collection[str] = (),
+    since: int = 0,
 ) -> None:
-    """Name the last sites: those of the round ``last``, or, of shards that kept theirs, the one in ``paths``.
+    """Name the last sites, ``final`` by shard, and remove those of rounds from ``since`` on that are neither these nor ``used``.
 
-    Sites of rounds before ``first`` that are not in use are removed: they are of data or a coding before an update.
+    What is removed is of data, a coding or a model before, or was written late by a worker that had been given up.
     """
-    final = [f"sites/{e['shard_id']}.round-{last:02d}.arrow" for e in work.entries]
-    if paths:
-        final = [path or own for path, own in zip(paths, final, strict=True)]
     storage.publish_json(
         storage.join(work.directory, ROUNDS_FILE),
         {
@@ -156,11 +163,10 @@ def _finish_rounds(
         },
     )
     # sites of earlier rounds stay: if a file is damaged, the rounds are gone through again and only its shard is refitted
-    kept = {os.path.basename(work.site_path(entry, n)) for entry in work.entries for n in range(first, last + 1)}
-    kept |= {os.path.basename(path) for path in final}
-    for url in storage.list_files(storage.join(work.directory, "sites")):
-        if url.endswith(".arrow") and os.path.basename(url) not in kept:
-            storage.remove(url)
+    kept = {*final, *used}
+    for path in storage.names_below(work.directory, "sites"):
+        if path.endswith(".arrow") and path not in kept and not 0 <= site_files.round_of(path) < since:
+            storage.remove(storage.join(work.directory, path))
 
 
 def _digest(arrays: Any) -> str | None:
@@ -213,13 +219,16 @@ def _lay_out_again(work: Work) -> None:
     if layout == work.ref.layout().priors:
         return
     old, new = tasks.build_hierarchy(work.ref._replace(priors=layout)), work.hierarchy
-    number = state["last_round"] + 1
+    number, final = state["last_round"] + 1, []
     for entry, path in zip(work.entries, state["sites"], strict=True):
         file = site_files.read(storage.join(work.directory, path))
         nodes, site = relayout.move(old.model, new.model, file.nodes, file.site)
-        site_files.write(work.site_path(entry, number), SiteFile(site, nodes, f"laid out again {file.key}"))
+        moved = SiteFile(site, nodes, f"laid out again {file.key}")
+        final.append(site_files.name(entry["shard_id"], number, moved.key))
+        site_files.write(storage.join(work.directory, final[-1]), moved)
     record = {"round": number, "move": 0.0, "damping": 1.0, "method": "laid out again", "where": "", "seconds": 0.0}
-    _finish_rounds(work, number, [*state["rounds"], record], combiner.start(new, new.model.coding.outcome.sd))
+    psi = combiner.start(new, new.model.coding.outcome.sd)
+    _finish_rounds(work, number, [*state["rounds"], record], psi, final, since=number)
 
 
 def _merge(work: Work, fitted: Fitted) -> None:
@@ -339,8 +348,10 @@ def _extra_round(work: Work) -> None:
     _, _, moments = rounds.merge(work.hierarchy, fitted.restrictions, used, fitted.psi, work.threads)
     state = RoundsState(moments, fitted.psi, used, np.inf)
     number = fitted.last_round + 1
-    state, _, record = _round(work, state, fitted.restrictions, number, Round("vi", EXTRA_DAMPING))
-    _finish_rounds(work, number, [*fitted.rounds, record], state.psi)
+    state, _, record, written = _round(work, state, fitted.restrictions, number, Round("vi", EXTRA_DAMPING))
+    final = [of_shard[-1] for of_shard in written]
+    every = [path for of_shard in written for path in of_shard]
+    _finish_rounds(work, number, [*fitted.rounds, record], state.psi, final, every, since=number)
     _merge(work, read_sites(work))
 
 

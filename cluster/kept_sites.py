@@ -104,12 +104,13 @@ def _publish(work: Work, earlier: EarlierRun, s: int, placed: tasks.PlacedSite, 
     entry = work.entries[s]
     path = earlier.site_paths()[entry["shard_id"], entry["sha256"]]
     if placed.is_moved:
-        url = work.site_path(entry, number)
-        site_files.write(url, SiteFile(placed.file.site, placed.file.nodes, f"kept {placed.file.key}"))
-        return f"sites/{url.rsplit('/', 1)[-1]}"
+        moved = SiteFile(placed.file.site, placed.file.nodes, f"kept {placed.file.key}")
+        name = site_files.name(entry["shard_id"], number, moved.key)
+        site_files.write(storage.join(work.directory, name), moved)
+        return name
     url, copy = storage.join(work.directory, path), earlier.copy_of(path)
     if not storage.exists(url) or storage.read_bytes(url) != storage.read_bytes(copy):
-        storage.publish_file(storage.local_path(copy), url)
+        storage.copy(copy, url)
     return path
 
 

@@ -149,16 +149,16 @@ def available_bytes() -> int:
 
 
 def _shard_manifest(directory: str) -> dict | None:
-    file = os.path.join(directory, "shards", "manifest.json")
-    return storage.read_json(file) if os.path.exists(file) else None
+    file = storage.join(directory, "shards/manifest.json")
+    return storage.read_json(file) if storage.exists(file) else None
 
 
 def _size_of_model(config: RunConfig, directory: str) -> tuple[int, int]:
     """Return coefficients and stored entries of the model's tree; before ingest those of a nation with its counties."""
     from cluster import tasks, work
 
-    file = os.path.join(directory, "dictionary.json")
-    if not os.path.exists(file):
+    file = storage.join(directory, "dictionary.json")
+    if not storage.exists(file):
         return _NO_DATA
     try:
         tree = tasks.build_hierarchy(work.model_ref(directory, storage.read_bytes(file), config)).model.tree

@@ -7,6 +7,7 @@ drawn, a worker reads those of its shard's coefficients.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -140,9 +141,11 @@ class StoredDraws:
     """
 
     def __init__(self, directory: str, hierarchy: Hierarchy, kept: np.ndarray | None = None):
-        self._path = storage.local_path(storage.join(directory, POSTERIOR))
+        url = storage.join(directory, POSTERIOR)
+        self._copy = None if storage.is_local(url) else _fetched(url, storage.fingerprint(url)["fingerprint"])
+        self._file = storage.local_path(url) if self._copy is None else self._copy.file
         self._model = hierarchy.model
-        with draws_file.reading(self._path) as file:
+        with draws_file.reading(self._file) as file:
             self.num_chains, self.num_draws = file.num_chains, file.num_draws
             every = self.num_chains * self.num_draws
             self._kept = np.arange(every) if kept is None else kept
@@ -161,7 +164,7 @@ class StoredDraws:
         kept = self._kept[key[0]]
         places = np.arange(self.shape[1])[key[1]]
         out = np.zeros((len(kept), len(places)))
-        with draws_file.reading(self._path) as file:
+        with draws_file.reading(self._file) as file:
             for block in self._model.fixed:
                 for name, place in zip(block.names, block.coefficients, strict=True):
                     wanted = np.flatnonzero(places == place)
@@ -194,8 +197,15 @@ class StoredDraws:
                     out[np.ix_(rows, columns)] = read[np.ix_(kept[rows] - start, levels - first)]
 
 
+@lru_cache(maxsize=1)
+def _fetched(url: str, fingerprint: str) -> storage.Fetched:
+    """A worker keeps its copy of the posterior until there is another one."""
+    return storage.Fetched(url)
+
+
 def sampler(directory: str) -> Sampler:
     """Worst R-hat and effective size in ``summary.parquet``."""
-    table = tables.read_table(storage.join(directory, SUMMARY))
+    url = storage.join(directory, SUMMARY)
+    table = tables.from_parquet(storage.read_bytes(url), url)
     r_hat, ess = (table[name].to_numpy(zero_copy_only=False).astype(float) for name in ("r_hat", "ess_bulk"))
     return Sampler(float(np.nanmax(r_hat)), float(np.nanmin(ess)))

@@ -5,22 +5,24 @@ the stage wrote. A stage counts as done only if its key is the wanted one and ev
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import platform
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from cluster import lease
 from cluster.errors import RunDirectoryError, RunDirectoryLockedError, StageError
 from sharding import storage
+from sharding.errors import StorageError
 
 SCHEMA_VERSION = 1
 CODING = "coding.json"
@@ -42,6 +44,7 @@ _AMENDED_BY = {
     "merge": ("fit",),
     "audit": ("fit", "merge"),
 }  # another layout moves sites; an audit that fails runs more rounds
+_READERS = 8
 _FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors")
 _VERSIONS = ("caucus", "jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
 
@@ -86,12 +89,9 @@ class RunDirectory:
             return "not run yet"
         if record.key != key:
             return describe_changes(record.inputs, inputs)
-        for name, sha256 in record.files.items():
-            try:
-                if _sha256(self.path, name) != sha256:
-                    return f"{name} is not the file that was written"
-            except FileNotFoundError:
-                return f"{name} is missing"
+        for name, found in _sha256(self.path, record.files).items():
+            if found != record.files[name]:
+                return f"{name} is not the file that was written" if found else f"{name} is missing"
         return ""
 
     def stage_is_done(self, stage: str, key: str) -> bool:
@@ -127,7 +127,14 @@ class RunDirectory:
         self.save()
 
     def save(self) -> None:
-        """Publish the manifest."""
+        """Publish the manifest.
+
+        Raises
+        ------
+        RunDirectoryLockedError
+            Another driver has taken the directory over.
+        """
+        lease.require(self.path)
         storage.publish_json(
             storage.join(self.path, "manifest.json"),
             {
@@ -142,11 +149,11 @@ class RunDirectory:
     def _files(self, stage: str) -> dict[str, str]:
         names: list[str] = []
         for owned in FILES[stage]:
-            found = _names_below(self.path, owned)
+            found = storage.names_below(self.path, owned)
             if not found and owned not in _MAY_LACK:
                 raise StageError(stage, f"wrote no {owned}", "This is a fault of Caucus; please report it.")
             names += found
-        return {name: _sha256(self.path, name) for name in names}
+        return {name: found for name, found in _sha256(self.path, names).items() if found}
 
 
 def open_directory(path: str, identity: dict[str, Any]) -> RunDirectory:
@@ -163,7 +170,7 @@ def open_directory(path: str, identity: dict[str, Any]) -> RunDirectory:
 
 
 def _remove_unpublished(path: str) -> None:
-    for unpublished in Path(path).rglob(".*.partial"):
+    for unpublished in Path(path).rglob(".*.partial") if storage.is_local(path) else ():
         unpublished.unlink(missing_ok=True)
 
 
@@ -180,9 +187,11 @@ def open_existing(path: str, identity: dict[str, Any]) -> RunDirectory | None:
     RunDirectoryError
         The directory holds another run, or things that are no run, or a manifest that cannot be read.
     """
-    if os.path.exists(path) and not os.path.isdir(path):
-        raise RunDirectoryError(path, "a file, expected a folder", "Set another `run.directory`.")
-    if not os.path.isdir(path) or set(os.listdir(path)) <= {".lock", "run.yaml"}:
+    try:
+        present = storage.children(path)
+    except NotADirectoryError:
+        raise RunDirectoryError(path, "a file, expected a folder", "Set another `run.directory`.") from None
+    if present <= {lease.LOCK, "run.yaml"}:
         return None
     directory = read_directory(path)
     if not directory.records:  # nothing was finished in it, so there is no other run to keep
@@ -201,12 +210,13 @@ def read_directory(path: str) -> RunDirectory:
     RunDirectoryError
         There is none, or it is not one that this version can read.
     """
-    manifest = Path(path) / "manifest.json"
-    if not manifest.is_file():
-        do = "Set `run.directory` to a new folder, or to that of a run."
-        raise RunDirectoryError(path, "has no manifest.json, so it is not a run directory", do)
     try:
-        stored = json.loads(manifest.read_bytes())
+        manifest = storage.read_bytes(storage.join(path, "manifest.json"))
+    except StorageError:
+        do = "Set `run.directory` to a new folder, or to that of a run."
+        raise RunDirectoryError(path, "has no manifest.json, so it is not a run directory", do) from None
+    try:
+        stored = json.loads(manifest)
         if stored["schema_version"] != SCHEMA_VERSION:
             found = f"has a manifest of version {stored['schema_version']}, expected {SCHEMA_VERSION}"
             raise RunDirectoryError(path, found, "Use the version of Caucus that wrote it, or a new folder.")
@@ -221,13 +231,19 @@ def read_directory(path: str) -> RunDirectory:
 def locked(path: str) -> Iterator[None]:
     """Hold the run directory for this process; the lock ends with the process, however that ends.
 
+    On an object store it is a lease (`cluster.lease`), which ends half a minute after its process.
+
     Raises
     ------
     RunDirectoryLockedError
         Another process holds it.
     """
+    if not storage.is_local(path):
+        with lease.held(path):
+            yield
+        return
     storage.make_directory(path)
-    with open(os.open(os.path.join(path, ".lock"), os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+    with open(os.open(os.path.join(path, lease.LOCK), os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -289,19 +305,20 @@ def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield f"{above}{name}", value
 
 
-def _names_below(directory: str, owned: str) -> list[str]:
-    top = Path(directory) / owned
-    files = [top] if top.is_file() else sorted(top.rglob("*"))
-    kept = [file.relative_to(directory) for file in files if file.is_file()]
-    return [name.as_posix() for name in kept if not any(part.startswith(".") for part in name.parts)]
-
-
 def _peak_memory_bytes() -> int:
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _sha256(directory: str, name: str) -> str:
+def _sha256(directory: str, names: Iterable[str]) -> dict[str, str | None]:
+    """The hash of every file, None for one that is not there; several are read at once, for the sake of object stores."""
 
-    with open(storage.join(directory, name), "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    def one(name: str) -> str | None:
+        try:
+            return storage.sha256_file(storage.join(directory, name))
+        except StorageError:
+            return None
+
+    names = list(names)
+    with ThreadPoolExecutor(_READERS) as readers:
+        return dict(zip(names, readers.map(one, names), strict=True))

@@ -30,8 +30,36 @@ class SiteFile(NamedTuple):
         return tree.restrict(self.nodes)
 
 
+def name(shard_id: str, number: int, key: str) -> str:
+    """The path, in a run directory, of the site of a shard and round that was made from ``key``."""
+    return f"sites/{shard_id}.{storage.sha256_bytes(key.encode())[:12]}.round-{number:02d}.arrow"
+
+
+def round_of(path: str) -> int:
+    """The round in a :func:`name`; -1 where the file is no site."""
+    stem, _, number = path.removesuffix(".arrow").rpartition(".round-")
+    return int(number) if stem and number.isdigit() else -1
+
+
+def commit(url: str, file: SiteFile) -> SiteFile:
+    """Publish a site unless one of its key is there, and return the one that is: of two attempts the first counts.
+
+    The name has the key in it, so two attempts at one task meet here, and an attempt at another task does not.
+    """
+    if storage.create_bytes(url, _bytes(file)):
+        return file
+    committed = read_if_current(url, file.key)
+    if committed is None:  # damaged
+        write(url, file)
+    return committed or file
+
+
 def write(url: str, file: SiteFile) -> None:
     """Publish a site. The same site gives the same bytes."""
+    storage.publish_bytes(url, _bytes(file))
+
+
+def _bytes(file: SiteFile) -> bytes:
     arrays = [*file.site, *(nodes.astype(np.float64) for nodes in file.nodes)]
     bounds = np.cumsum([0, *(len(a) for a in arrays)], dtype=np.int32)
     table = pa.table({"values": pa.ListArray.from_arrays(bounds, np.concatenate(arrays))})
@@ -41,7 +69,7 @@ def write(url: str, file: SiteFile) -> None:
     sink = io.BytesIO()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
-    storage.publish_bytes(url, sink.getvalue())
+    return sink.getvalue()
 
 
 def read(url: str) -> SiteFile:

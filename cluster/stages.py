@@ -8,6 +8,7 @@ prior needs no shard fitted again.
 """
 
 import logging
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from cluster.context import StageContext
 from cluster.errors import StageError
 from cluster.execution import Executor
 from cluster.progress import Progress
-from cluster.run_directory import CODING, STAGES, RunDirectory, stage_key
+from cluster.run_directory import CODING, FILES, STAGES, RunDirectory, stage_key
 from fitting import classic
 from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
@@ -255,9 +256,7 @@ def _run_stage(
         if step.stage == "merge":
             directory.facts["priors"] = _function("resolved_priors", config)(directory.path, config)
     else:
-        from reporting import report
-
-        report.build(directory.path)
+        _report(directory.path)
     seconds = time.perf_counter() - started
     directory.finish(step.stage, step.key, step.inputs, seconds)
     log.info("stage finished", extra={"stage": step.stage, "seconds": round(seconds, 3), "key": step.key[:12]})
@@ -289,6 +288,24 @@ def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -
         progress=lambda phase, done, total: progress.update(phase=phase, done=done, total=total),
         coding=Dictionary.from_json(storage.read_json(file)) if "coding" in step.inputs else None,
     )
+
+
+def _report(directory: str) -> None:
+    """Build the report; of a directory on an object store, beside copies of the files it is made from."""
+    from reporting import report
+
+    if storage.is_local(directory):
+        report.build(directory)
+        return
+    with tempfile.TemporaryDirectory(prefix="caucus-report-") as folder:
+        for stage in STAGES[:-1]:
+            for name in (name for owned in FILES[stage] for name in storage.names_below(directory, owned)):
+                if not (name.startswith("sites/") or (name.startswith("shards/") and name.endswith(".parquet"))):
+                    storage.copy(storage.join(directory, name), storage.join(folder, name))
+        for name in ("manifest.json", "run.yaml"):
+            storage.copy(storage.join(directory, name), storage.join(folder, name))
+        report.build(folder)
+        storage.publish_file(Path(folder) / "report.html", storage.join(directory, "report.html"))
 
 
 def _open(loaded: Loaded) -> RunDirectory:

@@ -232,8 +232,7 @@ def fit_site(task: SiteTask) -> SiteResult:
         site = sites.fit(
             tree, shard.design, prior.family, moments.mean, covariance, num_nodes=task.num_nodes, convex=task.convex
         )
-    file = SiteFile(site, shard.nodes, task.key)
-    site_files.write(task.path, file)
+    file = site_files.commit(task.path, SiteFile(site, shard.nodes, task.key))
     return SiteResult(file, info, _peak_memory_bytes())
 
 

@@ -6,7 +6,6 @@ The steps after the first are the stages of any run (`cluster.stages`); that an 
 what was set aside (`cluster.earlier_run`). So a killed update goes on with `caucus update`, and with `caucus run` too.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +45,7 @@ def update(loaded: Loaded, progress: Progress, shared: SharedExecutor) -> Update
     """
     config = loaded.config
     path = config.run.directory
-    if not os.path.isfile(os.path.join(path, "manifest.json")):
+    if not storage.exists(storage.join(path, "manifest.json")):
         raise _unfinished(path, "no run has begun there")
     with run_directory.locked(path):
         directory = run_directory.read_directory(path)

@@ -6,7 +6,6 @@ of a person: rows of files and shards are counted roughly, estimates are those o
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -47,15 +46,19 @@ def changed_files(before: dict[str, str], now: dict[str, str]) -> dict[str, str]
 
 def _compared(before: str, after: str) -> dict[str, pa.Table]:
     """Moves by table: the parameters, then every margin that both runs have."""
-    old, new = Path(before), Path(after)
-    summaries = [tables.read_table(folder / "summary.parquet") for folder in (old, new)]
-    found = {moves.PARAMETERS: moves.of_parameters(*summaries)}
-    for file in sorted((new / "estimates").glob("*.parquet")):
-        if file.stem != CALIBRATION and (old / "estimates" / file.name).exists():
-            margin = file.stem.replace("-", ":")
-            estimates = [tables.read_table(folder / "estimates" / file.name) for folder in (old, new)]
-            found[margin] = moves.of_margin(margin, *estimates)
+    found = {moves.PARAMETERS: moves.of_parameters(*_tables(before, after, "summary.parquet"))}
+    old = storage.names_below(before, "estimates")
+    for name in storage.names_below(after, "estimates"):
+        stem = name.removeprefix("estimates/").removesuffix(".parquet")
+        if name.endswith(".parquet") and stem != CALIBRATION and name in old:
+            margin = stem.replace("-", ":")
+            found[margin] = moves.of_margin(margin, *_tables(before, after, name))
     return found
+
+
+def _tables(before: str, after: str, name: str) -> list[pa.Table]:
+    urls = [storage.join(directory, name) for directory in (before, after)]
+    return [tables.from_parquet(storage.read_bytes(url), url) for url in urls]
 
 
 def _explain(directory: RunDirectory, earlier: EarlierRun, compared: dict[str, pa.Table]) -> dict[str, Any]:

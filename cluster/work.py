@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster import tasks
+from cluster import site_files, tasks
 from cluster.context import StageContext
 from cluster.tasks import ModelRef
 from fitting import splines
@@ -44,8 +44,13 @@ class Work:
         fit = self.context.config.fit
         return fit.quadrature_nodes if isinstance(fit, VIConfig) else DEFAULT_NODES
 
-    def site_path(self, entry: dict[str, Any], number: int) -> str:
-        return storage.join(self.directory, f"sites/{entry['shard_id']}.round-{number:02d}.arrow")
+    def site_path(self, entry: dict[str, Any], number: int, key: str) -> str:
+        """Where the site of a shard and round is that was made from ``key``.
+
+        The key is in the name: a worker that was cut off, and writes after the run has gone on with another model or other
+        data, writes a file that nobody reads.
+        """
+        return storage.join(self.directory, site_files.name(entry["shard_id"], number, key))
 
     def map(self, fn: Callable[[Any], Any], tasks_of_shards: Iterator[Any], **shown: Any) -> list[Any]:
         """Results in the order of the shards; the first error of a shard is raised once the others are done.

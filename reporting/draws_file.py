@@ -97,8 +97,8 @@ def writing(
 
 
 @contextmanager
-def reading(path: str | Path) -> Iterator[DrawsReader]:
-    """Open a local file for reading in parts.
+def reading(source: str | Path | IO[bytes]) -> Iterator[DrawsReader]:
+    """Open a local file, given by its path or open, for reading in parts.
 
     Raises
     ------
@@ -106,13 +106,17 @@ def reading(path: str | Path) -> Iterator[DrawsReader]:
         The file is missing, is not netCDF, or has no group ``posterior``.
     """
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(source, "r")
     except OSError as error:
-        raise unreadable(str(path), f"no readable netCDF ({type(error).__name__})", "posterior draws") from error
+        raise unreadable(_name(source), f"no readable netCDF ({type(error).__name__})", "posterior draws") from error
     with file:
         if "posterior" not in file:
-            raise unreadable(str(path), f"groups {sorted(file)}", "a group 'posterior'")
+            raise unreadable(_name(source), f"groups {sorted(file)}", "a group 'posterior'")
         yield DrawsReader(file)
+
+
+def _name(source: str | Path | IO[bytes]) -> str:
+    return str(source) if isinstance(source, str | Path) else "the posterior file"
 
 
 def unreadable(where: str, found: str, expected: str) -> RunDirectoryError:

@@ -20,10 +20,23 @@ def to_parquet(table: pa.Table) -> bytes:
 def read_table(path: str | Path) -> pa.Table:
     """Return the table of one local Parquet file; :class:`RunDirectoryError` if it cannot be read."""
     try:
-        return pq.read_table(pa.BufferReader(Path(path).read_bytes()))
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise _unreadable(str(path), error) from error
+    return from_parquet(data, str(path))
+
+
+def from_parquet(data: bytes, where: str) -> pa.Table:
+    """Return the table of a Parquet file that was read from ``where``; errors as for :func:`read_table`."""
+    try:
+        return pq.read_table(pa.BufferReader(data))
     except (OSError, pa.ArrowInvalid) as error:
-        raise RunDirectoryError(str(path), f"no readable Parquet ({type(error).__name__})", "a Parquet table",
-                                "Run the stage that writes it again.") from error
+        raise _unreadable(where, error) from error
+
+
+def _unreadable(where: str, error: Exception) -> RunDirectoryError:
+    do = "Run the stage that writes it again."
+    return RunDirectoryError(where, f"no readable Parquet ({type(error).__name__})", "a Parquet table", do)
 
 
 def require_columns(name: str, table: pa.Table, columns: tuple[str, ...]) -> None:

@@ -1,7 +1,8 @@
 """The only place that touches a file system: local paths, ``memory://``, ``s3://`` and every other fsspec URL.
 
-Files appear whole or not at all: locally through a temporary name, fsync and rename (files 0600, directories 0700); on
-an object store a put is atomic by itself. There is no rename on object stores, so nothing here relies on one.
+Files appear whole or not at all: locally through a temporary name of the writer's own, fsync and rename (files 0600,
+directories 0700); on an object store a put is atomic by itself. There is no rename on object stores, so nothing here relies
+on one. Errors of a remote store that pass by themselves are tried again (:mod:`sharding.retrying`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -20,6 +22,10 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from sharding.errors import ShardCorruptError, StorageError
+from sharding.retrying import patiently
+
+MAX_BYTES_HELD = 1 << 26
+"""A file up to this size is held in memory on its way to an object store; a larger one is read from a temporary file."""
 
 
 class ByteSink(Protocol):
@@ -135,13 +141,15 @@ def publishing(url: str) -> Iterator[HashingFile]:
         with _publishing_locally(Path(path)) as file:
             yield file
         return
-    with tempfile.TemporaryFile() as spool:
+    with tempfile.NamedTemporaryFile() as spool:
         file = HashingFile(spool)
         yield file
-        spool.seek(0)
-        with fs.open(path, "wb") as target:
-            while block := spool.read(1 << 22):
-                target.write(block)
+        spool.flush()
+        if file.num_bytes <= MAX_BYTES_HELD:
+            data = Path(spool.name).read_bytes()
+            patiently(lambda: fs.pipe_file(path, data))
+        else:
+            patiently(lambda: fs.put_file(spool.name, path))
 
 
 @contextmanager
@@ -167,14 +175,14 @@ def _publishing_locally(path: Path) -> Iterator[HashingFile]:
 
 
 @contextmanager
-def _appearing_at(path: Path) -> Iterator[Path]:
+def _appearing_at(path: Path, give_name: Callable[[str, Path], None] = os.replace) -> Iterator[Path]:
     """Give a temporary name beside ``path``; when the block ends well, what is there is on the disk and called ``path``."""
     make_directory(str(path.parent))
     descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".partial", dir=path.parent)  # mkstemp makes it 0600
     try:
         yield Path(temporary)
         os.fsync(descriptor)
-        os.replace(temporary, path)
+        give_name(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
@@ -194,6 +202,36 @@ def publish_bytes(url: str, data: bytes) -> str:
     return file.sha256
 
 
+def create_bytes(url: str, data: bytes) -> bool:
+    """Write ``data`` at ``url`` unless something is there already; return whether it was written. The first writer wins.
+
+    Locally by a hard link, on an object store by a conditional put (``If-None-Match: *`` on S3, generation 0 on GCS). A store
+    that has neither looks first and then writes, which two writers at the same moment can both pass.
+    """
+    fs, path = resolve(url)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            with _appearing_at(Path(path), _link) as temporary:
+                temporary.write_bytes(data)
+        else:
+            patiently(lambda: fs.pipe_file(path, data, mode="create"))
+    except FileExistsError:
+        return False
+    return True
+
+
+def _link(temporary: str, path: Path) -> None:
+    os.link(temporary, path)
+    os.unlink(temporary)
+
+
+def copy(url: str, target: str) -> None:
+    """Copy a file, of any store to any store, at once."""
+    with opened(url) as source, publishing(target) as file:
+        while block := source.read(1 << 22):
+            file.write(block)
+
+
 def publish_file(path: Path, url: str) -> str:
     """Copy the local file ``path`` to ``url`` at once, and return its sha256."""
     with path.open("rb") as source, publishing(url) as file:
@@ -211,19 +249,46 @@ def publish_json(url: str, value: Any) -> str:
 def opened(url: str) -> Iterator[IO[bytes]]:
     """Give a seekable binary file to read."""
     fs, path = resolve(url)
+    fs.invalidate_cache()
     try:
-        with fs.open(path, "rb") as file:
+        with patiently(lambda: fs.open(path, "rb")) as file:
             yield file
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise StorageError(
-            repr(url), "no such file", "a file", "Correct the path, or run the stage that writes it."
-        ) from error
+        raise _no_such_file(url) from error
 
 
 def read_bytes(url: str) -> bytes:
     """Return everything at ``url``."""
+    fs, path = resolve(url)
+    try:
+        return bytes(patiently(lambda: fs.cat_file(path)))
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise _no_such_file(url) from error
+
+
+def _no_such_file(url: str) -> StorageError:
+    return StorageError(repr(url), "no such file", "a file", "Correct the path, or run the stage that writes it.")
+
+
+def sha256_file(url: str) -> str:
+    """Return the hexadecimal sha256 of the file at ``url``, read in pieces."""
+    digest = hashlib.sha256()
     with opened(url) as file:
-        return file.read()
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Fetched:
+    """A copy of a remote file on this machine, open as ``file``; it has no name, and goes when nobody holds it any more."""
+
+    def __init__(self, url: str):
+        self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed by the next line
+        weakref.finalize(self, self.file.close)
+        with opened(url) as source:
+            while block := source.read(1 << 22):
+                self.file.write(block)
+        self.file.flush()
 
 
 def read_json(url: str) -> Any:
@@ -238,15 +303,52 @@ def read_json(url: str) -> Any:
 
 def exists(url: str) -> bool:
     """Whether something is at ``url``."""
-    fs, path = resolve(url)
-    return bool(fs.exists(path))
+    return _kind(*resolve(url)) is not None
+
+
+def _kind(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
+    """``file``, ``directory``, or None where nothing is. (fsspec's own questions take every error for a no.)"""
+    fs.invalidate_cache()
+    try:
+        return str(patiently(lambda: fs.info(path))["type"])
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def remove(url: str) -> None:
     """Delete the file or directory at ``url``, if there is one."""
     fs, path = resolve(url)
-    if fs.exists(path):
-        fs.rm(path, recursive=True)
+    if exists(url):
+        try:
+            patiently(lambda: fs.rm(path, recursive=True))
+        except FileNotFoundError:  # it was removed, and the answer was lost
+            return
+
+
+def children(url: str) -> set[str]:
+    """Return the names in a directory, hidden ones too; none where there is no directory.
+
+    Raises
+    ------
+    NotADirectoryError
+        At ``url`` is a file.
+    """
+    fs, path = resolve(url)
+    kind = _kind(fs, path)
+    if kind is None:
+        return set()
+    if kind == "file":
+        raise NotADirectoryError(url)
+    found = patiently(lambda: fs.ls(path, detail=False))
+    return {name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path.rstrip("/")}
+
+
+def names_below(directory: str, name: str) -> list[str]:
+    """Return the paths in ``directory``, sorted, of the files at or below ``name``, without hidden ones."""
+    (fs, root), (_, path) = resolve(directory), resolve(join(directory, name))
+    found = [path] if _kind(fs, path) == "file" else patiently(lambda: fs.find(path))
+    names = (file[len(root.rstrip("/")) + 1 :] for file in found)
+    return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
 
 def list_files(pattern: str) -> list[str]:
@@ -257,13 +359,14 @@ def list_files(pattern: str) -> list[str]:
     fs, path = resolve(pattern)
     fs.invalidate_cache()
     if any(character in path for character in "*?["):
-        entries = fs.glob(path, detail=True).items()
+        entries = patiently(lambda: fs.glob(path, detail=True)).items()
         found = [n for n, info in entries if info["type"] == "file" and not n.rsplit("/", 1)[-1].startswith(".")]
-    elif fs.isdir(path):
-        below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in fs.find(path)]
+    elif _kind(fs, path) == "directory":
+        files = patiently(lambda: fs.find(path))
+        below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in files]
         found = [name for name, pieces in below if not any(piece.startswith((".", "_")) for piece in pieces)]
     else:
-        found = [path] if fs.exists(path) else []
+        found = [path] if exists(pattern) else []
     return sorted(name if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(name) for name in found)
 
 
@@ -274,7 +377,8 @@ def fingerprint(url: str) -> dict[str, Any]:
     object store.
     """
     fs, path = resolve(url)
-    info = fs.info(path)
+    fs.invalidate_cache()
+    info = patiently(lambda: fs.info(path))
     version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "created") if info.get(key)), "")
     if isinstance(fs, LocalFileSystem):
         version = str(os.stat(path).st_mtime_ns)

@@ -199,7 +199,7 @@ def wait_for(happened: Callable[[], bool], process) -> None:
 
 KILLED = {
     "setting aside": ("update", lambda run: list((run / "updating").glob("*"))),
-    "fitting": ("update", lambda run: list((run / "sites").glob("OH.round-06*"))),
+    "fitting": ("update", lambda run: list((run / "sites").glob("OH.*.round-06*"))),
     "auditing": ("run", lambda run: (run / "summary.parquet").exists() and not (run / "audit.json").exists()),
 }
 
@@ -270,7 +270,7 @@ def test_an_update_that_a_run_of_another_model_took_over_is_given_up(project: Pr
     run = project.copy("taken-over")
     project.files_are("after")
     process = line.started("update", project.config, "--set", "run.directory=taken-over")
-    wait_for(lambda: bool(list((run / "sites").glob("OH.round-05*"))), process)
+    wait_for(lambda: bool(list((run / "sites").glob("OH.*.round-05*"))), process)
     process.send_signal(signal.SIGKILL)
     line.ended(process)
     formula = ("--set", "model.formula=voted ~ 1 + female + (1 | state) + (1 | race)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,51 @@ def test_errors_of_reading(tmp_path: Path) -> None:
 def test_canonical_json_refuses_nan() -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         storage.canonical_json({"x": float("nan")})
+
+
+@pytest.fixture(params=["local", "memory", "s3"])
+def base(request: pytest.FixtureRequest, tmp_path: Path, bucket: str) -> str:
+    """An empty directory of each kind of store."""
+    return {"local": f"{tmp_path}/base", "memory": f"memory://{tmp_path.name}", "s3": f"{bucket}/{tmp_path.name}"}[
+        request.param
+    ]
+
+
+def test_of_two_writers_the_first_counts(base: str) -> None:
+    assert storage.create_bytes(f"{base}/marker", b"first")
+    assert not storage.create_bytes(f"{base}/marker", b"second")
+    assert storage.read_bytes(f"{base}/marker") == b"first"
+    assert storage.children(base) == {"marker"}
+
+
+def test_of_many_writers_at_once_one_counts(base: str) -> None:
+    if base.startswith("memory"):
+        return  # has no other process, and no atomic create
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: storage.create_bytes(f"{base}/marker", str(i).encode()), range(8)))
+    assert sum(won) == 1
+    assert storage.read_bytes(f"{base}/marker") == str(won.index(True)).encode()
+
+
+def test_names_are_relative_and_without_hidden_ones(base: str) -> None:
+    for name in ("sites/b", "sites/_a/c", "sites/.hidden", "alone"):
+        storage.publish_bytes(storage.join(base, name), b"x")
+    assert storage.names_below(base, "sites") == ["sites/_a/c", "sites/b"]
+    assert storage.names_below(base, "alone") == ["alone"]
+    assert storage.names_below(base, "absent") == []
+    assert storage.children(base) == {"sites", "alone"}
+    assert storage.children(f"{base}/absent") == set()
+    with pytest.raises(NotADirectoryError):
+        storage.children(f"{base}/alone")
+
+
+def test_a_file_too_large_to_hold_arrives_whole(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "MAX_BYTES_HELD", 1000)
+    data = bytes(range(256)) * 1000
+    assert storage.publish_bytes(f"{base}/large", data) == storage.sha256_bytes(data)
+    assert storage.read_bytes(f"{base}/large") == data
+    fetched = storage.Fetched(f"{base}/large")
+    fetched.file.seek(0)
+    assert fetched.file.read() == data
+    storage.copy(f"{base}/large", f"{base}/again")
+    assert storage.sha256_file(f"{base}/again") == storage.sha256_bytes(data)

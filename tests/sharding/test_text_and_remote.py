@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import gzip
 import io
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from sharding import storage, store
 from sharding.errors import ContractError, SourceError
@@ -119,25 +115,6 @@ def test_equal_numbers_written_differently_are_one_cell(helpers: Any, tmp_path: 
     )  # fmt: skip
     cells = helpers.totals(helpers.read_cells(report), ["x"], ["num_rows", "num_trials", "num_successes"])
     assert cells == {(0.0,): (2, 2, 2), (1.0,): (3, 2, 1), (2.0,): (1, 1, 1)}
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """An S3 bucket of a server in this process."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    _, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "testing")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        fs = fsspec.filesystem("s3", skip_instance_cache=False)
-        fs.mkdir("voters")
-        yield "s3://voters"
-        type(fs).clear_instance_cache()
-    server.stop()
 
 
 @pytest.mark.parametrize("kind", ["s3", "memory"])
