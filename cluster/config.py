@@ -240,6 +240,9 @@ def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
         inner = values.get(section)
         if isinstance(inner, dict) and key in inner and not (key == "frame" and inner[key] == "file"):
             inner[key] = _resolved(inner[key], folder)
+    data = values.get("data")
+    if isinstance(data, dict) and str(data.get("layout", "")).endswith((".yaml", ".yml")):
+        data["layout"] = _resolved(data["layout"], folder)
 
 
 def _resolved(value: Any, folder: Path) -> Any:

@@ -29,7 +29,7 @@ CODING = "coding.json"
 """The coding that ingest is given, where it is not to decide it anew: a dictionary of an earlier ingest."""
 STAGES = ("ingest", "fit", "merge", "audit", "poststratify", "report")
 FILES = {
-    "ingest": ("dictionary.json", "shards", "quarantine", CODING),
+    "ingest": ("dictionary.json", "shards", "quarantine", "dirt.json", CODING),
     "fit": ("sites",),
     "merge": ("posterior.nc", "summary.parquet"),
     "audit": ("audit.json",),
@@ -38,7 +38,7 @@ FILES = {
 }
 """What each stage writes, files and folders. No file belongs to two stages."""
 
-_MAY_LACK = ("quarantine", CODING)
+_MAY_LACK = ("quarantine", "dirt.json", CODING)
 _KEPT_WHEN_STALE = ("ingest", "fit")  # these look after their own files: shards and sites are reused one by one
 _AMENDED_BY = {
     "merge": ("fit",),

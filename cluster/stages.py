@@ -31,7 +31,8 @@ from sharding.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-_NOT_IN_RESULT = {"terms_of_use", "memory_limit", "threads"}  # of `data`: these change how or why, not what
+_NOT_IN_RESULT = {"terms_of_use", "memory_limit", "threads", "keep_cleaned"}  # of `data`: these change how or why, not what
+_WITH_LAYOUT = {"layout", "election"}  # of `data`: not in the keys of runs without one
 _OF_MERGE = {"draws", "chains", "warmup", "spread"}  # of `fit`: these concern the draws from the merged posterior
 _ON_WORKERS = ("fit", "merge", "audit", "poststratify")
 
@@ -148,6 +149,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         A source matches no file.
     """
     data = config.data.model_dump(mode="json", exclude=_NOT_IN_RESULT)
+    data = {key: value for key, value in data.items() if value is not None or key not in _WITH_LAYOUT}
     shards = config.shards.model_dump(mode="json")
     model = config.model.model_dump(mode="json")
     bases = {name: {k: v for k, v in spline.items() if k != "sd"} for name, spline in model["splines"].items()}
@@ -166,6 +168,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         shards=shards,
         columns=_columns(config),
         sources=_fingerprints("data.source", config.data.source),
+        **_layout(config.data.layout),
         **_coding(config.run.directory),
         **(seed if config.shards.method != "columns" else {}),
     )
@@ -199,6 +202,14 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         data={"terms_of_use": config.data.terms_of_use},
     )
     return inputs
+
+
+def _layout(name: str | None) -> dict[str, str]:
+    if name is None:
+        return {}
+    from sharding.layouts import library  # pyarrow takes a second to import
+
+    return {"layout": library.sha256(library.load(name))}
 
 
 def _coding(directory: str) -> dict[str, str]:

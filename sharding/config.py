@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
@@ -112,6 +113,16 @@ class DataConfig(Frozen):
     source: Annotated[tuple[Name, ...], BeforeValidator(_require_list), Field(min_length=1)] = Field(
         description="Path, fsspec URL, directory or glob, or a list of these."
     )
+    layout: Name | None = Field(
+        default=None, description="Of raw files of a state or vendor: a layout that comes with Caucus (`caucus layouts`), or the "
+        "path of a YAML file; docs/layouts.md. Columns then have the layout's names."
+    )  # fmt: skip
+    election: date | None = Field(
+        default=None, description="With a layout: the election whose outcome is the column `voted`, and on whose day ages are meant."
+    )
+    keep_cleaned: bool = Field(
+        default=False, description="With a layout: leave the cleaned rows (personal data) in the run, in `cleaned/`."
+    )
     format: Literal["auto", "parquet", "csv", "tsv"] = "auto"
     delimiter: Annotated[Text, Field(min_length=1, max_length=1)] | None = Field(
         default=None, description="Default: a comma in CSV, a tab in TSV."
@@ -160,6 +171,11 @@ class DataConfig(Frozen):
             raise ValueError(f"the names {reserved} are reserved; name the columns otherwise, with `source:`")
         if self.duplicates != "allow" and self.id_column is None:
             raise ValueError("`duplicates` needs `id_column`")
+        if self.layout is None and (self.election is not None or self.keep_cleaned):
+            raise ValueError("`election` and `keep_cleaned` go with `layout`")
+        said = (self.format, self.delimiter, self.encoding, self.id_column)
+        if self.layout is not None and said != ("auto", None, "utf-8", None):
+            raise ValueError("a `layout` says what `format`, `delimiter`, `encoding` and `id_column` would; leave these out")
         try:
             "".encode(self.encoding)
         except LookupError as error:

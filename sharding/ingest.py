@@ -24,6 +24,7 @@ from sharding.contract import Reasons
 from sharding.database import connected
 from sharding.dictionary import Dictionary, FactorCoding
 from sharding.errors import ContractError, PlanError, ShardingError, SourceError
+from sharding.layouts import for_ingest
 from sharding.outcome import OutcomeKind, resolve_outcome
 from sharding.plan import PlannedShard
 from sharding.privacy import Pseudonyms
@@ -31,14 +32,14 @@ from sharding.rows import RowIdentity, RowSource
 from sharding.sources import Sources
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage (`read`, `encode`, `write`), how much of it is done, and how much there is."""
+"""Called with the stage (`clean`, `read`, `encode`, `write`), how much of it is done, and how much there is."""
 
 SCRATCH = ".scratch-ingest"
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What was made. ``seconds`` has the time of `open`, `group`, `encode`, `describe` and `write`."""
+    """What was made. ``seconds`` has the time of `clean`, `open`, `group`, `encode`, `describe` and `write`."""
 
     directory: str
     dictionary: Dictionary
@@ -91,11 +92,18 @@ def ingest(
     names = list(dict.fromkeys([*factor_columns, *predictor_columns, *extra]))
     contract.check_names([*names, *data.outcome_columns])
     contract.check_names(names, cell_statistics.reserved_names(outcome_kind))
-    privacy.check_columns(_kept_columns(data, names), data.privacy.allow, source_name=data.source_name)
+    kept, needed = _kept_columns(data, names), _needed_columns(data, shards, names)
+    declared = for_ingest.declared_kinds(data, list(needed))
+    privacy.check_columns(kept, data.privacy.allow, source_name=data.source_name, declared=declared)
     pseudonyms = _pseudonyms(data)
     storage.make_directory(directory)
-    with _scratch(directory) as scratch, connected(data.memory_limit, data.threads, scratch / "spill") as connection:
-        found = sources.open_sources(data, _needed_columns(data, shards, names), scratch)
+    with (
+        _scratch(directory) as scratch,
+        for_ingest.cleaned(data, list(needed), directory, scratch, report) as (data, upstream),
+        connected(data.memory_limit, data.threads, scratch / "spill") as connection,
+    ):
+        clock.lap("clean")
+        found = sources.open_sources(data, needed, scratch)
         before = [storage.fingerprint(file.url) for file in found.files]
         sources.register_file_systems(connection, found)
         _trust_footers(connection, "float" not in found.kinds.values())
@@ -107,6 +115,7 @@ def ingest(
         clock.lap("open")
         report("read", 0, 1)
         rows_grouped, rejects = _group(cells, connection, found)
+        rejects |= upstream.quarantined if upstream is not None else {}
         clock.lap("group")
         report("read", 1, 1)
         report("encode", 0, 1)
@@ -122,6 +131,8 @@ def ingest(
         planned, order = _plan(cells, dictionary, shards, seed, num_cells, coding)
         if [storage.fingerprint(file.url) for file in found.files] != before:
             raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")
+        if upstream is not None:
+            upstream.check_unchanged()
         by_file = _by_file(cells, found, quarantine, rejects)
         clock.lap("describe")
         report("encode", 1, 1)
@@ -135,6 +146,7 @@ def ingest(
         _write_quarantine(data, directory, cells, by_file, scratch, connection, found, pseudonyms)
         storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
         read = [{**entry, "num_rows": file.num_rows} for entry, file in zip(before, found.files, strict=True)]
+        read = upstream.sources if upstream is not None else read
         manifest = _manifest(entries, rows_grouped, quarantine, rejects, read)
         _remove_other_shards(directory, entries)
         storage.publish_json(storage.join(directory, store.MANIFEST), manifest)

@@ -43,11 +43,12 @@ def clean(
     *,
     election: date | None = None,
     columns: Sequence[str] | None = None,
+    work: str | None = None,
     memory_limit: str = "4GB",
     threads: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Cleaned:
-    """Write `cleaned/voters.parquet` and `dirt.json` in the local ``directory``.
+    """Write `cleaned/voters.parquet` and `dirt.json` in ``directory``.
 
     Parameters
     ----------
@@ -59,6 +60,8 @@ def clean(
     columns
         Columns of the layout, or fields of the files that it does not describe (text). Default: all that are not personal, and the id.
         Rules of values are counted for these columns, and for those that decide who takes part.
+    work
+        Local directory for `cleaned/`, where ``directory`` is not local.
 
     Raises
     ------
@@ -77,7 +80,7 @@ def clean(
             f"names such as {', '.join(layout.history.names) if layout.history else ''}", "Add it to data.source."
         )  # fmt: skip
     found.sort(key=lambda file: (file.role != "voters", file.label))
-    folder = storage.local_path(storage.join(directory, CLEANED))
+    folder = storage.local_path(storage.join(work or directory, CLEANED))
     storage.make_directory(str(folder))
     paths = [folder / f"{file.role}-{_key(request, file)}.parquet" for file in found]
     _remove_others(folder, paths)
@@ -93,7 +96,13 @@ def clean(
         connected(memory_limit, threads, folder / "spill") as connection,
         storage.publishing_path(str(folder / VOTERS)) as target,
     ):
-        left_out, _ = join.join(connection, request, paths[:num_voters], paths[num_voters:], target)
+        left_out, num_votes = join.join(connection, request, paths[:num_voters], paths[num_voters:], target)
+        if num_voters < len(found) and num_votes == 0:
+            rows = sum(one.rows_in for one in gave[num_voters:])
+            raise SourceError(
+                "data.election", f"no vote in {rows:,} rows of history of {election} by anyone in the files of voters",
+                "the day of an election that is in the history", "Correct data.election, or add the file of its history."
+            )  # fmt: skip
     report("clean", len(found) + 1, len(found) + 1)
     whole = [_with_counts(one, i, left_out, layout) for i, one in enumerate(gave)]
     content = dirt.report(layout, election, list(zip(found, whole, strict=True)), ignored)

@@ -92,12 +92,3 @@ def report(
         "ignored_files": ignored,
         "rules": {rule: meanings[rule] for rule in sorted({count["rule"] for count in counts})},
     }
-
-
-def quarantined(dirt: dict[str, Any], role: str = "voters") -> dict[str, int]:
-    """Return the quarantined rows of a role by rule; the column is named where there is one of several."""
-    by_rule: dict[str, int] = {}
-    for count in dirt["counts"]:
-        if count["role"] == role and count["action"] == "quarantined":
-            by_rule[count["rule"]] = by_rule.get(count["rule"], 0) + count["count"]
-    return by_rule
