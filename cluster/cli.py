@@ -228,6 +228,18 @@ def doctor(debug: Debug = False) -> None:
 
 
 @command
+def layouts(
+    name: Annotated[str, typer.Argument(help="A layout, or the path of one of your own.")] = "",
+    debug: Debug = False,
+) -> None:
+    """List the layouts of raw voter files, or say what one of them reads and how."""
+    from sharding.layouts import explain, library
+
+    for line in explain.explain(library.load(name)) if name else explain.listing():
+        typer.echo(line)
+
+
+@command
 def schema(debug: Debug = False) -> None:
     """Print the JSON schema of the config, for editors."""
     from cluster.config import RunConfig

@@ -300,7 +300,7 @@ def test_progress_and_seconds(helpers: Any, voters: Path, tmp_path: Path) -> Non
     )  # fmt: skip
     assert heard[0] == ("read", 0, 1)
     assert heard[-1] == ("write", 4, 4)
-    assert set(report.seconds) == {"open", "group", "encode", "describe", "write"}
+    assert set(report.seconds) == {"clean", "open", "group", "encode", "describe", "write"}
 
 
 @pytest.mark.parametrize(

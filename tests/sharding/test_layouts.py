@@ -13,7 +13,7 @@ import pytest
 
 from sharding import layouts
 from sharding.errors import ContractError, LayoutError, SourceError
-from sharding.layouts import cleaning
+from sharding.layouts import cleaning, explain
 from tests.sharding.layout_files import NC_PERSON, NC_VOTERS, header, line, nc_history, nc_voters
 
 ELECTION = date(2024, 11, 5)
@@ -271,3 +271,11 @@ def test_a_layout_of_ones_own_extends_another(tmp_path):
 def test_an_unknown_layout_names_those_there_are():
     with pytest.raises(LayoutError, match="nc-snapshot"):
         layouts.load("nz")
+
+
+@pytest.mark.parametrize("name", layouts.names())
+def test_a_layout_is_told_in_words(name):
+    told = explain.explain(layouts.load(name))
+    assert told[0].startswith(f"{name}: ")
+    assert len(told) > 5 + len(layouts.load(name).columns)
+    assert len(explain.listing()) == len(layouts.names())
