@@ -69,7 +69,7 @@ def test_beginning_a_stage_leaves_nothing_stale_behind(path: str):
     directory = finished(path)
     directory.begin("merge")
     assert sorted(os.listdir(path)) == [
-        "coding.json", "dictionary.json", "manifest.json", "quarantine", "shards", "sites",
+        "coding.json", "dictionary.json", "dirt.json", "manifest.json", "quarantine", "shards", "sites",
     ]  # fmt: skip
     assert set(run_directory.open_directory(path, IDENTITY).records) == {"ingest", "fit"}
 
