@@ -8,7 +8,6 @@ import io
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from benchmarks.fuzzing import mutations, structured
+from benchmarks.fuzzing import layout_targets, mutations, structured
+from benchmarks.fuzzing.target import CANARY, SilentLossError, Target
 from cluster import config
 from cluster.errors import ConfigError
 from sharding.config import DataConfig, ShardsConfig
-from sharding.errors import ShardingError
 from sharding.ingest import ingest
 
-CANARY = "Zyxwoniar"
-"""In every row of every good file; it must be in no message."""
 NUM_ROWS, NUM_COLUMNS = 120, 6
-
-
 CONFIGS = Path(config.__file__).parent.parent / "configs"
-
-
-class SilentLossError(Exception):
-    """Rows in are not rows out and quarantined: what the fuzzer looks for. Not an error that a reader may raise."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """``good`` makes a file's bytes; ``read`` reads the file in an empty directory and returns what became of its rows."""
-
-    name: str
-    file_name: str
-    good: Callable[[np.random.Generator], bytes]
-    read: Callable[[Path, Path], dict[str, int]]
-    pack: Callable[[bytes], bytes] = bytes
-    """What is done to the bytes after they were damaged."""
-    is_damaged: bool = True
-    """Whether bytes are damaged at all; the contents may be odd enough."""
-    refusals: tuple[type[Exception], ...] = (ShardingError,)
 
 
 def people(rng: np.random.Generator) -> pa.Table:
@@ -163,6 +139,7 @@ TARGETS = {
         Target("odd csv", "voters.csv", _odd_csv, _text_rows(), is_damaged=False),
         Target("odd parquet", "voters.parquet", _odd_parquet, _parquet_rows, is_damaged=False),
         Target("run config", "run.yaml", _good_config, _config, refusals=(ConfigError,)),
+        *layout_targets.targets(),
     )
 }
 

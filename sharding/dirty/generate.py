@@ -28,7 +28,7 @@ from sharding.dirty.tables import Ints, Table
 from sharding.simulate import SimulationError
 
 ELECTION = date(2024, 11, 5)
-FEWEST_ROWS, MOST_ROWS = 2_000, 9_000_000
+FEWEST_ROWS, MOST_ROWS = 2_000, people.MOST_PEOPLE
 SCHEMA_VERSION = 1
 NO_FAULTS = ("missing:blank", "election:other")
 """Counted, and as usual as can be."""

@@ -19,6 +19,9 @@ from sharding.simulation_population import COUNTIES_PATH
 
 Ints = npt.NDArray[np.int64]
 
+MOST_PEOPLE = 8_999_999
+"""Larger numbers of seven digits are nobody's."""
+
 ELECTION_DAY = np.datetime64("2024-11-05")
 FIRST_BIRTHDAY, LAST_BIRTHDAY = np.datetime64("1924-01-01"), np.datetime64("2006-11-05")
 FIRST_REGISTRATION, LAST_REGISTRATION = np.datetime64("1988-01-02"), np.datetime64("2024-10-11")
@@ -57,7 +60,7 @@ class People:
     """What is true of each person; every array leads with the axis person, in the order of counties."""
 
     number: Ints
-    """Unique, in 1 ... 9,999,999, in no order."""
+    """Unique, at most :data:`MOST_PEOPLE`, in no order."""
     county: npt.NDArray[np.int16]
     birthday: npt.NDArray[np.datetime64]
     registered: npt.NDArray[np.datetime64]
@@ -86,7 +89,7 @@ def draw(num_people: int, counties: Counties, seed: int) -> People:
     """
     rng = np.random.default_rng([seed, 0])
     county = np.sort(rng.choice(len(counties.names), num_people, p=counties.share)).astype(np.int16)
-    number = 1 + rng.permutation(9_999_999)[:num_people]
+    number = 1 + rng.permutation(MOST_PEOPLE)[:num_people]
     birthday = FIRST_BIRTHDAY + rng.integers(0, _days(FIRST_BIRTHDAY, LAST_BIRTHDAY) + 1, num_people)
     of_age = np.maximum(birthday + 18 * 366, FIRST_REGISTRATION)
     span = np.maximum((LAST_REGISTRATION - of_age).astype(np.int64), 1)

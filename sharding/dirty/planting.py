@@ -8,7 +8,7 @@ import numpy as np
 
 from sharding.dirty.faults import Draft, Mask
 from sharding.dirty.lines import Change, TextFormat
-from sharding.dirty.people import LAST_REGISTRATION, dates
+from sharding.dirty.people import LAST_REGISTRATION, MOST_PEOPLE, dates
 from sharding.dirty.tables import Table
 
 STAND_IN = "@"
@@ -89,7 +89,7 @@ def history(table: Table, seed: int, is_touched: Mask, is_copy: Mask, is_known: 
         draft.count("code:unseen", column, unseen, kept=False)
     rows = draft.rows(is_asked)
     ids = draft.values(roles.id, rows)
-    draft.put(roles.id, rows, [text[:-7] + f"{9_999_999 - i:07d}"[-7:] for i, text in enumerate(ids)])
+    draft.put(roles.id, rows, [text[:-7] + str(MOST_PEOPLE + 1 + i) for i, text in enumerate(ids)])
     draft.count("id:unknown", "", rows, kept=False)
     draft.count("election:other", "", np.flatnonzero(~is_asked & draft.is_row & draft.is_kept), kept=False)
     unknown = is_asked & draft.is_kept & ~is_known[table.person]

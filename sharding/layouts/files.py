@@ -5,6 +5,7 @@ A member of a zip file is a file of its own; gz and zip are read as they are, no
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import gzip
 import lzma
@@ -102,6 +103,10 @@ def opened(file: RawFile) -> Iterator[IO[bytes]]:
             lzma.LZMAError,
             NotImplementedError,
         ) as error:
+            raise _damaged(file.label, type(error).__name__) from None
+        except OSError as error:  # a damaged table of contents names places before the file's first byte
+            if file.member is None or error.errno != errno.EINVAL:
+                raise
             raise _damaged(file.label, type(error).__name__) from None
         except RuntimeError as error:  # how zipfile tells that a password is needed
             if "password" not in str(error):
