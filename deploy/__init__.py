@@ -1,0 +1,1 @@
+"""What a cluster needs, and its validation: `python -m deploy.validate`."""
