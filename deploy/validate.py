@@ -130,8 +130,8 @@ def of_dockerfile(text: str, ignored: str) -> list[str]:
     lines = [line.strip() for line in ignored.splitlines() if line.strip() and not line.startswith("#")]
     if not lines or lines[0] != "*":
         found.append(".dockerignore: does not begin with *, so data and runs could get into the image")
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    tops = {package.partition(".")[0] for package in packages} | {"constraints.txt", "pyproject.toml"}
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    tops = {pattern.rstrip("*.") for pattern in patterns} | {"constraints.txt", "pyproject.toml"}
     return found + [f".dockerignore: leaves out {top}" for top in sorted(tops) if f"!{top}" not in lines]
 
 
