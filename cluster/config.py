@@ -16,7 +16,7 @@ from fsspec.registry import known_implementations
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
-from cluster import maps, yaml_source
+from cluster import maps, threads, yaml_source
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig, FitConfig, ModelConfig, VIConfig
@@ -82,7 +82,7 @@ class RunSection(Frozen):
         description="serial (this process), ray (started here), ray://host:port (a running cluster), or auto.",
     )
     workers: PositiveInt = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)), description="Processes for a Ray that is started here."
+        default_factory=threads.usable_cores, description="Processes for a Ray that is started here."
     )
     max_in_flight: PositiveInt | None = Field(
         default=None, description="Tasks submitted and not yet finished; twice the workers if not given."

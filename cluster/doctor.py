@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from cluster import plan, run_directory
+from cluster import plan, run_directory, threads
 
 MIN_MEMORY_BYTES = 2 * 2**30
 MIN_TEMPORARY_BYTES = 2 * 2**30
@@ -50,7 +50,7 @@ def _versions() -> Iterator[Finding]:
 
 
 def _cores() -> Finding:
-    usable, there = len(os.sched_getaffinity(0)), os.cpu_count() or 1
+    usable, there = threads.usable_cores(), os.cpu_count() or 1
     return Finding("cores", f"{usable} usable of {there} ({platform.machine()})")
 
 

@@ -8,12 +8,12 @@ merged posterior's entries, a few dozen numbers per coefficient, and never all d
 """
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.config import RunConfig
 from cluster.errors import MemoryProjectionError
+from cluster.threads import usable_cores
 from fitting.errors import ModelError
 from sharding import storage
 
@@ -89,7 +89,7 @@ def make(config: RunConfig, directory: str) -> Plan:
     cached = min(tasks.CACHE_BYTES, (cells or largest) * terms * _CACHED_BYTES)
     own_draws = math.ceil(_COPIES_OF_DRAWS * share * draws_bytes)
     at_shard = shard_bytes + cached + own_draws
-    arrays = _DRIVER_ARRAYS + _DRIVER_ARRAYS_PER_THREAD * len(os.sched_getaffinity(0))
+    arrays = _DRIVER_ARRAYS + _DRIVER_ARRAYS_PER_THREAD * usable_cores()
     at_driver = arrays * entries * _BYTES_PER_NUMBER + min(3 * draws_bytes, 3 * _BYTES_PER_NUMBER * NUMBERS_AT_ONCE)
     if config.fit.method == "exact" or config.poststratify.frame != "file":
         at_driver += 3 * draws_bytes  # these hold all draws at once

@@ -7,9 +7,11 @@ what XLA reads for the size of its thread pool (measured with jax 0.10.2 on two 
 with the BLAS variables alone, and the same bytes as a process pinned to one core, so no affinity is needed).
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -25,6 +27,20 @@ ENVIRONMENT = {
 def set_environment() -> None:
     """Set `ENVIRONMENT` for this process and its children; call before numpy or JAX is imported."""
     os.environ.update(ENVIRONMENT)
+
+
+def usable_cores(cgroup: str = "/sys/fs/cgroup") -> int:
+    """Return how many cores this process may use: those it is bound to, or the quota of its container if that is less.
+
+    A container with 4 cores of a machine with 64 may run on each of the 64, a sixteenth of the time: a thread for each would
+    be slower and, where a thread has arrays of its own, take sixteen times the memory.
+    """
+    bound = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path(cgroup, "cpu.max").read_text().split()
+    except FileNotFoundError:  # no container, or one of the first version of cgroups
+        return bound
+    return bound if quota == "max" else min(bound, max(1, math.ceil(int(quota) / int(period))))
 
 
 @contextmanager

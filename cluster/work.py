@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from cluster import site_files, tasks
 from cluster.context import StageContext
 from cluster.tasks import ModelRef
+from cluster.threads import usable_cores
 from fitting import splines
 from fitting.config import VIConfig
 from fitting.hierarchy import Hierarchy
@@ -37,7 +37,7 @@ class Work:
 
     @property
     def threads(self) -> int:
-        return len(os.sched_getaffinity(0))
+        return usable_cores()
 
     @property
     def num_nodes(self) -> int:
