@@ -228,6 +228,17 @@ def doctor(debug: Debug = False) -> None:
 
 
 @command
+def dirt(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+    """Write dirt.html: what the raw files of a layout had, also of a run that went no further."""
+    from reporting import dirt as dirt_report
+    from sharding import storage
+
+    source, page = (storage.join(_load(run, set_).config.run.directory, name) for name in ("dirt.json", "dirt.html"))
+    storage.publish_bytes(page, dirt_report.render(dirt_report.summarise(storage.read_json(source), source)).encode())
+    typer.echo(f"dirt report: {page}")
+
+
+@command
 def layouts(
     name: Annotated[str, typer.Argument(help="A layout, or the path of one of your own.")] = "",
     debug: Debug = False,

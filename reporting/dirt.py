@@ -1,6 +1,6 @@
 """The dirt report: what was set aside, changed or noted when raw files were read; counts only, never what is in a row.
 
-A section of ``report.html``, and a page of its own (``dirt.html``) for a run that has gone no further than its files.
+A section of ``report.html``, and a page of its own for a run that has gone no further than its files (``caucus dirt``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from reporting import pages
 from reporting.errors import RunDirectoryError
 from reporting.run_directory import read_json
 
-DIRT, PAGE = "dirt.json", "dirt.html"
+DIRT = "dirt.json"
 MAX_FILES = 200
 NOTABLE_SHARE = 0.01
 """Share of the rows of a role from which on a rule is worth a look."""
@@ -75,20 +75,23 @@ def read(directory: str | Path) -> Dirt | None:
         It is there and not what it should be.
     """
     path = Path(directory) / DIRT
-    if not path.exists():
-        return None
+    return summarise(read_json(path), str(path)) if path.exists() else None
+
+
+def summarise(content: dict[str, Any], where: str) -> Dirt:
+    """Return the tables of what ``dirt.json`` holds; ``where`` is its path or URL. Errors as for :func:`read`."""
     try:
-        return summarise(read_json(path))
+        if content["schema_version"] != 1:
+            raise ValueError("schema_version")
+        return _tables(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunDirectoryError(str(path), f"not a dirt report ({type(error).__name__})", "one as ingest writes it",
+        raise RunDirectoryError(where, f"not a dirt report ({type(error).__name__})", "one as ingest writes it",
                                 "Run ingest again.") from error
 
 
-def summarise(dirt: dict[str, Any]) -> Dirt:
-    """Return the tables of a dirt report."""
-    if dirt["schema_version"] != 1:
-        raise ValueError("schema_version")
-    totals = {role: total for role, total in dirt["totals"].items() if total["rows_in"]}
+def _tables(dirt: dict[str, Any]) -> Dirt:
+    roles = sorted(dirt["totals"], key=lambda role: (role != "voters", role))
+    totals = {role: dirt["totals"][role] for role in roles if dirt["totals"][role]["rows_in"]}
     counts: dict[tuple[str, str, str, str], int] = {}
     commonest: dict[str, dict[str, int]] = {}
     touched: dict[tuple[str, str], int] = {}
@@ -126,14 +129,6 @@ def summarise(dirt: dict[str, Any]) -> Dirt:
         num_files=len(files),
         ignored=[str(name) for name in dirt.get("ignored_files", [])],
     )
-
-
-def build(directory: str | Path) -> Path | None:
-    """Write ``dirt.html`` beside ``dirt.json``, and return its path; None if there is nothing to report."""
-    dirt = read(directory)
-    if dirt is None:
-        return None
-    return pages.publish(render(dirt), Path(directory) / PAGE)
 
 
 def render(dirt: Dirt) -> str:

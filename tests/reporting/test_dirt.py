@@ -32,7 +32,7 @@ DIRT = {
 
 
 def test_counts_add_up_over_files_and_say_what_to_do():
-    found = dirt.summarise(DIRT)
+    found = dirt.summarise(DIRT, "dirt.json")
     assert found.rules["voters"] == [
         ["fields:too_few", "–", "left out", "30", "3.00%", "Fewer fields than columns.", dirt._ADVICE["fields:too_few"]],
         ["code:unseen", "Race", "changed", "3", "0.30%", "Code that the layout does not know.", dirt._ADVICE["code:unseen"]],
@@ -42,9 +42,8 @@ def test_counts_add_up_over_files_and_say_what_to_do():
     assert found.files[2][2:] == ["utf-8, cp1252", "600", "595", "5", "3", "fields:too_few"]
 
 
-def test_page_opens_offline_and_escapes_names_of_files(tmp_path):
-    (tmp_path / "dirt.json").write_text(json.dumps(DIRT))
-    page = dirt.build(tmp_path).read_text()
+def test_page_opens_offline_and_escapes_names_of_files():
+    page = dirt.render(dirt.summarise(DIRT, "dirt.json"))
     assert "Voters: 1,000 rows = 970 kept + 30 left out: every row is accounted for." in page
     assert "&lt;b&gt;.zip!BAK_1.txt" in page
     assert "in/readme.pdf" in page
@@ -54,13 +53,13 @@ def test_page_opens_offline_and_escapes_names_of_files(tmp_path):
 def test_rows_that_do_not_add_up_are_told():
     broken = copy.deepcopy(DIRT)
     broken["totals"]["voters"]["rows_out"] = 969
-    assert "this does not add up" in dirt.render(dirt.summarise(broken))
+    assert "this does not add up" in dirt.render(dirt.summarise(broken, "dirt.json"))
 
 
 def test_section_of_the_report_and_none_without_dirt(fake_run):
     path = fake_run(states=["AL", "CA"]).write()
     assert "Raw files" not in report.build(path).read_text()
-    assert dirt.build(path) is None
+    assert dirt.read(path) is None
     (path / "dirt.json").write_text(json.dumps(DIRT))
     page = report.build(path).read_text()
     assert "<h3>Raw files</h3>" in page
