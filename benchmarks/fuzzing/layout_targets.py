@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from benchmarks.fuzzing.target import CANARY, SilentLossError, Target
 from sharding import layouts
 from sharding.dirty.generate import FEWEST_ROWS, generate
+from sharding.layouts import library
 from sharding.layouts.schema import Layout
 
 ELECTION = date(2024, 11, 5)
@@ -122,7 +123,18 @@ def targets() -> list[Target]:
     made.append(_target("oh gz", "oh", "SWVF_1_22.txt", ".gz", is_outside=True))
     made.append(_target("nc zip", "nc", "ncvoter_Statewide.txt", ".zip", is_outside=True))
     made.append(_target("oh inside gz", "oh", "SWVF_1_22.txt", ".gz", is_outside=False))
+    made.append(Target("layout YAML", "mine.yaml", _good_yaml, _read_yaml))
     return made
+
+
+def _good_yaml(rng: np.random.Generator) -> bytes:
+    found = sorted(library.FOLDER.glob("*.yaml"))
+    return found[int(rng.integers(0, len(found)))].read_bytes()
+
+
+def _read_yaml(path: Path, directory: Path) -> dict[str, int]:
+    layouts.load(str(path))
+    return {}
 
 
 def _target(title: str, layout: str, name: str, ending: str, *, is_outside: bool) -> Target:
