@@ -23,7 +23,7 @@ from sharding.layouts.schema import Layout
 
 CLEANED = "cleaned"
 VOTERS = "voters.parquet"
-_READER_VERSION = 1
+_READER_VERSION = 2
 """Changes with what a reader writes: what an older one left is read again."""
 
 

@@ -78,7 +78,8 @@ def _header(
             line, _, data = data.partition(b"\n")
             text = line.strip(b" \r")
             if text:
-                decoded = lines.decoded(text + b"\n", layout, Counter(), set(tally.encodings)).decode()[:-1]
+                read = lines.decoded(lines.Lines.of(text + b"\n"), layout, Counter(), set(tally.encodings)).data
+                decoded = read.decode("utf-8", "replace")[:-1]
                 named = decoded.split(layout.delimiter)
                 if layout.quoting == "standard":
                     named = [name.strip().removeprefix('"').removesuffix('"') for name in named]

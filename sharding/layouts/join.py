@@ -34,7 +34,8 @@ def join(
     )
     for place, count in connection.execute("SELECT place, count(*) FROM dropped GROUP BY place").fetchall():
         counts[("id:duplicate", place)] = count
-    columns = [quoted(name) for name in request.columns]
+    person = request.layout.people.id
+    columns = [f"kept.__id AS {quoted(name)}" if name == person else quoted(name) for name in request.columns]
     outcome, votes = "", ""
     vote = request.layout.vote
     if request.has_vote and vote is not None and vote.form != "long":

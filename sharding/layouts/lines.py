@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ MAX_LINE_BYTES = 4 << 20
 MAX_ODD_LINE = 1 << 16
 """Characters of a line whose quotation marks are worth sorting out."""
 _QUOTE, _CR, _LF = 34, 13, 10
+_CACHED = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,37 @@ class Block:
 
     data: bytes
     is_cut: bool = False
+
+
+class Lines(NamedTuple):
+    """Whole lines with where each begins and ends (the place of its LF)."""
+
+    data: bytes
+    buffer: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+
+    @classmethod
+    def of(cls, data: bytes) -> Lines:
+        """Find the lines of ``data``."""
+        buffer = np.frombuffer(data, np.uint8)
+        stops = np.flatnonzero(buffer == _LF)
+        starts = np.empty_like(stops)
+        starts[:1], starts[1:] = 0, stops[:-1] + 1
+        return cls(data, buffer, starts, stops)
+
+    def line(self, i: int) -> bytes:
+        """Return line ``i`` without its LF."""
+        return self.data[self.starts[i] : self.stops[i]]
+
+    @property
+    def is_crlf(self) -> np.ndarray:
+        """Whether each line ends with CRLF."""
+        return (self.buffer[self.stops - 1] == _CR) & (self.stops > self.starts)
+
+    def having(self, places: np.ndarray) -> np.ndarray:
+        """Return the lines, once each, that have one of ``places``."""
+        return np.unique(np.searchsorted(self.starts, places, side="right") - 1)
 
 
 @dataclass(frozen=True)
@@ -109,20 +141,21 @@ class LineReader:
 
     def read(self, block: Block) -> RowBlock:
         """Return the rows of ``block``."""
-        data = decoded(without_control(block.data, self.counts), self.layout, self.counts, self.met)
-        is_cut = block.is_cut and bool(data[data.rfind(b"\n", 0, -1) + 1 :].strip(b" \r\n"))
-        data, num_lines = without_blank(data, self.counts)
-        first, self.num_rows_in = self.num_rows_in, self.num_rows_in + num_lines
-        if not num_lines:
+        lines = without_control(Lines.of(block.data), self.counts, is_fixed=self.layout.format == "fixed")
+        lines = decoded(lines, self.layout, self.counts, self.met)
+        is_cut = block.is_cut and bool(lines.line(-1).strip(b" \r"))
+        lines = without_blank(lines, self.counts)
+        first, self.num_rows_in = self.num_rows_in, self.num_rows_in + len(lines.starts)
+        if not len(lines.starts):
             return RowBlock(self._table([]), np.empty(0, np.int64))
-        rows = self._fixed(data, is_cut) if self.layout.format == "fixed" else self._delimited(data, is_cut)
+        rows = self._fixed(lines, is_cut) if self.layout.format == "fixed" else self._delimited(lines, is_cut)
         return RowBlock(rows.table, rows.lines + first)
 
-    def _delimited(self, data: bytes, is_cut: bool) -> RowBlock:
+    def _delimited(self, block: Lines, is_cut: bool) -> RowBlock:
         odd = np.empty(0, np.int64)
-        if self.layout.quoting == "standard" and b'"' in data:
-            odd = lines_with_odd_quotes(data, ord(self.layout.delimiter))
-        plain, lines, odd_lines = split_off(data, odd)
+        if self.layout.quoting == "standard" and b'"' in block.data:
+            odd = lines_with_odd_quotes(block, ord(self.layout.delimiter))
+        plain, lines, odd_lines = split_off(block, odd)
         table, lines, bad = self._cut(plain, lines)
         num_lines = len(lines) + len(bad) + len(odd)
         read = []
@@ -173,91 +206,65 @@ class LineReader:
         ]
         return table, np.delete(lines, at), bad
 
-    def _fixed(self, data: bytes, is_cut: bool) -> RowBlock:
+    def _fixed(self, lines: Lines, is_cut: bool) -> RowBlock:
         """Cut lines by the widths, which are in characters; lines that are not ASCII are cut one by one."""
         ends = np.cumsum(self.layout.widths)
-        width = int(ends[-1])
-        buffer = np.frombuffer(data, np.uint8)
-        starts, stops = bounds(buffer)
-        stops = stops - (buffer[np.maximum(stops - 1, 0)] == _CR)
-        is_ascii = np.ones(len(starts), dtype=bool)
-        is_ascii[line_of(np.flatnonzero(buffer > 127), starts)] = False
-        length = stops - starts
-        for i in np.flatnonzero(~is_ascii):
-            length[i] = len(data[starts[i] : stops[i]].decode())
+        width, last = int(ends[-1]), len(lines.starts) - 1
+        is_ascii = np.ones(last + 1, dtype=bool)
+        is_ascii[lines.having(np.flatnonzero(lines.buffer > 127))] = False
+        length = lines.stops - lines.starts - lines.is_crlf
+        texts = {i: lines.line(i).removesuffix(b"\r").decode() for i in np.flatnonzero(~is_ascii).tolist()}
+        for i, text in texts.items():
+            length[i] = len(text)
         fits = length == width
-        for i in np.flatnonzero(~fits):
-            cut = is_cut and i == len(starts) - 1
-            self.counts["file:cut" if cut else "fields:too_few" if length[i] < width else "fields:too_many"] += 1
+        for i in np.flatnonzero(~fits).tolist():
+            rule = "fields:too_few" if length[i] < width else "fields:too_many"
+            self.counts["file:cut" if is_cut and i == last else rule] += 1
         even, odd = np.flatnonzero(fits & is_ascii), np.flatnonzero(fits & ~is_ascii)
         columns = []
-        texts = [data[starts[i] : stops[i]].decode() for i in odd]
         for place in self.wanted:
             begin, end = int(ends[place]) - self.layout.widths[place], int(ends[place])
-            cells = buffer[starts[even][:, None] + np.arange(begin, end)]
-            plain = pa.FixedSizeBinaryArray.from_buffers(
-                pa.binary(end - begin), len(even), [None, pa.py_buffer(np.ascontiguousarray(cells))]
-            )
-            columns.append(
-                pa.chunked_array(
-                    [plain.cast(pa.binary()).cast(pa.string()), pa.array([t[begin:end] for t in texts], pa.string())]
-                )
-            )
+            cells = np.ascontiguousarray(lines.buffer[lines.starts[even][:, None] + np.arange(begin, end)])
+            plain = pa.FixedSizeBinaryArray.from_buffers(pa.binary(end - begin), len(even), [None, pa.py_buffer(cells)])
+            others = pa.array([texts[i][begin:end] for i in odd.tolist()], pa.string())
+            columns.append(pa.chunked_array([plain.cast(pa.binary()).cast(pa.string()), others]))
         return RowBlock(pa.table(columns, [self._names[i] for i in self.wanted]), np.concatenate([even, odd]))
 
     def _table(self, rows: list[list[str]]) -> pa.Table:
         return pa.table({self._names[i]: pa.array([fields[i] for fields in rows], pa.string()) for i in self.wanted})
 
 
-def bounds(buffer: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the lines of whole-line bytes begin and end (the place of the LF)."""
-    stops = np.flatnonzero(buffer == _LF)
-    starts = np.empty_like(stops)
-    starts[:1], starts[1:] = 0, stops[:-1] + 1
-    return starts, stops
-
-
-def line_of(places: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """Return the lines, once each, that have one of ``places``."""
-    return np.unique(np.searchsorted(starts, places, side="right") - 1)
-
-
-def without_control(data: bytes, counts: Counter[str]) -> bytes:
-    """Drop NUL bytes, and make a space of a CR that ends no line; both counted by line."""
-    if b"\0" in data:
-        buffer = np.frombuffer(data, np.uint8)
-        counts["bytes:nul"] += len(line_of(np.flatnonzero(buffer == 0), bounds(buffer)[0]))
-        data = data.replace(b"\0", b"")
-    if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
-        data = re.sub(rb"\r+\n", b"\r\n", data)
+def without_control(lines: Lines, counts: Counter[str], *, is_fixed: bool = False) -> Lines:
+    """Drop NUL bytes (of a fixed width they become spaces), and make a space of a CR that ends no line; counted by line."""
+    if b"\0" in lines.data:
+        counts["bytes:nul"] += len(lines.having(np.flatnonzero(lines.buffer == 0)))
+        lines = Lines.of(lines.data.replace(b"\0", b" " if is_fixed else b""))
+    if int(np.count_nonzero(lines.buffer == _CR)) != int(np.count_nonzero(lines.is_crlf)):
+        lines = Lines.of(re.sub(rb"\r+\n", b"\r\n", lines.data))
         inside = re.compile(rb"\r(?!\n)")
-        places = np.array([found.start() for found in inside.finditer(data)], np.int64)
-        counts["bytes:carriage_return"] += len(line_of(places, bounds(np.frombuffer(data, np.uint8))[0]))
-        data = inside.sub(b" ", data)
-    return data
+        places = np.array([found.start() for found in inside.finditer(lines.data)], np.int64)
+        counts["bytes:carriage_return"] += len(lines.having(places))
+        lines = Lines.of(inside.sub(b" ", lines.data))
+    return lines
 
 
-def decoded(data: bytes, layout: FileLayout, counts: Counter[str], met: set[str]) -> bytes:
-    """Return ``data`` in UTF-8: lines that are not are decoded by the first of the layout's encodings that can."""
-    if data.isascii():
-        return data
-    if any(name.startswith("utf-16") for name in met):
-        return data
+def decoded(lines: Lines, layout: FileLayout, counts: Counter[str], met: set[str]) -> Lines:
+    """Return the lines in UTF-8: those that are not are decoded by the first of the layout's encodings that can."""
+    data = lines.data
+    if data.isascii() or any(name.startswith("utf-16") for name in met):
+        return lines
     if layout.encodings[0] == "utf-8" and _is_utf8(data):
         met.add("utf-8")
-        return data
-    buffer = np.frombuffer(data, np.uint8)
-    starts, stops = bounds(buffer)
+        return lines
     pieces, end = [], 0
-    for i in line_of(np.flatnonzero(buffer > 127), starts).tolist():
-        line = data[starts[i] : stops[i]]
-        encoding, text = _decode(line, layout.encodings)
+    for i in lines.having(np.flatnonzero(lines.buffer > 127)).tolist():
+        encoding, text = _decode(lines.line(i), layout.encodings)
         met.add(encoding)
         if encoding != layout.encodings[0]:
             counts[f"encoding:{encoding}"] += 1
-        pieces += [data[end : starts[i]], text.encode()]
-        end = stops[i]
-    return b"".join([*pieces, data[end:]])
+        pieces += [data[end : lines.starts[i]], text.encode()]
+        end = int(lines.stops[i])
+    return Lines.of(b"".join([*pieces, data[end:]]))
 
 
 def _decode(line: bytes, encodings: tuple[str, ...]) -> tuple[str, str]:
@@ -277,70 +284,71 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def without_blank(data: bytes, counts: Counter[str]) -> tuple[bytes, int]:
-    """Leave out lines with nothing but spaces and CR; return the rest and the number of its lines."""
-    buffer = np.frombuffer(data, np.uint8)
-    starts, stops = bounds(buffer)
-    if not len(starts):
-        return data, 0
-    first = buffer[starts]
-    is_empty = (first == _LF) | ((first == _CR) & (stops - starts == 1))
-    for i in np.flatnonzero(((first == _CR) | (first == 32)) & ~is_empty):
-        is_empty[i] = not data[starts[i] : stops[i]].strip(b" \r")
-    if not is_empty.any():
-        return data, len(starts)
-    counts["lines:blank"] += int(is_empty.sum())
-    return buffer[np.repeat(~is_empty, stops - starts + 1)].tobytes(), int((~is_empty).sum())
+def without_blank(lines: Lines, counts: Counter[str]) -> Lines:
+    """Leave out lines with nothing but spaces and CR."""
+    first = lines.buffer[lines.starts]
+    length = lines.stops - lines.starts
+    is_blank = (length == 0) | ((first == _CR) & (length == 1))
+    for i in np.flatnonzero(((first == _CR) | (first == 32)) & ~is_blank).tolist():
+        is_blank[i] = not lines.line(i).strip(b" \r")
+    if not is_blank.any():
+        return lines
+    counts["lines:blank"] += int(is_blank.sum())
+    return Lines.of(lines.buffer[np.repeat(~is_blank, length + 1)].tobytes())
 
 
-def split_off(data: bytes, taken: np.ndarray) -> tuple[bytes, np.ndarray, list[str]]:
+def split_off(lines: Lines, taken: np.ndarray) -> tuple[bytes, np.ndarray, list[str]]:
     """Return the lines but those of the sorted numbers ``taken``, the numbers of these lines, and the text of the others."""
-    starts, stops = bounds(np.frombuffer(data, np.uint8))
-    if not len(taken):
-        return data, np.arange(len(starts)), []
+    numbers = np.arange(len(lines.starts))
     pieces, texts, end = [], [], 0
     for i in taken.tolist():
-        pieces.append(data[end : starts[i]])
-        texts.append(data[starts[i] : stops[i]].removesuffix(b"\r").decode())
-        end = stops[i] + 1
-    return b"".join([*pieces, data[end:]]), np.delete(np.arange(len(starts)), taken), texts
+        pieces.append(lines.data[end : lines.starts[i]])
+        texts.append(lines.line(i).removesuffix(b"\r").decode())
+        end = int(lines.stops[i]) + 1
+    plain = b"".join([*pieces, lines.data[end:]]) if len(taken) else lines.data
+    return plain, np.delete(numbers, taken), texts
 
 
-def lines_with_odd_quotes(data: bytes, delimiter: int) -> np.ndarray:
+def lines_with_odd_quotes(lines: Lines, delimiter: int) -> np.ndarray:
     """Return the lines whose quotation marks are not as the standard says.
 
     By it the marks of a line are opening and closing in turn: an opening one stands at the beginning of a field, a closing
     one at its end, and two together inside a quoted field are one mark of the value, which closes and opens.
     """
-    buffer = np.frombuffer(data, np.uint8)
-    starts, stops = bounds(buffer)
-    is_quote, is_delimiter = buffer == _QUOTE, buffer == delimiter
-    last = stops - 1 - (buffer[np.maximum(stops - 1, 0)] == _CR)
-    if _is_quoted_throughout(buffer, is_quote, is_delimiter, starts, last):
+    if _is_quoted_throughout(lines, delimiter):
         return np.empty(0, np.int64)
-    places = np.flatnonzero(is_quote)
+    buffer = lines.buffer
+    places = np.flatnonzero(buffer == _QUOTE)
     before, after = np.full(len(places), _LF, np.uint8), buffer[places + 1]
     before[places > 0] = buffer[places[places > 0] - 1]
-    first = np.searchsorted(places, starts)
+    first = np.searchsorted(places, lines.starts)
     per_line = np.diff(np.append(first, len(places)))
     is_closing = (np.arange(len(places)) - np.repeat(first, per_line)) % 2 == 1
     opens = (before == delimiter) | (before == _LF)
     closes = (after == delimiter) | (after == _LF) | (after == _CR)
     doubled = np.where(is_closing, after, before) == _QUOTE
     odd = ~(np.where(is_closing, closes, opens) | doubled)
-    lines = np.repeat(np.arange(len(starts)), per_line)
-    return np.unique(np.concatenate([lines[odd], np.flatnonzero(per_line % 2)]))
+    of_mark = np.repeat(np.arange(len(lines.starts)), per_line)
+    return np.unique(np.concatenate([of_mark[odd], np.flatnonzero(per_line % 2)]))
 
 
-def _is_quoted_throughout(
-    buffer: np.ndarray, is_quote: np.ndarray, is_delimiter: np.ndarray, starts: np.ndarray, last: np.ndarray
-) -> bool:
+def _is_quoted_throughout(lines: Lines, delimiter: int) -> bool:
     """Whether each field has its two marks and no other: every delimiter and line is between two, and there are no more."""
-    flanked = np.count_nonzero(is_delimiter[1:-1] & is_quote[:-2] & is_quote[2:])
-    num_delimiters = int(np.count_nonzero(is_delimiter))
-    expected = 2 * (num_delimiters + len(starts))
-    ends_quoted = bool((buffer[starts] == _QUOTE).all() and (buffer[last] == _QUOTE).all())
-    return flanked == num_delimiters and ends_quoted and int(np.count_nonzero(is_quote)) == expected
+    buffer = lines.buffer
+    last = lines.stops - 1 - lines.is_crlf
+    if not ((buffer[lines.starts] == _QUOTE).all() and (buffer[last] == _QUOTE).all()):
+        return False
+    num_quotes = num_delimiters = 0
+    for begin in range(0, len(buffer), _CACHED):  # pieces that stay in the processor's cache
+        piece = buffer[begin : begin + _CACHED + 2]  # no delimiter is the first byte, nor the last
+        is_quote = piece == _QUOTE
+        is_delimiter = piece[1:-1] == delimiter
+        between = is_quote[:-2] & is_quote[2:]
+        if not bool(between[is_delimiter].all()):
+            return False
+        num_delimiters += int(np.count_nonzero(is_delimiter))
+        num_quotes += int(np.count_nonzero(is_quote[:_CACHED]))
+    return num_quotes == 2 * (num_delimiters + len(lines.starts))
 
 
 def fields_with_odd_quotes(line: str, delimiter: str, num_fields: int) -> list[str] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -116,7 +116,9 @@ def read(request: Request, file: RawFile, target: Path) -> Read:
     layout = file_layout(request.layout, file.role)
     assert layout is not None
     written = 0
-    with pq.ParquetWriter(target, reader.schema, compression="zstd", compression_level=1) as writer:
+    with pq.ParquetWriter(
+        target, reader.schema, compression="lz4", use_dictionary=reader.repeating, write_statistics=False
+    ) as writer:
         for block, named in fields.rows(file, layout, reader.wanted, tally):
             reader.named = named
             table = reader.rows(block, is_padded=layout.format == "fixed")
@@ -153,6 +155,7 @@ class _Voters:
         self.request, self.named = request, list[str]()
         layout, election = request.layout, request.election
         self.names = request.read_columns()
+        self.written = [name for name in request.columns if name != self.names[0]]  # the id is there in any case
         self.wanted = [Field(request.names(name), f"layout {layout.name!r}, column {name!r}") for name in self.names]
         self.lookups = [
             Lookup(ColumnReader(request.column(name), layout.missing, is_birth=name == layout.people.born).read)
@@ -172,9 +175,14 @@ class _Voters:
         self.num_kept = 0
 
     @property
+    def repeating(self) -> list[str]:
+        """Columns of the clean rows in which the same values come again."""
+        return [field.name for field in self.schema if field.name not in ("__id", "__line", "__kept")]
+
+    @property
     def schema(self) -> pa.Schema:
         """Of the clean rows."""
-        own = [pa.field(name, _ARROW[self.request.column(name).type]) for name in self.request.columns]
+        own = [pa.field(name, _ARROW[self.request.column(name).type]) for name in self.written]
         voted = [pa.field(VOTED, pa.int8())] if self.is_wide else []
         kept = [("__id", pa.string()), ("__line", pa.int64()), ("__registered", pa.date32()), ("__kept", pa.bool_())]
         return pa.schema([*own, *voted, *kept])
@@ -194,11 +202,9 @@ class _Voters:
         is_row = reason != 1  # a repeated header is nobody's row
         self.num_kept = int(np.count_nonzero(reason == 0))
         columns: dict[str, Any] = {}
-        for name in request.columns:
+        for name in self.written:
             column = request.column(name)
-            if name == self.names[0]:
-                columns[name] = ids
-            elif column.value is not None:
+            if column.value is not None:
                 columns[name] = pa.array([column.value] * block.table.num_rows, pa.string())
             elif column.type == "age":
                 columns[name] = self._ages(name, column, numbers, lookups, is_row)
@@ -308,6 +314,7 @@ class _History:
         self.num_kept = 0
 
     schema = pa.schema([("__id", pa.string()), ("__line", pa.int64()), ("__counts", pa.bool_())])
+    repeating: ClassVar[list[str]] = []
 
     def _reader(self, use: str, vote: VoteLayout, election: date) -> Any:
         dates = DateReader(vote.formats)
