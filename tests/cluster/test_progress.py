@@ -39,6 +39,17 @@ def test_plain_lines_are_few_and_say_everything():
     ]
 
 
+def test_tasks_that_failed_or_were_tried_again_are_told():
+    said = io.StringIO()
+    progress = PlainProgress(said, Clock())
+    progress.begin("fit", "not run yet")
+    progress.task(is_good=True, attempt=1)
+    progress.task(is_good=True, attempt=3)
+    progress.task(is_good=False, attempt=4)
+    progress.update(round=1, done=3, total=51)
+    assert said.getvalue().splitlines()[1:] == ["fit: round 1, shards 3/51, 1 failed, 2 tried again"]
+
+
 def test_long_times_are_readable():
     assert Status("fit", done=1, total=2).words(now=75.0).endswith("1 min 15 s left")
     assert Status("fit", done=1, total=2).words(now=7500.0).endswith("2 h 5 min left")
