@@ -77,9 +77,10 @@ class _Child:
         return outcome, error
 
     def stop(self) -> None:
+        self._connection.close()  # a child that listens removes its scratch directory and ends
+        self._process.join(5)
         self._process.kill()
         self._process.join()
-        self._connection.close()
 
 
 def _serve(connection: Connection, answer: Answer) -> None:
