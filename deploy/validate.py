@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def of_script(text: str, *, shell: str = "bash") -> list[str]:
     return found + (["a secret in the script"] if SECRET.search(text) else [])
 
 
-def of_queries(expressions: list[str], legends: list[str] = []) -> list[str]:  # noqa: B006
+def of_queries(expressions: Sequence[str], legends: Sequence[str] = ()) -> list[str]:
     """Problems of PromQL: metrics and labels that no run has."""
     names = {measure.name for measure in MEASURES}
     labels = {label for measure in MEASURES for label in measure.labels} | {"run"}
