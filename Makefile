@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint bench calibrate clean
+.PHONY: demo test lint bench calibrate sbom audit-dependencies clean
 
 $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +39,15 @@ bench: $(VENV)/.test  ## races against neighbours, as ratios in one run
 
 calibrate: $(VENV)/.test  ## the full statistical lane: ten nations, NUTS references, SBC (hours)
 	$(BIN)/python -m benchmarks.calibrate
+
+sbom: $(VENV)/.run  ## what is installed, as CycloneDX, in sbom.json
+	$(BIN)/python deploy/sbom.py sbom.json
+
+audit-dependencies: $(VENV)/.run  ## known vulnerabilities of what is installed (asks PyPI)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)/audit/installed.txt
+	$(VENV)/audit/bin/pip-audit --no-deps --disable-pip -r $(VENV)/audit/installed.txt
 
 clean:  ## everything that `make` made
 	rm -rf $(VENV) demo runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -91,6 +91,8 @@ class RunSection(Frozen):
     @field_validator("directory")
     @classmethod
     def _place(cls, directory: str) -> str:
+        if not directory.isprintable():
+            raise ValueError(f"expected a path that can be typed, found {directory!a}")
         scheme, _, rest = directory.partition("://")
         if not rest:
             return directory

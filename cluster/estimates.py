@@ -186,7 +186,8 @@ def _read_frame(
     table = _read_table(url, factors)
     missing = [c for c in (*needed, count) if c not in table.column_names]
     if missing:
-        raise FrameError(url, f"the columns {sorted(table.column_names)}", f"also {missing}")
+        listed = sorted(table.column_names) if url.endswith((".parquet", ".pq")) else f"{len(table.column_names)} others"
+        raise FrameError(url, f"the columns {listed}", f"also {missing}")  # a first line of text may be a person's
     weight = _numbers(table, count, url)
     if (weight < 0).any() or not weight.sum() > 0:
         raise FrameError(url, f"a negative count, or none above 0, in {count!r}", "counts of people")

@@ -149,8 +149,11 @@ def available_bytes() -> int:
 
 
 def _shard_manifest(directory: str) -> dict | None:
-    file = storage.join(directory, "shards/manifest.json")
-    return storage.read_json(file) if storage.exists(file) else None
+    if not storage.exists(storage.join(directory, "shards/manifest.json")):
+        return None
+    from sharding import store  # pyarrow takes a second to import
+
+    return store.read_manifest(directory)
 
 
 def _size_of_model(config: RunConfig, directory: str) -> tuple[int, int]:

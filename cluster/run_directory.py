@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster import lease
+from cluster import lease, plain_files
 from cluster.errors import RunDirectoryError, RunDirectoryLockedError, StageError
 from sharding import storage
 from sharding.errors import StorageError
@@ -187,6 +187,7 @@ def open_existing(path: str, identity: dict[str, Any]) -> RunDirectory | None:
     RunDirectoryError
         The directory holds another run, or things that are no run, or a manifest that cannot be read.
     """
+    plain_files.check(path)
     try:
         present = storage.children(path)
     except NotADirectoryError:
@@ -210,6 +211,7 @@ def read_directory(path: str) -> RunDirectory:
     RunDirectoryError
         There is none, or it is not one that this version can read.
     """
+    plain_files.check(path)
     try:
         manifest = storage.read_bytes(storage.join(path, "manifest.json"))
     except StorageError:
@@ -220,9 +222,13 @@ def read_directory(path: str) -> RunDirectory:
         if stored["schema_version"] != SCHEMA_VERSION:
             found = f"has a manifest of version {stored['schema_version']}, expected {SCHEMA_VERSION}"
             raise RunDirectoryError(path, found, "Use the version of Caucus that wrote it, or a new folder.")
+        if not isinstance(stored["identity"], dict):
+            raise TypeError("identity")
+        if not all(isinstance(record["files"], dict) for record in stored["stages"].values()):
+            raise TypeError("files")
         records = {name: StageRecord(**record) for name, record in stored["stages"].items()}
         return RunDirectory(path, stored["identity"], records, {name: stored.get(name) for name in _FACTS})
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         do = "Remove manifest.json to have every stage checked and run again."
         raise RunDirectoryError(path, "has a manifest.json that is damaged", do) from None
 
@@ -243,7 +249,8 @@ def locked(path: str) -> Iterator[None]:
             yield
         return
     storage.make_directory(path)
-    with open(os.open(os.path.join(path, lease.LOCK), os.O_RDWR | os.O_CREAT, 0o600), "r+") as lock:
+    plain_files.check(path)
+    with open(os.open(os.path.join(path, lease.LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

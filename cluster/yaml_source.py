@@ -103,7 +103,9 @@ def override(source: Source, setting: str) -> None:
 def _compose(text: str, name: str) -> Node | None:
     try:
         depth = 0
-        for event in YAML(typ="safe", pure=True).parse(text):  # a stream: stops before anything deep is built
+        for number, event in enumerate(YAML(typ="safe", pure=True).parse(text)):  # a stream: stops before it is built
+            if number > 2 * MAX_NODES:
+                raise _error(f"{name}:{event.start_mark.line + 1}", "", "more", f"at most {MAX_NODES:,} values")
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise _error(f"{name}:{event.start_mark.line + 1}", "", "deeper nesting", f"at most {MAX_DEPTH} levels")

@@ -154,7 +154,7 @@ class DataConfig(Frozen):
     memory_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")] = Field(
         "4GB", description="Above it, aggregation spills to disk."
     )
-    threads: PositiveInt | None = Field(default=None, description="Default: all cores.")
+    threads: Annotated[PositiveInt, Field(le=4096)] | None = Field(default=None, description="Default: all cores.")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -80,8 +80,27 @@ class HashingFile:
         return self._sha256.hexdigest()
 
 
+SCHEMES = ("", "file", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https", "hdfs")
+"""Schemes of URLs that are read; the empty one is a path. Others of fsspec run programs, unpack, or chain file systems."""
+
+
 def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """Return the file system of ``url`` and the path in it."""
+    """Return the file system of ``url`` and the path in it.
+
+    Raises
+    ------
+    StorageError
+        A scheme that is not in `SCHEMES` or is not installed, chained URLs (``a::b``), or a character that no path has.
+    """
+    scheme = url.split("://", 1)[0] if "://" in url else ""
+    if scheme not in SCHEMES or "::" in url or url.startswith("data:"):
+        raise StorageError(
+            ascii(url), f"the scheme {scheme!r}" if "::" not in url else "a chain of URLs",
+            "a local path or a URL of a known scheme (s3://, gs://, abfs://, https://, memory://, ...)",
+            "Copy the files to where they can be read so."
+        )  # fmt: skip
+    if any(ord(character) < 32 or 0xD800 <= ord(character) < 0xE000 for character in url):
+        raise StorageError(ascii(url), "a control character", "a path that can be typed", "Correct the path.")
     try:
         return cast("tuple[fsspec.AbstractFileSystem, str]", url_to_fs(url))
     except (ValueError, ImportError) as error:
@@ -249,6 +268,7 @@ def publish_json(url: str, value: Any) -> str:
 def opened(url: str) -> Iterator[IO[bytes]]:
     """Give a seekable binary file to read."""
     fs, path = resolve(url)
+    _refuse_special(fs, path)
     fs.invalidate_cache()
     try:
         with patiently(lambda: fs.open(path, "rb")) as file:
@@ -257,9 +277,16 @@ def opened(url: str) -> Iterator[IO[bytes]]:
         raise _no_such_file(url) from error
 
 
+def _refuse_special(fs: fsspec.AbstractFileSystem, path: str) -> None:
+    """Pipes and devices have no end, so they are not read."""
+    if isinstance(fs, LocalFileSystem) and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise StorageError(repr(path), "a pipe, a socket or a device", "a regular file", "Write its content to a file.")
+
+
 def read_bytes(url: str) -> bytes:
     """Return everything at ``url``."""
     fs, path = resolve(url)
+    _refuse_special(fs, path)
     try:
         return bytes(patiently(lambda: fs.cat_file(path)))
     except (FileNotFoundError, IsADirectoryError) as error:
@@ -295,7 +322,7 @@ def read_json(url: str) -> Any:
     """Return the JSON value at ``url``."""
     try:
         return json.loads(read_bytes(url))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ShardCorruptError(
             repr(url), "bytes that are not JSON", "JSON", "Run the stage that writes it again."
         ) from error
@@ -366,6 +393,7 @@ def list_files(pattern: str) -> list[str]:
         below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in files]
         found = [name for name, pieces in below if not any(piece.startswith((".", "_")) for piece in pieces)]
     else:
+        _refuse_special(fs, path)
         found = [path] if exists(pattern) else []
     return sorted(name if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(name) for name in found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -94,11 +94,29 @@ def read_shard(directory: str, entry: dict[str, Any]) -> dict[str, npt.NDArray[A
             where, f"{len(data):,} bytes with sha256 {digest[:12]}...",
             f"{entry['num_bytes']:,} bytes with sha256 {entry['sha256'][:12]}...", do
         )  # fmt: skip
-    table = pq.read_table(io.BytesIO(data))
+    try:
+        table = pq.read_table(io.BytesIO(data))
+    except (pa.ArrowException, OSError) as error:  # its checksum is right, so somebody wrote both
+        raise ShardCorruptError(where, f"no Parquet ({type(error).__name__})", "a Parquet file", do) from None
     version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
         raise ShardCorruptError(where, f"schema_version {version}", str(SCHEMA_VERSION), do)
     return {name: table[name].to_numpy() for name in table.column_names}
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value.isprintable() and value != ""
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and 0 <= value < 2**53
+
+
+_ENTRY: dict[str, Callable[[object], bool]] = {
+    "shard_id": _is_text, "path": _is_text, "sha256": _is_text,
+    "num_cells": _is_count, "num_rows": _is_count, "num_trials": _is_count, "num_bytes": _is_count,
+}  # fmt: skip
+"""What the manifest says of a shard, and what each may be."""
 
 
 def read_manifest(directory: str) -> dict[str, Any]:
@@ -114,6 +132,14 @@ def read_manifest(directory: str) -> dict[str, Any]:
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
         raise ShardCorruptError(repr(url), f"schema_version {version!r}", str(SCHEMA_VERSION), "Run ingest again.")
+    entries = manifest.get("shards")
+    for entry in entries if isinstance(entries, list) else [None]:
+        wrong = [key for key, is_right in _ENTRY.items() if not isinstance(entry, dict) or not is_right(entry.get(key))]
+        if wrong:
+            raise ShardCorruptError(
+                repr(url), f"a shard whose {wrong[0]!r} is missing or wrong", "text, whole counts and a checksum",
+                "Delete the file and run ingest again; if nobody damaged it, ask who could write there."
+            )  # fmt: skip
     return dict(manifest)
 
 

@@ -40,7 +40,7 @@ def prepared() -> Iterator[Path]:
     base = Path(tempfile.mkdtemp(prefix="hostile-"))
     try:
         voters(base)
-        (base / "run.yaml").write_text(CONFIG)
+        (base / "run.yaml").write_text(CONFIG.replace("voters/*", f"{base}/voters/*"))  # so a copy is the same run
         code, said, _ = _forked(["run", str(base / "run.yaml")], base)
         assert code == 0, said
         yield base
@@ -53,8 +53,8 @@ def run(case: Case, base: Path) -> Result:
     folder = Path(tempfile.mkdtemp(prefix="hostile-case-"))
     try:
         shutil.copytree(base, folder, dirs_exist_ok=True, copy_function=shutil.copy2, ignore=_without_run(case))
-        # Absolute paths are part of a run's identity, so a copy is made where the sources are told to be.
-        _retarget(folder, base)
+        if not case.needs_run:
+            (folder / "run.yaml").write_text(CONFIG)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(folder / "fifo")
         arguments = case.prepare(folder)
@@ -62,7 +62,7 @@ def run(case: Case, base: Path) -> Result:
         begun = time.monotonic()
         code, said, peak = _forked(arguments, folder)
         seconds = time.monotonic() - begun
-        wrong = _judge(case, code, said, folder, outside)
+        wrong = judge(case, code, said, folder, outside)
         return Result(case, code, said, seconds, peak, wrong)
     finally:
         shutil.rmtree(folder)
@@ -72,13 +72,8 @@ def _without_run(case: Case):  # type: ignore[no-untyped-def]
     return shutil.ignore_patterns("fifo") if case.needs_run else shutil.ignore_patterns("run", "fifo")
 
 
-def _retarget(folder: Path, base: Path) -> None:
-    for file in [folder / "run" / "manifest.json", folder / "run" / "run.yaml"]:
-        if file.is_file():
-            file.write_text(file.read_text().replace(str(base), str(folder)))
-
-
-def _judge(case: Case, code: int, said: str, folder: Path, outside: bytes | None) -> str:
+def judge(case: Case, code: int, said: str, folder: Path, outside: bytes | None) -> str:
+    """Return what is wrong with the end of a case, in words; empty if nothing is."""
     if (folder / MARKER).exists() or Path(MARKER).exists():
         return "code was executed"
     if code < 0:
@@ -119,7 +114,7 @@ def _become(arguments: Sequence[str], out: Path, folder: Path) -> None:
     try:
         descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0), os.dup2(descriptor, 1), os.dup2(descriptor, 2)  # noqa: B018
+        os.dup2(nothing, 0), os.dup2(descriptor, 1), os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         os.chdir(folder)
         os.environ |= {"SECRET_CANARY": SECRET, "HOME": str(folder)}
