@@ -89,11 +89,11 @@ def code_of(page: str) -> str:
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_named_exist(page):
     known = set(typer.main.get_command(cli.app).commands)
-    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
     code = code_of(page)
     absent = {"submit"} if page == "deploy/README.md" else set()  # said to be absent
     assert set(re.findall(r"^caucus ([a-z]+)", code, re.MULTILINE)) <= known | absent
-    assert set(re.findall(r"^make ([a-z]+)", code, re.MULTILINE)) <= targets
+    assert set(re.findall(r"^make ([a-z-]+)", code, re.MULTILINE)) <= targets
     for script in re.findall(r"^(?:\S*/)?python (\S+\.py)", code, re.MULTILINE):
         assert (ROOT / script).is_file(), script
     for module in re.findall(r"^(?:\S*/)?python -m (benchmarks[\w.]*)", code, re.MULTILINE):

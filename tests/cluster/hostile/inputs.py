@@ -524,7 +524,7 @@ def _manifests() -> list[Case]:
         "an unknown stage": lambda m: m["stages"].update(evil=m["stages"]["fit"]),
         "nested 10,000 deep": lambda m: m.update(priors=None),
     }  # fmt: skip
-    harmless = {"the truth elsewhere", "an unknown stage", "nested 10,000 deep", "identity null"}
+    harmless = {"a file of a stage outside", "an absolute file of a stage", "the truth elsewhere", "an unknown stage", "nested 10,000 deep", "identity null"}
     for name, change in changes.items():
         prepare = _deep_manifest if name.startswith("nested") else whole(change)
         cases.append(Case("manifests", name, prepare, name not in harmless, True))
