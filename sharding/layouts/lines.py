@@ -344,7 +344,7 @@ def _is_quoted_throughout(lines: Lines, delimiter: int) -> bool:
         is_quote = piece == _QUOTE
         is_delimiter = piece[1:-1] == delimiter
         between = is_quote[:-2] & is_quote[2:]
-        if not bool(between[is_delimiter].all()):
+        if (is_delimiter > between).any():
             return False
         num_delimiters += int(np.count_nonzero(is_delimiter))
         num_quotes += int(np.count_nonzero(is_quote[:_CACHED]))
