@@ -1,6 +1,7 @@
 """Fixtures shared by every test."""
 
 import logging
+import uuid
 from collections.abc import Iterator
 
 import fsspec
@@ -12,7 +13,7 @@ from moto.server import ThreadedMotoServer
 def bucket() -> Iterator[str]:
     """Return the URL of an S3 bucket of a server in this process; child processes find it by their environment."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(port=0)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     _, port = server.get_host_and_port()
     with pytest.MonkeyPatch.context() as patch:
@@ -21,7 +22,8 @@ def bucket() -> Iterator[str]:
             patch.setenv(name, "testing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         fs = fsspec.filesystem("s3", skip_instance_cache=False)
-        fs.mkdir("voters")
-        yield "s3://voters"
+        name = f"voters-{uuid.uuid4().hex[:8]}"  # what is in a store outlives its server, in this process
+        fs.mkdir(name)
+        yield f"s3://{name}"
         type(fs).clear_instance_cache()
     server.stop()
