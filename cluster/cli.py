@@ -6,7 +6,9 @@ Nothing heavy is imported before a command needs it, so that `caucus --help` ans
 import functools
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +21,7 @@ from cluster.errors import AuditFailedError
 if TYPE_CHECKING:
     from cluster.config import Loaded
     from cluster.progress import Progress
+    from cluster.ray_jobs import Job, JobSubmissionClient
     from cluster.stages import Finished
     from cluster.user_config import UserLoaded
 
@@ -34,6 +37,12 @@ RunFile = Annotated[str, typer.Argument(metavar="RUN.yaml", help="The config, or
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b.c=value", help="Override a key of the config; repeatable.")
 ]
+_ADDRESS = typer.Option(
+    "--address", envvar="RAY_API_SERVER_ADDRESS", metavar="http(s)://host:8265", help="Where the cluster takes jobs."
+)
+Address = Annotated[str, _ADDRESS]
+MaybeAddress = Annotated[str | None, typer.Option("--address", metavar="http(s)://host:8265", help="Where the cluster takes jobs.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster that lets everybody in.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and every event.")]
 
 
@@ -115,6 +124,10 @@ def plan(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
 @command
 def run(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     """Run every stage that is not done; a second call redoes nothing."""
+    if os.environ.get("CAUCUS_NEEDS_ENV"):  # in a job that was sent to a cluster
+        from cluster import ray_jobs
+
+        ray_jobs.require_environment()
     _run(run, set_, only=None)
 
 
@@ -207,12 +220,89 @@ def compare(
 
 
 @command
-def status(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
-    """Show which stages are done, and why the others would run."""
+def status(
+    run: RunFile, set_: Settings = None, address: MaybeAddress = None, insecure: Insecure = False, debug: Debug = False
+) -> None:
+    """Show which stages are done, and why the others would run; with --address, its attempts on a cluster too."""
     from cluster import views
 
-    for line in views.status(_load(run, set_)):
+    loaded = _load(run, set_)
+    if address is not None:
+        from cluster import ray_jobs
+
+        client = ray_jobs.connect(address, insecure=insecure)
+        for line in views.attempts(ray_jobs.attempts(client, loaded), lambda job: ray_jobs.logs(client, job)):
+            typer.echo(line)
+    for line in views.status(loaded):
         typer.echo(line)
+
+
+@command
+def submit(
+    run: RunFile,
+    address: Address,
+    set_: Settings = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show its log and end as the run ends.")] = True,
+    image_code: Annotated[bool, typer.Option("--image-code", help="The machines have this package: send the config only.")] = False,
+    needs_env: Annotated[
+        list[str] | None, typer.Option(help="Name of a variable that the machines must have set; no value is sent. Repeatable.")
+    ] = None,
+    driver_cpus: Annotated[float, typer.Option(min=0, help="Cores that the driver asks for.")] = 0.0,
+    insecure: Insecure = False,
+    debug: Debug = False,
+) -> None:
+    """Send a run to a Ray cluster; sent again, it goes on where it was."""
+    from cluster import ray_jobs
+
+    loaded = _load(run, set_)
+    client = ray_jobs.connect(address, insecure=insecure)
+    job = ray_jobs.submit(
+        client, loaded, image_code=image_code, needs_env=tuple(needs_env or ()), driver_cpus=driver_cpus
+    )
+    typer.echo(ray_jobs.describe(job))
+    if wait:
+        _follow(client, job)
+
+
+@command
+def logs_(
+    run: RunFile,
+    address: Address,
+    set_: Settings = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Until the run ends; ends as it does.")] = False,
+    insecure: Insecure = False,
+    debug: Debug = False,
+) -> None:
+    """Show what the last attempt on a cluster has said."""
+    from cluster import ray_jobs
+
+    client = ray_jobs.connect(address, insecure=insecure)
+    job = ray_jobs.latest(client, _load(run, set_))
+    if follow:
+        _follow(client, job)
+    else:
+        typer.echo(ray_jobs.logs(client, job), nl=False)
+
+
+@command
+def stop(run: RunFile, address: Address, set_: Settings = None, insecure: Insecure = False, debug: Debug = False) -> None:
+    """Stop the attempt that is under way on a cluster; what is done is kept."""
+    from cluster import ray_jobs
+
+    client = ray_jobs.connect(address, insecure=insecure)
+    typer.echo(ray_jobs.describe(ray_jobs.stop(client, _load(run, set_))))
+
+
+def _list(address: Address, insecure: Insecure = False, debug: Debug = False) -> None:
+    """Show every run that a cluster was sent."""
+    from cluster import ray_jobs
+
+    for job in ray_jobs.every_job(ray_jobs.connect(address, insecure=insecure)):
+        typer.echo(ray_jobs.describe(job))
+
+
+_list.__name__ = "list"
+command(_list)
 
 
 @command
@@ -281,6 +371,15 @@ def _load(run: str, settings: list[str] | None) -> "Loaded":
     return config.load(run, settings or ())
 
 
+def _follow(client: "JobSubmissionClient", job: "Job") -> None:
+    from cluster import ray_jobs
+
+    ended = ray_jobs.follow(client, job, lambda text: typer.echo(text, nl=False))
+    typer.echo(ray_jobs.describe(ended), err=True)
+    if code := ray_jobs.exit_code(ended):
+        raise typer.Exit(code)
+
+
 def _progress(loaded: "Loaded | UserLoaded") -> "Progress":
     from cluster import metrics, progress
 
@@ -314,4 +413,6 @@ def _tell_verdict(finished: "Finished", *, is_judged: bool) -> None:
 def main() -> None:
     """Run the command in ``sys.argv``."""
     threads.set_environment()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is stopped gives its lease back
     app(prog_name="caucus", args=sys.argv[1:])

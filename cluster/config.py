@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,13 +79,18 @@ class RunSection(Frozen):
     seed: int = Field(default=1, ge=0, lt=2**32, description="All randomness of the run derives from it.")
     executor: str = Field(
         default="auto",
-        description="serial (this process), ray (started here), ray://host:port (a running cluster), or auto.",
+        description="serial (this process), ray (started here), ray://host:port (a running cluster), or auto "
+        "(the cluster, in a job of one; otherwise what is fastest here).",
     )
     workers: PositiveInt = Field(
         default_factory=threads.usable_cores, description="Processes for a Ray that is started here."
     )
     max_in_flight: PositiveInt | None = Field(
         default=None, description="Tasks submitted and not yet finished; twice the workers if not given."
+    )
+    task_gpus: float = Field(default=0.0, ge=0, description="GPUs that a task on a cluster asks for, such as 0.25.")
+    ship_code: bool = Field(
+        default=False, description="Send this package's code to a running cluster that has not got it, or another version."
     )
 
     @field_validator("directory")
@@ -96,7 +101,7 @@ class RunSection(Frozen):
         scheme, _, rest = directory.partition("://")
         if not rest:
             return directory
-        if "@" in rest.partition("/")[0]:
+        if ":" in rest.rpartition("@")[0]:  # abfs://container@account names no person
             raise ValueError("found a URL with credentials in it; give those by the environment or an instance role")
         if scheme in ("file", "local") or scheme not in known_implementations:
             raise ValueError(f"expected a path, or a URL such as s3://, gs:// or abfs://, found the scheme {scheme}://")
@@ -110,9 +115,9 @@ class RunSection(Frozen):
         return executor
 
     @property
-    def in_flight(self) -> int:
-        """Tasks submitted and not yet finished, at most."""
-        return self.max_in_flight or 2 * self.workers
+    def is_on_cluster(self) -> bool:
+        """Whether tasks go to a cluster that was not started here; `auto` in a Ray job is one (``RAY_ADDRESS``)."""
+        return ":" in self.executor or (self.executor == "auto" and bool(os.environ.get("RAY_ADDRESS")))
 
 
 class RunConfig(Frozen):
@@ -223,14 +228,22 @@ def _validated(source: yaml_source.Source, path: str, folder: Path, overrides: S
     return Loaded(config, path, tuple(overrides), source)
 
 
-def dump(loaded: Loaded) -> str:
+def for_cluster(loaded: Loaded) -> str:
+    """Return the resolved config as YAML for the cluster that it is sent to: with that cluster's executor and cores."""
+    run = loaded.config.run
+    executor = run.executor if run.executor == "serial" else "auto"
+    config = loaded.config.model_copy(update={"run": run.model_copy(update={"executor": executor})})
+    return dump(replace(loaded, config=config), without={"run": {"workers"}})
+
+
+def dump(loaded: Loaded, without: dict[str, set[str]] | None = None) -> str:
     """Return the resolved config as YAML that `load` reads back to the same config."""
     origin = f"From {os.path.basename(loaded.path)}" + "".join(f", --set {setting}" for setting in loaded.overrides)
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(loaded.config.model_dump(mode="json", exclude_none=True), stream)
+    yaml.dump(loaded.config.model_dump(mode="json", exclude_none=True, exclude=without), stream)
     return RESOLVED_HEADER.format(origin=origin) + stream.getvalue()
 
 

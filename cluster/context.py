@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # light: the command line imports this before it knows whether anything has to run
@@ -13,10 +14,15 @@ if TYPE_CHECKING:  # light: the command line imports this before it knows whethe
 
 @dataclass(frozen=True)
 class StageContext:
-    """The run, where it is kept, and where its tasks go. ``key`` names what the stage makes: equal keys, equal files."""
+    """The run, where it is kept, and where its tasks go. ``key`` names what the stage makes: equal keys, equal files.
+
+    ``task_bytes`` is the memory that the largest shard's task is projected to need; ``retries`` counts what was tried again.
+    """
 
     config: RunConfig
     directory: str
     executor: Executor
     progress: Progress
     key: str
+    task_bytes: int = 0
+    retries: Counter[str] = field(default_factory=Counter)

@@ -166,6 +166,61 @@ class WorkerDiedError(ClusterError):
         return type(self), (self.attempts, self.last)
 
 
+class ShardTooLargeError(ClusterError):
+    """A task needed more memory than its machine had, also when it asked for more."""
+
+    def __init__(self, attempts: int, memory_bytes: int):
+        self.attempts, self.memory_bytes = attempts, memory_bytes
+        asked = f"with {memory_bytes / 2**20:,.0f} MiB asked for" if memory_bytes else "with no memory asked for"
+        super().__init__(
+            f"a shard's task ran out of memory {attempts} times, last {asked}. Lower `shards.target_cells`, so that shards are "
+            "smaller, or give the workers more memory; then run again: shards that are fitted are kept."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.attempts, self.memory_bytes)
+
+
+class ClusterTooSmallError(ClusterError):
+    """No machine of the cluster is large enough for one task, and none came."""
+
+    def __init__(self, memory_bytes: int, largest_bytes: int, seconds: float):
+        self.memory_bytes, self.largest_bytes, self.seconds = memory_bytes, largest_bytes, seconds
+        super().__init__(
+            f"a task needs one core and {memory_bytes / 2**20:,.0f} MiB (and `run.task_gpus`), the largest machine of the cluster "
+            f"has {largest_bytes / 2**20:,.0f} MiB for tasks, and no other came in {seconds:,.0f} s. Lower `shards.target_cells`, "
+            "or let the cluster have larger machines."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.memory_bytes, self.largest_bytes, self.seconds)
+
+
+class JobError(ClusterError):
+    """A run could not be sent to a cluster, or there is no such job there."""
+
+    def __init__(self, found: str, do: str, exit_code: int = EXIT_MEND):
+        self.found, self.do, self.exit_code = found, do, exit_code
+        super().__init__(f"{found}. {do}")
+
+    def __reduce__(self):
+        return type(self), (self.found, self.do, self.exit_code)
+
+
+class InsecureClusterError(ClusterError):
+    """A cluster on another machine runs the jobs of everybody who reaches it."""
+
+    def __init__(self, address: str):
+        self.address = address
+        super().__init__(
+            f"{address} answers whoever asks: anybody who reaches it can run programs on it and read what it reads. Give the cluster "
+            "a token (RAY_AUTH_MODE=token) or reach it through a tunnel on 127.0.0.1; or say --insecure."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.address,)
+
+
 class ClusterUnreachableError(ClusterError):
     """Ray could not be started or reached."""
 

@@ -7,7 +7,9 @@ and small arrays, never rows. A task that fails yields its error as an `Outcome`
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from sharding import retrying
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Outcome:
     """What became of one task: ``value`` if ``error`` is None.
 
     ``seconds`` is the time the function ran, without queueing; ``attempt`` counts from 1 and is above 1 where a worker
-    died and the task was run again.
+    died and the task was run again. ``storage_retries`` counts what another process tried again on storage.
     """
 
     task: Any
@@ -23,26 +25,47 @@ class Outcome:
     error: Exception | None
     seconds: float
     attempt: int
+    storage_retries: int = 0
+
+
+class Ran(NamedTuple):
+    """What a process that ran a task has to tell; ``is_transient``: the error passes by itself, so a further try may help."""
+
+    value: Any
+    error: Exception | None
+    seconds: float
+    storage_retries: int
+    is_transient: bool
 
 
 class Executor(Protocol):
     """Runs a module-level function on picklable tasks."""
 
-    def map_unordered(self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int) -> Iterator[Outcome]:
+    def map_unordered(
+        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int | None = None, memory_bytes: int = 0
+    ) -> Iterator[Outcome]:
         """Yield outcomes as tasks finish; a failed task yields its error, and never raises.
 
-        ``tasks`` is read lazily: never more than ``max_in_flight`` tasks have been started and not yet finished.
+        Parameters
+        ----------
+        tasks
+            Read lazily, so the longest had better come first.
+        max_in_flight
+            Tasks that have been started and not yet finished, at most; None: enough to keep every core busy.
+        memory_bytes
+            What a task is expected to need at its worst; 0 is not known. For the choice of a machine, not a limit.
         """
 
     def close(self) -> None:
         """Give back processes; the executor cannot be used afterwards. May be called twice."""
 
 
-def run_task(fn: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None, float]:
-    """Return the value or the error of ``fn(task)`` and its seconds."""
-    started = time.perf_counter()
+def run_task(fn: Callable[[Any], Any], task: Any) -> Ran:
+    """Return the value or the error of ``fn(task)``, and how it went."""
+    started, before = time.perf_counter(), retrying.num_retries()
     try:
         value, error = fn(task), None
     except Exception as caught:
         value, error = None, caught
-    return value, error, time.perf_counter() - started
+    seconds, retries = time.perf_counter() - started, retrying.num_retries() - before
+    return Ran(value, error, seconds, retries, error is not None and retrying.is_transient(error))

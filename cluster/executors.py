@@ -17,12 +17,14 @@ MIN_CELLS_FOR_RAY = 100_000  # about five seconds of work on one core; Ray start
 class SerialExecutor:
     """Runs tasks one after the other in this process, on one BLAS thread."""
 
-    def map_unordered(self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int) -> Iterator[Outcome]:
+    def map_unordered(
+        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int | None = None, memory_bytes: int = 0
+    ) -> Iterator[Outcome]:
         """See `Executor.map_unordered`; one task at a time, whatever ``max_in_flight``."""
         for task in tasks:
             with one_blas_thread():
-                value, error, seconds = run_task(fn, task)
-            yield Outcome(task, value, error, seconds, attempt=1)
+                ran = run_task(fn, task)
+            yield Outcome(task, ran.value, ran.error, ran.seconds, attempt=1)
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -31,8 +33,8 @@ class SerialExecutor:
 def make(run: "RunSection", *, num_cells: int | None = None) -> Executor:
     """Return the executor that ``run.executor`` names.
 
-    ``auto`` is Ray where it is installed, has more than one worker to run, and ``num_cells`` (None: unknown, many) are
-    enough to earn back the seconds that it takes to start.
+    ``auto`` is the cluster that this process is a job of, if it is one; otherwise Ray where it is installed, has more than
+    one worker to run, and ``num_cells`` (None: unknown, many) are enough to earn back the seconds that it takes to start.
 
     Ray is imported here and only if it is asked for. Call before JAX starts in this process: Ray starts its processes
     by fork, which a running JAX does not survive reliably.
@@ -46,11 +48,13 @@ def make(run: "RunSection", *, num_cells: int | None = None) -> Executor:
     """
     has_ray = find_spec("ray") is not None
     is_small = run.workers == 1 or (num_cells is not None and num_cells < MIN_CELLS_FOR_RAY)
-    if run.executor == "serial" or (run.executor == "auto" and (is_small or not has_ray)):
+    if run.executor == "serial" or (run.executor == "auto" and not run.is_on_cluster and (is_small or not has_ray)):
         return SerialExecutor()
     if not has_ray:
         raise MissingExtraError("ray", f"run.executor: {run.executor}", "set `run.executor: serial`")
     from cluster.ray_executor import RayExecutor
 
-    address = "local" if run.executor in ("ray", "auto") else run.executor
-    return RayExecutor(address=address, workers=run.workers)
+    if not run.is_on_cluster:
+        return RayExecutor(address="local", workers=run.workers)
+    address = "auto" if run.executor == "auto" else run.executor
+    return RayExecutor(address=address, workers=run.workers, task_gpus=run.task_gpus, ship_code=run.ship_code)

@@ -120,14 +120,16 @@ def check(config: RunConfig, directory: str) -> Plan:
     Raises
     ------
     MemoryProjectionError
-        With what is needed and what there is. A cluster that was not started here is not measured.
+        With what is needed and what there is. Of a cluster that was not started here only the driver is here; tasks ask the
+        cluster for their memory.
     """
     plan = make(config, directory)
-    is_here = config.run.executor in ("serial", "ray", "auto")
-    if is_here and plan.needed_bytes > plan.available_bytes:
-        what = f"the driver with {plan.workers} workers on shards of {plan.largest_shard_cells:,} cells"
-        do = "Lower `run.workers`, `shards.target_cells` or `fit.draws`."
-        raise MemoryProjectionError(plan.needed_bytes, plan.available_bytes, what, do)
+    what = f"the driver with {plan.workers} workers on shards of {plan.largest_shard_cells:,} cells"
+    needed, do = plan.needed_bytes, "Lower `run.workers`, `shards.target_cells` or `fit.draws`."
+    if config.run.is_on_cluster:
+        what, needed, do = "the driver", plan.driver_bytes, "Lower `fit.draws`, or run the driver on a larger machine."
+    if needed > plan.available_bytes:
+        raise MemoryProjectionError(needed, plan.available_bytes, what, do)
     return plan
 
 

@@ -1,16 +1,25 @@
-"""Tasks on Ray: the only file that imports it.
+"""Tasks on Ray: the only file of the executors that imports it.
 
-A task is a Ray core task of one CPU. Ray is told not to retry: a task whose worker died is submitted again from here,
-so that the attempts are counted, memory kills included (Ray would repeat those without end). Errors of the function
-itself are results, and are not retried.
+A task is a Ray core task of one CPU and, on a cluster, the memory that the plan projects. Ray is told not to retry: a task whose
+worker died is submitted again from here, so that the attempts are counted. What is tried again, and how often:
+
+* a worker or its machine died: `MAX_ATTEMPTS` times in all;
+* memory ran out: once more, with twice the memory asked for (Ray itself would repeat these without end);
+* the function's error passes by itself (`sharding.retrying`): as for a death. Any other error is the task's outcome.
+
+A task that takes far longer than all others is submitted a second time, and the first that finishes counts: a machine can
+be cut off and nobody notices for a while. Both attempts can write; what they write is one file, and the first commit counts.
 """
 
 import logging
 import os
 import pickle
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -19,40 +28,72 @@ from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,
     OutOfMemoryError,
+    RaySystemError,
     WorkerCrashedError,
 )
 
-from cluster.errors import ClusterUnreachableError, TaskError, WorkerDiedError
-from cluster.execution import Outcome, run_task
+from cluster.errors import ClusterTooSmallError, ClusterUnreachableError, ShardTooLargeError, TaskError, WorkerDiedError
+from cluster.execution import Outcome, Ran, run_task
 from cluster.threads import ENVIRONMENT
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 4
-DEATHS = (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, OutOfMemoryError, ObjectLostError)
+MAX_MEMORY_ATTEMPTS = 2
+DEATHS = (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, ObjectLostError)
+LOOK_SECONDS = 5.0
+"""How long to wait for a task before looking for stragglers, and for machines that are too small."""
+STRAGGLER_SECONDS, STRAGGLER_FACTOR = 30.0, 3.0
+"""A task is a straggler after this time, if that is also this many times what the longest finished one took."""
+MACHINE_SECONDS = 600.0
+"""How long to wait for a machine that is large enough: an autoscaler needs minutes."""
+PACKAGES = ("cluster", "fitting", "reporting", "sharding")
+
+
+@dataclass
+class _Submitted:
+    """One task under way: how often it was tried, what it asks for, and when it was last submitted."""
+
+    task: Any
+    memory_bytes: int
+    attempt: int = 1
+    memory_attempt: int = 1
+    since: float = 0.0
+    refs: list[ray.ObjectRef] = field(default_factory=list)
 
 
 class RayExecutor:
-    """Runs tasks on a Ray started here (``address="local"``) or on a running one (``ray://host:port``, ``host:port``).
+    """Runs tasks on a Ray started here (``address="local"``) or on a running one (``ray://host:port``, ``host:port``, ``auto``).
 
-    ``workers`` is the number of CPUs given to a Ray started here; a running cluster keeps its own size.
+    Parameters
+    ----------
+    workers
+        Number of CPUs given to a Ray started here; a running cluster keeps its own size.
+    task_gpus
+        GPUs that every task asks a running cluster for.
+    ship_code
+        Whether to send this package to the running cluster; otherwise its machines have it installed.
     """
 
-    def __init__(self, *, address: str, workers: int):
+    def __init__(self, *, address: str, workers: int, task_gpus: float = 0.0, ship_code: bool = False):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        is_ours, was_running = address == "local", ray.is_initialized()
+        self._is_ours, was_running = address == "local", ray.is_initialized()
+        self._address, self._workers = address, workers
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
+        environment = {k: v for k, v in ENVIRONMENT.items() if not (task_gpus and k == "JAX_PLATFORMS")}
+        folder = Path(__file__).resolve().parent.parent
+        code = {"py_modules": [str(folder / package) for package in PACKAGES]} if ship_code else {}
         try:
             with warnings.catch_warnings():
                 # Ray's processes are forks that exec at once, so JAX's threads, if there are any, are not missed in them.
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
                 ray.init(
                     address=address,
-                    runtime_env={"env_vars": ENVIRONMENT},
+                    runtime_env={"env_vars": environment} if self._is_ours else code,
                     logging_level=logging.ERROR,
                     log_to_driver=False,
-                    num_cpus=workers if is_ours else None,
-                    include_dashboard=False if is_ours else None,
+                    num_cpus=workers if self._is_ours else None,
+                    include_dashboard=False if self._is_ours else None,
                 )
         except Exception as error:  # Ray raises a bare Exception where a node is too slow to start
             if not was_running:
@@ -60,34 +101,30 @@ class RayExecutor:
             raise ClusterUnreachableError(address, str(error).partition("\n")[0]) from error
         finally:
             os.umask(umask)
-        self._remote = ray.remote(num_cpus=1, max_retries=0)(_run)
+        # of a job on a cluster the environment is the tasks', since that of the whole job may be set only once
+        of_task: dict[str, Any] = {} if self._is_ours else {"runtime_env": {"env_vars": environment}, "num_gpus": task_gpus}
+        self._remote = ray.remote(num_cpus=1, max_retries=0, **of_task)(_run)
+        self.straggler_seconds = None if self._is_ours else STRAGGLER_SECONDS  # None: none is looked for
 
-    def map_unordered(self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int) -> Iterator[Outcome]:
-        """See `cluster.execution.Executor.map_unordered`."""
-        assert max_in_flight >= 1
-        waiting = iter(tasks)
-        running: dict[ray.ObjectRef, tuple[Any, int]] = {}
+    def map_unordered(
+        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int | None = None, memory_bytes: int = 0
+    ) -> Iterator[Outcome]:
+        """See `cluster.execution.Executor.map_unordered`.
+
+        Raises
+        ------
+        ClusterTooSmallError
+            No machine has the memory for one task, and none came.
+        ClusterUnreachableError
+            The cluster is gone.
+        """
+        assert max_in_flight is None or max_in_flight >= 1
+        running: dict[ray.ObjectRef, _Submitted] = {}
         try:
-            while True:
-                while len(running) < max_in_flight:
-                    try:
-                        task = next(waiting)
-                    except StopIteration:
-                        break
-                    try:
-                        running[self._remote.remote(fn, task)] = (task, 1)
-                    except (TypeError, pickle.PicklingError) as refused:
-                        yield Outcome(task, None, TaskError(type(refused).__name__, str(refused)), 0.0, 1)
-                if not running:
-                    return
-                for finished in ray.wait(list(running), num_returns=1)[0]:
-                    task, attempt = running.pop(finished)
-                    outcome = _outcome(finished, task, attempt)
-                    if outcome is None:
-                        log.warning("worker died, task runs again", extra={"attempt": attempt})
-                        running[self._remote.remote(fn, task)] = (task, attempt + 1)
-                    else:
-                        yield outcome
+            yield from self._map(fn, iter(tasks), running, max_in_flight, 0 if self._is_ours else memory_bytes)
+        except (ConnectionError, RaySystemError) as error:
+            running.clear()
+            raise ClusterUnreachableError(self._address, str(error).partition("\n")[0]) from error
         finally:
             for unfinished in running if ray.is_initialized() else ():
                 ray.cancel(unfinished, force=False)
@@ -96,30 +133,126 @@ class RayExecutor:
         """Leave the cluster, and stop it if it was started here."""
         ray.shutdown()
 
+    def _map(
+        self, fn: Callable[[Any], Any], waiting: Iterator[Any], running: dict[ray.ObjectRef, _Submitted],
+        max_in_flight: int | None, memory_bytes: int,
+    ) -> Iterator[Outcome]:  # fmt: skip
+        longest, fitting_since, has_more = 0.0, time.monotonic(), True
+        while True:
+            while has_more and len(running) < (max_in_flight or self._enough()):
+                try:
+                    submitted = _Submitted(next(waiting), memory_bytes)
+                except StopIteration:
+                    has_more = False
+                    break
+                try:
+                    self._submit(fn, submitted, running)
+                except (TypeError, pickle.PicklingError) as refused:
+                    yield Outcome(submitted.task, None, TaskError(type(refused).__name__, str(refused)), 0.0, 1)
+            if not running:
+                return
+            finished = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)[0]
+            if not finished:
+                fitting_since = self._require_machines(memory_bytes, fitting_since)
+                if not has_more:
+                    self._repeat_stragglers(fn, running, longest)
+            for ref in finished:
+                if ref not in running:
+                    continue  # the other attempt finished in the same moment
+                submitted = running.pop(ref)
+                submitted.refs.remove(ref)
+                outcome = self._outcome(ref, submitted)
+                if outcome is not None:
+                    longest = max(longest, outcome.seconds)
+                    for other in submitted.refs:
+                        del running[other]
+                        ray.cancel(other, force=False)
+                    yield outcome
+                elif not submitted.refs:  # no other attempt is under way
+                    self._submit(fn, submitted, running)
 
-def _outcome(finished: ray.ObjectRef, task: Any, attempt: int) -> Outcome | None:
-    """Return the outcome of a finished task, None where its worker died and it may be tried again."""
-    try:
-        value, error, seconds, trace = ray.get(finished)
-    except DEATHS as death:
-        if attempt < MAX_ATTEMPTS:
+    def _submit(
+        self, fn: Callable[[Any], Any], submitted: _Submitted, running: dict[ray.ObjectRef, _Submitted], **options: Any
+    ) -> None:
+        if submitted.memory_bytes:
+            options["memory"] = submitted.memory_bytes
+        ref = self._remote.options(**options).remote(fn, submitted.task)
+        submitted.since = time.monotonic()
+        submitted.refs.append(ref)
+        running[ref] = submitted
+
+    def _enough(self) -> int:
+        """Tasks in flight that keep every core busy; a cluster that grows gets more of them."""
+        cores = self._workers if self._is_ours else int(ray.cluster_resources().get("CPU", 1))
+        return 2 * max(1, cores)
+
+    def _repeat_stragglers(
+        self, fn: Callable[[Any], Any], running: dict[ray.ObjectRef, _Submitted], longest: float
+    ) -> None:
+        if self.straggler_seconds is None:
+            return
+        limit = max(self.straggler_seconds, STRAGGLER_FACTOR * longest)
+        for submitted in list(running.values()):
+            if len(submitted.refs) == 1 and time.monotonic() - submitted.since > limit:
+                log.warning("task takes long, runs a second time", extra={"seconds": round(limit)})
+                self._submit(fn, submitted, running, scheduling_strategy="SPREAD")
+
+    def _require_machines(self, memory_bytes: int, fitting_since: float) -> float:
+        """When a machine was last seen that is large enough for a task; raises where that is too long ago."""
+        largest = 0 if self._is_ours or not memory_bytes else _largest_machine_bytes()
+        if largest >= memory_bytes or self._is_ours:
+            return time.monotonic()
+        waited = time.monotonic() - fitting_since
+        if waited > MACHINE_SECONDS:
+            raise ClusterTooSmallError(memory_bytes, largest, waited)
+        log.warning("no machine is large enough for a task", extra={"needed": memory_bytes, "largest": largest})
+        return fitting_since
+
+    def _outcome(self, finished: ray.ObjectRef, submitted: _Submitted) -> Outcome | None:
+        """Return the outcome of a finished task, None where it is to be tried again."""
+        task, attempt = submitted.task, submitted.attempt
+        try:
+            ran, trace = ray.get(finished)
+        except OutOfMemoryError:
+            log.warning("memory ran out, task runs again with more", extra={"attempt": attempt})
+            submitted.attempt += 1
+            submitted.memory_attempt += 1
+            if submitted.memory_attempt > MAX_MEMORY_ATTEMPTS:
+                return Outcome(task, None, ShardTooLargeError(attempt, submitted.memory_bytes), 0.0, attempt)
+            submitted.memory_bytes = min(2 * submitted.memory_bytes, max(submitted.memory_bytes, _largest_machine_bytes()))
             return None
-        return Outcome(task, None, WorkerDiedError(attempt, type(death).__name__), 0.0, attempt)
-    except Exception as failure:  # the value could not be pickled, or not be read back
-        return Outcome(task, None, TaskError(type(failure).__name__, str(failure)), 0.0, attempt)
-    if error is not None:
-        error.add_note(f"In the worker:\n{trace}")
-    return Outcome(task, value, error, seconds, attempt)
+        except DEATHS as death:
+            if attempt < MAX_ATTEMPTS:
+                log.warning("worker died, task runs again", extra={"attempt": attempt})
+                submitted.attempt += 1
+                return None
+            return Outcome(task, None, WorkerDiedError(attempt, type(death).__name__), 0.0, attempt)
+        except (ConnectionError, RaySystemError):
+            raise
+        except Exception as failure:  # the value could not be pickled, or not be read back
+            return Outcome(task, None, TaskError(type(failure).__name__, str(failure)), 0.0, attempt)
+        if ran.is_transient and attempt < MAX_ATTEMPTS:
+            log.warning("error passes by itself, task runs again", extra={"error": type(ran.error).__name__})
+            submitted.attempt += 1
+            return None
+        if ran.error is not None:
+            ran.error.add_note(f"In the worker:\n{trace}")
+        return Outcome(task, ran.value, ran.error, ran.seconds, attempt, ran.storage_retries)
 
 
-def _run(fn: Callable[[Any], Any], task: Any) -> tuple[Any, Exception | None, float, str]:
+def _largest_machine_bytes() -> int:
+    """The most memory for tasks that a machine of the cluster has."""
+    return max((int(n["Resources"].get("memory", 0)) for n in ray.nodes() if n["Alive"]), default=0)
+
+
+def _run(fn: Callable[[Any], Any], task: Any) -> tuple[Ran, str]:
     """In the worker: run the task and make sure that its error can cross to the driver."""
-    value, error, seconds = run_task(fn, task)
-    if error is None:
-        return value, None, seconds, ""
-    trace = "".join(traceback.format_exception(error))
+    ran = run_task(fn, task)
+    if ran.error is None:
+        return ran, ""
+    error, trace = ran.error, "".join(traceback.format_exception(ran.error))
     try:
         error = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes, just written
     except Exception:
         error = TaskError(type(error).__name__, str(error))
-    return None, error, seconds, trace
+    return ran._replace(error=error), trace

@@ -11,7 +11,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -54,7 +54,8 @@ class StageRecord:
     """One finished stage.
 
     ``inputs`` is what ``key`` is the hash of; ``files`` are sha256 by relative path; ``peak_memory_bytes`` is the most
-    that the driver had held by the end of the stage, without its workers.
+    that the driver had held by the end of the stage, without its workers; ``retries`` counts ``tasks`` that ran again because
+    a worker died, and operations on ``storage`` that were tried again.
     """
 
     key: str
@@ -63,6 +64,7 @@ class StageRecord:
     finished: str
     files: dict[str, str]
     peak_memory_bytes: int
+    retries: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -108,8 +110,10 @@ class RunDirectory:
             for owned in FILES[name]:
                 storage.remove(storage.join(self.path, owned))
 
-    def finish(self, stage: str, key: str, inputs: dict[str, Any], seconds: float) -> None:
-        """Record ``stage`` as done, with the files it wrote.
+    def finish(
+        self, stage: str, key: str, inputs: dict[str, Any], seconds: float, retries: Mapping[str, int] | None = None
+    ) -> None:
+        """Record ``stage`` as done, with the files it wrote and what was tried again on the way.
 
         Raises
         ------
@@ -119,7 +123,7 @@ class RunDirectory:
         _remove_unpublished(self.path)  # of workers that were killed while they wrote: their tasks were run again
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.records[stage] = StageRecord(
-            key, inputs, round(seconds, 3), finished, self._files(stage), _peak_memory_bytes()
+            key, inputs, round(seconds, 3), finished, self._files(stage), _peak_memory_bytes(), dict(retries or {})
         )
         for amended in _AMENDED_BY.get(stage, ()):
             if amended in self.records:

@@ -10,6 +10,7 @@ prior needs no shard fitted again.
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from cluster.run_directory import CODING, FILES, STAGES, RunDirectory, stage_key
 from fitting import classic
 from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
-from sharding import privacy, storage
+from sharding import privacy, retrying, storage
 from sharding.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -254,22 +255,24 @@ def _step(stage: str, inputs: dict[str, Any], directory: RunDirectory) -> Step:
 def _run_stage(
     step: Step, config: RunConfig, directory: RunDirectory, progress: Progress, shared: SharedExecutor
 ) -> None:
-    started = time.perf_counter()
+    started, before = time.perf_counter(), retrying.num_retries()
+    retries: Counter[str] = Counter()
     directory.begin(step.stage)
     progress.begin(step.stage, step.reason)
     if step.stage == "ingest":
         _ingest(step, config, directory.path, progress)
     elif step.stage in _ON_WORKERS:
-        plan.check(config, directory.path)
+        task_bytes = plan.check(config, directory.path).worker_bytes
         executor = shared.get(config.run, plan.num_cells(directory.path))  # before JAX is imported
-        context = StageContext(config, directory.path, executor, progress, step.key)
+        context = StageContext(config, directory.path, executor, progress, step.key, task_bytes, retries)
         _function(step.stage, config)(context)
         if step.stage == "merge":
             directory.facts["priors"] = _function("resolved_priors", config)(directory.path, config)
     else:
         _report(directory.path)
     seconds = time.perf_counter() - started
-    directory.finish(step.stage, step.key, step.inputs, seconds)
+    retries["storage"] += retrying.num_retries() - before
+    directory.finish(step.stage, step.key, step.inputs, seconds, +retries)
     log.info("stage finished", extra={"stage": step.stage, "seconds": round(seconds, 3), "key": step.key[:12]})
     progress.end(seconds)
 

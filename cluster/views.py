@@ -1,10 +1,12 @@
 """What commands print: lines of text from plans and run directories."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cluster import run_directory, stages
+from cluster import ray_jobs, run_directory, stages
 from cluster.config import Loaded
 from cluster.plan import Plan
+from cluster.ray_jobs import Job
 from cluster.run_directory import RunDirectory
 from reporting.suppression import count_texts
 
@@ -39,6 +41,17 @@ def status(loaded: Loaded) -> list[str]:
     if directory is None:
         return [f"run directory {path}: not started"]
     return [f"run directory {path}", *(_stage_line(step, directory) for step in stages.steps(loaded, directory))]
+
+
+def attempts(jobs: Sequence[Job], logs_of: Callable[[Job], str]) -> list[str]:
+    """Say the attempts at a run on a cluster, and the last line of progress of the one that is at work."""
+    if not jobs:
+        return ["on the cluster: never sent, or by an earlier cluster"]
+    lines = [f"on the cluster: {ray_jobs.describe(job)}" for job in jobs]
+    if not jobs[-1].has_ended:
+        said = [line for line in logs_of(jobs[-1]).splitlines() if line.strip()]
+        lines += [f"  now: {said[-1]}"] if said else []
+    return lines
 
 
 def update(explained: dict[str, Any]) -> list[str]:

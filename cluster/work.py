@@ -61,10 +61,14 @@ class Work:
         number = {entry["shard_id"]: s for s, entry in enumerate(self.entries)}
         error = None
         outcomes = self.context.executor.map_unordered(
-            fn, tasks_of_shards, max_in_flight=self.context.config.run.in_flight
+            fn,
+            tasks_of_shards,
+            max_in_flight=self.context.config.run.max_in_flight,
+            memory_bytes=self.context.task_bytes,
         )
         for done, outcome in enumerate(outcomes, start=1):
             self.context.progress.task(is_good=outcome.error is None, attempt=outcome.attempt)
+            self.context.retries.update(tasks=outcome.attempt - 1, storage=outcome.storage_retries)
             self.context.progress.update(done=done, total=len(self.entries), **shown)
             if outcome.error is not None:
                 error = error or outcome.error

@@ -10,11 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray.exceptions import OutOfMemoryError
 
-from cluster import executors, threads
+from cluster import executors, ray_executor, threads
 from cluster.config import RunSection
-from cluster.errors import ClusterUnreachableError, MissingExtraError, TaskError, WorkerDiedError
+from cluster.errors import (
+    ClusterTooSmallError,
+    ClusterUnreachableError,
+    MissingExtraError,
+    ShardTooLargeError,
+    TaskError,
+    WorkerDiedError,
+)
 from cluster.executors import Executor, SerialExecutor
+from cluster.ray_executor import RayExecutor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import executor_tasks as work
@@ -137,6 +146,41 @@ class TestRayExecutor(ExecutorContract):
         thread.join(timeout=30)
         assert [(o.error, o.value, o.attempt) for o in outcomes] == [(None, 2, 2)]
 
+    def test_an_error_that_passes_is_tried_again(self, executor: Executor, tmp_path: Path):
+        (outcome,) = executor.map_unordered(work.time_out_once, [str(tmp_path / "tries")], max_in_flight=1)
+        assert (outcome.error, outcome.value, outcome.attempt) == (None, 2, 2)
+
+    def test_a_straggler_runs_a_second_time_and_the_first_result_counts(
+        self, executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(ray_executor, "LOOK_SECONDS", 0.2)
+        monkeypatch.setattr(executor, "straggler_seconds", 0.5)
+        began = time.monotonic()
+        outcomes = list(executor.map_unordered(work.say_pid_and_wait, [(str(tmp_path / "pids"), 600.0)]))
+        assert [(o.error, o.value) for o in outcomes] == [(None, 2)]
+        assert time.monotonic() - began < 300
+        assert len(list(executor.map_unordered(work.square, range(2)))) == 2, "the slow attempt was called off"
+
+    def test_memory_that_runs_out_is_tried_once_more_then_told(
+        self, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+    ):
+        def out_of_memory(ref: object) -> None:
+            raise OutOfMemoryError("the node ran low on memory")
+
+        monkeypatch.setattr(ray_executor.ray, "get", out_of_memory)
+        (outcome,) = executor.map_unordered(work.square, [1], max_in_flight=1)
+        assert isinstance(outcome.error, ShardTooLargeError)
+        assert outcome.attempt == ray_executor.MAX_MEMORY_ATTEMPTS
+        assert outcome.error.exit_code == 2
+        assert "Lower `shards.target_cells`" in str(outcome.error)
+
+    def test_a_task_too_large_for_every_machine_is_told(self, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(ray_executor, "LOOK_SECONDS", 0.2)
+        monkeypatch.setattr(ray_executor, "MACHINE_SECONDS", 0.5)
+        monkeypatch.setattr(executor, "_is_ours", False)
+        with pytest.raises(ClusterTooSmallError, match=r"needs one core and 16,777,216 MiB.*`shards\.target_cells`"):
+            list(executor.map_unordered(work.square, [1], memory_bytes=1 << 44))
+
     def test_a_task_that_always_kills_its_worker_is_given_up(self, executor: Executor):
         outcomes = {o.task: o for o in executor.map_unordered(work.die, [1], max_in_flight=2)}
         assert isinstance(outcomes[1].error, WorkerDiedError)
@@ -166,6 +210,16 @@ def test_ray_missing_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(executors, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install 'caucus\[ray\]'"):
         executors.make(RunSection(directory="unused", executor="ray"))
+
+
+def test_auto_in_a_job_of_a_cluster_is_that_cluster(monkeypatch: pytest.MonkeyPatch):
+    assert not RunSection(directory="unused", executor="auto").is_on_cluster
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert RunSection(directory="unused", executor="auto").is_on_cluster
+    assert not RunSection(directory="unused", executor="serial").is_on_cluster
+    assert not RunSection(directory="unused", executor="ray").is_on_cluster
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert RunSection(directory="unused", executor="ray://head:10001").is_on_cluster
 
 
 def test_auto_is_serial_where_there_is_little_to_do():
