@@ -22,7 +22,8 @@ from cluster.ray_jobs import Job
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
 import line
-import own_ray
+
+from benchmarks import ray_clusters
 
 
 @pytest.mark.parametrize("address", ["ray://host:10001", "ftp://host", "http://", "http://user:secret@host:8265"])
@@ -33,7 +34,7 @@ def test_what_is_no_job_server_is_refused(address: str):
 
 
 def test_nothing_there_is_safe_to_run_again():
-    (port,) = own_ray.ports(1)
+    (port,) = ray_clusters.ports(1)
     with pytest.raises(ClusterUnreachableError) as told:
         ray_jobs.connect(f"127.0.0.1:{port}")
     assert told.value.exit_code == 4
@@ -152,16 +153,16 @@ def forward(plain: str, context: ssl.SSLContext) -> tuple[socket.socket, str]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[own_ray.Node]:
+def cluster() -> Iterator[ray_clusters.Node]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", own_ray.TOKEN)
-        with own_ray.head(2) as node:
+        patch.setenv("RAY_AUTH_TOKEN", ray_clusters.TOKEN)
+        with ray_clusters.head(2) as node:
             yield node
 
 
 @pytest.mark.ray
-def test_submit_stop_and_submit_again(cluster: own_ray.Node, tmp_path: Path):
+def test_submit_stop_and_submit_again(cluster: ray_clusters.Node, tmp_path: Path):
     """From a second shell: sent, watched, stopped, sent again to its end; each ends with the run's own code."""
     file, to = line.make(tmp_path), ("--address", cluster.jobs)
     assert "never sent" in line.caucus("status", file, *to).out
@@ -201,7 +202,7 @@ def test_submit_stop_and_submit_again(cluster: own_ray.Node, tmp_path: Path):
 
 
 @pytest.mark.ray
-def test_tokens_and_tls(cluster: own_ray.Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_tokens_and_tls(cluster: ray_clusters.Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     openssl = shutil.which("openssl")
     assert openssl, "this test makes a certificate"
     subprocess.run(

@@ -1,4 +1,4 @@
-"""Ray clusters that a test starts, on ports and in folders of their own, and stops by process id."""
+"""Ray clusters for tests and benchmarks: started on ports and in folders of their own, stopped by process id."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 TOKEN = "a-token-of-a-test-that-guards-nothing-0123456789"
 """Of every cluster here, unless its environment says otherwise; whoever talks to one sets RAY_AUTH_TOKEN."""
@@ -122,7 +122,7 @@ def started(options: list[str], num_cpus: int, env: Mapping[str, str] | None) ->
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # sockets have short paths only
         environment = {
             **os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_raylet_start_wait_time_s": "180",
-            "PYTHONWARNINGS": "ignore", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **(env or {}),
+            "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **(env or {}),
         }  # fmt: skip
         environment.pop("RAY_ADDRESS", None)
         if "--head" in options:
