@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from cluster import config as configs
@@ -137,20 +137,33 @@ def submit(
             ignored = shutil.ignore_patterns("__pycache__", ".*")
             shutil.copytree(source / package, Path(folder) / package, ignore=ignored)
         submission_id = f"{_prefix(loaded)}{attempt}"
-        with _told(client.get_address()):
-            client.submit_job(
-                entrypoint=ENTRYPOINT,
-                submission_id=submission_id,
-                runtime_env={"working_dir": folder, "env_vars": _environment(needs_env)},
-                metadata={
-                    "caucus_run": loaded.config.name,
-                    "caucus_attempt": str(attempt),
-                    "caucus_config_sha256": storage.sha256_bytes(text.encode()),
-                    "caucus_version": metadata.version("caucus") if _is_installed() else "from source",
-                },
-                entrypoint_num_cpus=driver_cpus or None,
-            )
+        told = {
+            "caucus_run": loaded.config.name,
+            "caucus_attempt": str(attempt),
+            "caucus_config_sha256": storage.sha256_bytes(text.encode()),
+            "caucus_version": metadata.version("caucus") if _is_installed() else "from source",
+        }
+        job = {
+            "entrypoint": ENTRYPOINT, "submission_id": submission_id, "metadata": told,
+            "runtime_env": {"working_dir": folder, "env_vars": _environment(needs_env)},
+            "entrypoint_num_cpus": driver_cpus or None,
+        }  # fmt: skip
+        _send(client, job)
     return latest(client, loaded)
+
+
+def _send(client: JobSubmissionClient, job: dict[str, Any]) -> None:
+    """Submit a job; a head that has just started has its job server before it has anybody to run jobs."""
+    began = time.monotonic()
+    while True:
+        try:
+            with _told(client.get_address()):
+                client.submit_job(**job)
+            return
+        except JobError as error:
+            if "No available agent" not in str(error) or time.monotonic() - began > PATIENCE_SECONDS:
+                raise
+            time.sleep(LOOK_SECONDS)
 
 
 def attempts(client: JobSubmissionClient, loaded: Loaded) -> list[Job]:
