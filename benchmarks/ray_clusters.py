@@ -125,9 +125,9 @@ def started(options: list[str], num_cpus: int, env: Mapping[str, str] | None) ->
             "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **(env or {}),
         }  # fmt: skip
         environment.pop("RAY_ADDRESS", None)
-        if "--head" in options:
-            options = [*options, f"--temp-dir={folder}"]
-        command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options, *common]
+        # a folder for each machine: sharing one, the second unpacks the code of a job over that which the first one runs
+        where = f"--temp-dir={folder}"
+        command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options, where, *common]
         with open(Path(folder) / "started.log", "wb") as said:
             process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=folder)
         try:
