@@ -99,7 +99,8 @@ def connect(address: str, *, insecure: bool = False) -> JobSubmissionClient:
         verify = os.environ.get("REQUESTS_CA_BUNDLE", True)
         client = JobSubmissionClient(address, headers=_headers(address), verify=verify)  # asks for the version
         client.list_jobs()  # needs the token
-    logging.getLogger("ray").setLevel(logging.WARNING)  # tells of every package that it sends
+    for chatty in ("ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)  # tell of every package that is sent
     return client
 
 
