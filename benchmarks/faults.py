@@ -37,7 +37,7 @@ run: {directory: run, seed: 1}
 """
 NUMBERS = ("posterior.nc", "summary.parquet", "dictionary.json", "shards", "sites", "estimates")
 SLOW = 0.25
-WITHIN = 420.0
+WITHIN = 600.0
 QUICK_TO_NOTICE = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "1000",
                    "RAY_health_check_failure_threshold": "4"}  # fmt: skip
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,9 +91,8 @@ def head(num_cpus: int = 2, env: Mapping[str, str] | None = None, *, jobs: bool 
     ]  # fmt: skip
     with started(options, num_cpus, env) as process:
         node = Node(process, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}")
-        _wait_for(process, gcs)
         if jobs:
-            _wait_for_jobs(process, node.jobs)
+            _wait_for(process, lambda: _answers(node.jobs))
         try:
             yield node
         finally:
@@ -128,37 +127,31 @@ def started(options: list[str], num_cpus: int, env: Mapping[str, str] | None) ->
         # a folder for each machine: sharing one, the second unpacks the code of a job over that which the first one runs
         where = f"--temp-dir={folder}"
         command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *options, where, *common]
-        with open(Path(folder) / "started.log", "wb") as said:
+        log = Path(folder) / "started.log"
+        with open(log, "wb") as said:
             process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=folder)
         try:
+            _wait_for(process, lambda: "Ray runtime started" in log.read_text(errors="replace"))
             yield process
         finally:
             process.kill()
             process.wait()
 
 
-def _wait_for(process: subprocess.Popen[bytes], port: int, within: float = 180.0) -> None:
+def _wait_for(process: subprocess.Popen[bytes], happened: Callable[[], bool], within: float = 180.0) -> None:
     deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
+    while not happened():
         assert process.poll() is None, "ray start ended"
-        with socket.socket() as s:
-            if s.connect_ex(("127.0.0.1", port)) == 0:
-                return
+        if time.monotonic() > deadline:
+            raise TimeoutError("Ray did not start")
         time.sleep(0.2)
-    raise TimeoutError(f"nothing listens on port {port}")
 
 
-def _wait_for_jobs(process: subprocess.Popen[bytes], address: str, within: float = 180.0) -> None:
-    deadline = time.monotonic() + within
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "ray start ended"
-        try:
-            urllib.request.urlopen(f"{address}/api/jobs/", timeout=5).close()
-            return
-        except urllib.error.HTTPError as error:
-            if error.code in (401, 403):
-                return
-        except OSError:
-            pass
-        time.sleep(0.5)
-    raise TimeoutError(f"no job server at {address}")
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(f"{address}/api/jobs/", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
+    except OSError:
+        return False
+    return True
