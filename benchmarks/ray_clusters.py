@@ -121,7 +121,7 @@ def started(options: list[str], num_cpus: int, env: Mapping[str, str] | None) ->
     with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder:  # sockets have short paths only
         environment = {
             **os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", "RAY_raylet_start_wait_time_s": "180",
-            "PYTHONWARNINGS": "ignore", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **(env or {}),
+            "PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, **(env or {}),
         }  # fmt: skip
         environment.pop("RAY_ADDRESS", None)
         # a folder for each machine: sharing one, the second unpacks the code of a job over that which the first one runs
