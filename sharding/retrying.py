@@ -25,7 +25,7 @@ _STATUSES = {408, 429, 500, 502, 503, 504}
 _CODES = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ConditionalRequestConflict"}
 _ERRNOS = {errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH}
 _BROKEN_CONNECTIONS = {
-    "EndpointConnectionError", "ConnectionClosedError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError",
+    "ConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ServerTimeoutError", "ConnectionClosedError", "HTTPClientError", "ClientConnectionError", "ClientPayloadError",
     "ServiceRequestError", "ServiceResponseError", "IncompleteRead", "ResponseParserError", "ProtocolError",
 }  # fmt: skip  # classes of botocore, aiohttp, azure.core, http.client and urllib3; told by name, to import none of them
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import fsspec
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
 from fsspec.exceptions import FSTimeoutError
 
 from sharding import retrying, storage
@@ -28,7 +28,8 @@ def caused(error: Exception) -> Exception:
 PASSING = [
     s3(503, "SlowDown"), s3(503, "ServiceUnavailable"), s3(500, "InternalError"), s3(429, "TooManyRequests"),
     caused(s3(503, "SlowDown")), TimeoutError(), FSTimeoutError(), ConnectionResetError(),
-    EndpointConnectionError(endpoint_url="http://store"), OSError(errno.ESTALE, "stale file handle"),
+    EndpointConnectionError(endpoint_url="http://store"), ConnectTimeoutError(endpoint_url="http://store"),
+    ReadTimeoutError(endpoint_url="http://store"), OSError(errno.ESTALE, "stale file handle"),
 ]  # fmt: skip
 LASTING = [
     s3(403, "AccessDenied"), s3(404, "NoSuchBucket"), caused(s3(403, "AccessDenied")), NoCredentialsError(), FileNotFoundError("x"),
