@@ -8,7 +8,13 @@ from typing import Any
 
 import fsspec
 import pytest
-from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError
+from botocore.exceptions import (
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    NoCredentialsError,
+    ReadTimeoutError,
+)
 from fsspec.exceptions import FSTimeoutError
 
 from sharding import retrying, storage
