@@ -272,6 +272,9 @@ def opened(url: str) -> Iterator[IO[bytes]]:
     fs.invalidate_cache()
     try:
         with patiently(lambda: fs.open(path, "rb")) as file:
+            if (cache := getattr(file, "cache", None)) is not None:  # of a remote file: what it reads later is patient too
+                fetch = cache.fetcher
+                cache.fetcher = lambda *range_: patiently(lambda: fetch(*range_))
             yield file
     except (FileNotFoundError, IsADirectoryError) as error:
         raise _no_such_file(url) from error
