@@ -4,27 +4,20 @@ Relative paths in the file (`data.source`, `poststratify.frame`, `run.directory`
 also those given by ``--set``, so that a run does not depend on where the command was typed.
 """
 
-import io
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from fsspec.registry import known_implementations
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
-from ruamel.yaml import YAML
 
-from cluster import maps, threads, yaml_source
+from cluster import config_files, maps, threads, yaml_source
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig, FitConfig, ModelConfig, VIConfig
-from sharding import storage
 from sharding.config import DataConfig, ShardsConfig
-from sharding.errors import StorageError
-
-RESOLVED_HEADER = "# Written by caucus: the config as it was used, defaults filled in. {origin}\n"
 
 
 class Frozen(BaseModel):
@@ -183,49 +176,27 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Loaded:
     ConfigError
         With every problem found, each with its line.
     """
-    if "://" in str(path):
-        return _load_remote(str(path).rstrip("/"), overrides)
-    file = Path(path)
-    file = file / "run.yaml" if file.is_dir() else file
-    name = os.path.relpath(file) if file.resolve().is_relative_to(Path.cwd()) else str(file)
-    try:
-        if file.stat().st_size > yaml_source.MAX_BYTES:
-            raise ConfigError((Problem(name, "", "a larger file", f"at most {yaml_source.MAX_BYTES:,} bytes"),))
-        source = yaml_source.parse(file.read_text(encoding="utf-8"), name)
-    except FileNotFoundError:
-        hint = "`caucus init NAME` writes one"
-        raise ConfigError((Problem(name, "", "no such file", "a config in YAML", hint),)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
-        raise ConfigError((Problem(name, "", str(reason), "a readable text file"),)) from None
-    return _validated(source, str(file.resolve()), file.resolve().parent, overrides)
-
-
-def _load_remote(url: str, overrides: Sequence[str]) -> Loaded:
-    """Load the `run.yaml` of a run directory on an object store, or a YAML file there."""
-    url = url if url.endswith((".yaml", ".yml")) else storage.join(url, "run.yaml")
-    try:
-        data = storage.read_bytes(url)
-        if len(data) > yaml_source.MAX_BYTES:
-            raise ConfigError((Problem(url, "", "a larger file", f"at most {yaml_source.MAX_BYTES:,} bytes"),))
-        source = yaml_source.parse(data.decode("utf-8"), url)
-    except StorageError as error:
-        raise ConfigError((Problem(url, "", "no such file", "a config in YAML", str(error)),)) from None
-    except UnicodeDecodeError:
-        raise ConfigError((Problem(url, "", "bytes that are not UTF-8", "a readable text file"),)) from None
-    return _validated(source, url, Path.cwd(), overrides)
-
-
-def _validated(source: yaml_source.Source, path: str, folder: Path, overrides: Sequence[str]) -> Loaded:
-    for setting in overrides:
-        yaml_source.override(source, setting)
-    _resolve_paths(source.values, folder)
+    source, whole, folder = config_files.read(path, overrides)
+    places = [("data", "source")]
+    for section, key, is_path in (("poststratify", "frame", _is_a_file), ("data", "layout", _is_yaml)):
+        inner = source.values.get(section)
+        if isinstance(inner, dict) and is_path(inner.get(key)):
+            places.append((section, key))
+    config_files.resolve(source.values, folder, places)
     maps.read_into(source, folder)
     try:
         config = RunConfig.model_validate(source.values)
     except ValidationError as error:
         raise ConfigError(explain(error, source, RunConfig)) from None
-    return Loaded(config, path, tuple(overrides), source)
+    return Loaded(config, whole, tuple(overrides), source)
+
+
+def _is_a_file(frame: Any) -> bool:
+    return frame is not None and frame != "file"
+
+
+def _is_yaml(layout: Any) -> bool:
+    return str(layout).endswith((".yaml", ".yml"))
 
 
 def for_cluster(loaded: Loaded) -> str:
@@ -238,31 +209,5 @@ def for_cluster(loaded: Loaded) -> str:
 
 def dump(loaded: Loaded, without: dict[str, set[str]] | None = None) -> str:
     """Return the resolved config as YAML that `load` reads back to the same config."""
-    origin = f"From {os.path.basename(loaded.path)}" + "".join(f", --set {setting}" for setting in loaded.overrides)
-    stream = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(loaded.config.model_dump(mode="json", exclude_none=True, exclude=without), stream)
-    return RESOLVED_HEADER.format(origin=origin) + stream.getvalue()
-
-
-def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    run = values.setdefault("run", {})
-    if isinstance(run, dict):
-        run.setdefault("directory", f"runs/{values.get('name', '')}")
-    for section, key in (("data", "source"), ("poststratify", "frame"), ("run", "directory")):
-        inner = values.get(section)
-        if isinstance(inner, dict) and key in inner and not (key == "frame" and inner[key] == "file"):
-            inner[key] = _resolved(inner[key], folder)
-    data = values.get("data")
-    if isinstance(data, dict) and str(data.get("layout", "")).endswith((".yaml", ".yml")):
-        data["layout"] = _resolved(data["layout"], folder)
-
-
-def _resolved(value: Any, folder: Path) -> Any:
-    if isinstance(value, list):
-        return [_resolved(item, folder) for item in value]
-    if not isinstance(value, str) or "://" in value:
-        return value
-    return os.path.normpath(folder / os.path.expanduser(value))
+    values = loaded.config.model_dump(mode="json", exclude_none=True, exclude=without)
+    return config_files.dump(values, loaded.path, loaded.overrides)

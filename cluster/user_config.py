@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, ValidationError, model_validator
-from ruamel.yaml import YAML
 
-from cluster import yaml_source
-from cluster.config import RESOLVED_HEADER, Frozen, PublishConfig, RunSection
-from cluster.errors import ConfigError, Problem
+from cluster import config_files
+from cluster.config import Frozen, PublishConfig, RunSection
+from cluster.errors import ConfigError
 from cluster.problems import explain
 from fitting.config import AuditConfig
 from sharding.config import Name, PrivacyConfig
@@ -133,43 +130,15 @@ def load(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> UserLoa
     ConfigError
         With every problem found, each with its line.
     """
-    file = Path(path)
-    try:
-        source = yaml_source.parse(file.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        found = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
-        raise ConfigError((Problem(str(path), "", str(found), "a config in YAML"),)) from None
-    for setting in overrides:
-        yaml_source.override(source, setting)
-    folder = file.resolve().parent
-    run = source.values.setdefault("run", {})
-    if isinstance(run, dict):
-        run.setdefault("directory", f"runs/{source.values.get('name', '')}")
-    for section, key in (("data", "source"), ("run", "directory")):
-        inner = source.values.get(section)
-        if isinstance(inner, dict) and key in inner:
-            inner[key] = _resolved(inner[key], folder)
+    source, whole, folder = config_files.read(path, overrides)
+    config_files.resolve(source.values, folder, [("data", "source")])
     try:
         config = UserRunConfig.model_validate(source.values)
     except ValidationError as error:
         raise ConfigError(explain(error, source, UserRunConfig)) from None
-    return UserLoaded(config, str(file.resolve()), tuple(overrides))
+    return UserLoaded(config, whole, tuple(overrides))
 
 
 def dump(loaded: UserLoaded) -> str:
     """Return the resolved config as YAML."""
-    origin = f"From {os.path.basename(loaded.path)}" + "".join(f", --set {setting}" for setting in loaded.overrides)
-    stream = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(loaded.config.model_dump(mode="json", exclude_none=True), stream)
-    return RESOLVED_HEADER.format(origin=origin) + stream.getvalue()
-
-
-def _resolved(value: Any, folder: Path) -> Any:
-    if isinstance(value, list):
-        return [_resolved(item, folder) for item in value]
-    if not isinstance(value, str) or "://" in value:
-        return value
-    return os.path.normpath(folder / os.path.expanduser(value))
+    return config_files.dump(loaded.config.model_dump(mode="json", exclude_none=True), loaded.path, loaded.overrides)

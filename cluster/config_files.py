@@ -1,0 +1,96 @@
+"""Config files: read with a limit, relative paths made whole, and written down resolved; whatever sections they have."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from cluster import yaml_source
+from cluster.errors import ConfigError, Problem
+from sharding import storage
+from sharding.errors import StorageError
+
+RESOLVED_HEADER = "# Written by caucus: the config as it was used, defaults filled in. {origin}\n"
+
+
+def read(path: str | os.PathLike[str], overrides: Sequence[str]) -> tuple[yaml_source.Source, str, Path]:
+    """Read a YAML file, or the `run.yaml` of a run directory, which may be a URL, and apply the ``--set`` to it.
+
+    Returns
+    -------
+    The source, the whole path or URL, and the folder that relative paths are relative to.
+
+    Raises
+    ------
+    ConfigError
+        No such file, one that cannot be read or is too large, or no YAML.
+    """
+    source, whole, folder = _read_remote(str(path).rstrip("/")) if "://" in str(path) else _read_local(Path(path))
+    for setting in overrides:
+        yaml_source.override(source, setting)
+    return source, whole, folder
+
+
+def _read_local(file: Path) -> tuple[yaml_source.Source, str, Path]:
+    file = file / "run.yaml" if file.is_dir() else file
+    name = os.path.relpath(file) if file.resolve().is_relative_to(Path.cwd()) else str(file)
+    try:
+        if file.stat().st_size > yaml_source.MAX_BYTES:
+            raise ConfigError((Problem(name, "", "a larger file", f"at most {yaml_source.MAX_BYTES:,} bytes"),))
+        source = yaml_source.parse(file.read_text(encoding="utf-8"), name)
+    except FileNotFoundError:
+        hint = "`caucus init NAME` writes one"
+        raise ConfigError((Problem(name, "", "no such file", "a config in YAML", hint),)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
+        raise ConfigError((Problem(name, "", str(reason), "a readable text file"),)) from None
+    return source, str(file.resolve()), file.resolve().parent
+
+
+def _read_remote(url: str) -> tuple[yaml_source.Source, str, Path]:
+    url = url if url.endswith((".yaml", ".yml")) else storage.join(url, "run.yaml")
+    try:
+        data = storage.read_bytes(url)
+        if len(data) > yaml_source.MAX_BYTES:
+            raise ConfigError((Problem(url, "", "a larger file", f"at most {yaml_source.MAX_BYTES:,} bytes"),))
+        source = yaml_source.parse(data.decode("utf-8"), url)
+    except StorageError as error:
+        raise ConfigError((Problem(url, "", "no such file", "a config in YAML", str(error)),)) from None
+    except UnicodeDecodeError:
+        raise ConfigError((Problem(url, "", "bytes that are not UTF-8", "a readable text file"),)) from None
+    return source, url, Path.cwd()
+
+
+def resolve(values: dict[str, Any], folder: Path, places: Iterable[tuple[str, str]]) -> None:
+    """Make relative paths at ``(section, key)`` whole, from ``folder`` on; the default of `run.directory` among them."""
+    run = values.setdefault("run", {})
+    if isinstance(run, dict):
+        run.setdefault("directory", f"runs/{values.get('name', '')}")
+    for section, key in (*places, ("run", "directory")):
+        inner = values.get(section)
+        if isinstance(inner, dict) and key in inner:
+            inner[key] = _resolved(inner[key], folder)
+
+
+def dump(values: dict[str, Any], path: str, overrides: Sequence[str]) -> str:
+    """YAML of a resolved config, with where it is from above it."""
+    origin = f"From {os.path.basename(path)}" + "".join(f", --set {setting}" for setting in overrides)
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(values, stream)
+    return RESOLVED_HEADER.format(origin=origin) + stream.getvalue()
+
+
+def _resolved(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_resolved(item, folder) for item in value]
+    if not isinstance(value, str) or "://" in value:
+        return value
+    return os.path.normpath(folder / os.path.expanduser(value))
