@@ -101,12 +101,12 @@ class Twice:
     ) -> Iterator[Outcome]:
         """See `Executor`."""
         doubled = (task for task in tasks for _ in range(2))
-        seen: set[int] = set()
+        seen: dict[int, Any] = {}  # the tasks are kept: an id belongs to another object once they are gone
         for outcome in self._executor.map_unordered(fn, doubled, max_in_flight=max_in_flight, memory_bytes=memory_bytes):
             if id(outcome.task) in seen:
                 self._faults.note("twice")
                 continue
-            seen.add(id(outcome.task))
+            seen[id(outcome.task)] = outcome.task
             yield outcome
 
     def close(self) -> None:

@@ -19,6 +19,9 @@ DICTIONARY = {
     "outcome": {"kind": "binomial", "num_known": VOTERS, "mean": 0.5, "sd": 0.5},
 }
 
+ENTRY = {"shard_id": "ca", "path": "shards/ca.parquet", "num_cells": 200, "num_rows": 200, "num_trials": 200, "num_bytes": 1, "sha256": "0"}
+"""What the manifest says of the only shard."""
+
 
 class FakeStages:
     """Modules `cluster.inference`, `sharding.ingest` and `reporting.report`; ``calls`` counts their calls."""
@@ -71,7 +74,7 @@ class FakeStages:
         self._called("ingest")
         self.ingested = options
         totals = {"rows_read": VOTERS, "rows_in_cells": VOTERS, "rows_quarantined": 0}
-        manifest = {"schema_version": 1, "shards": [{"shard_id": "ca", "num_cells": 200}], "totals": totals}
+        manifest = {"schema_version": 1, "shards": [ENTRY], "totals": totals}
         _write(Path(directory, "dictionary.json"), json.dumps(DICTIONARY))
         _write(Path(directory, "shards", "manifest.json"), json.dumps(manifest))
 

@@ -57,7 +57,7 @@ def test_a_clock_of_long_ago_or_of_the_future_does_not_count(directory: str, mon
     """Times of day are told to people and compared with nothing."""
     with run_directory.locked(directory), monkeypatch.context() as patch:
         patch.setattr(lease.time, "time", lambda: 0.0)
-        patch.setattr(lease.time, "strftime", lambda form: "2099-01-01 00:00:00")
+        patch.setattr(lease.time, "strftime", lambda form, *when: "2099-01-01 00:00:00")
         with pytest.raises(RunDirectoryLockedError):
             run_directory.locked(directory).__enter__()
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -92,7 +93,9 @@ def judge(case: Case, code: int, said: str, folder: Path, outside: bytes | None)
 def _forked(arguments: Sequence[str], folder: Path) -> tuple[int, str, int]:
     """Run the command in a fork of this process; return the code, what it said, and its largest resident size."""
     out = folder / ".said"
-    pid = os.fork()
+    with warnings.catch_warnings():  # the child runs one command and needs no thread of JAX, if this process has it
+        warnings.simplefilter("ignore", RuntimeWarning)
+        pid = os.fork()
     if pid == 0:
         _become(arguments, out, folder)
     deadline = time.monotonic() + WALL_SECONDS
