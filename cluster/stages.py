@@ -27,7 +27,7 @@ from cluster.run_directory import CODING, FILES, STAGES, RunDirectory, stage_key
 from fitting import classic
 from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
-from sharding import privacy, retrying, storage
+from sharding import cleaned_rows, privacy, retrying, storage
 from sharding.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -99,13 +99,16 @@ def run_locked(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, on
     path = config.run.directory
     directory = _open(loaded)
     redone = []
-    inputs = all_inputs(config)
+    with cleaned_rows.removed_on_failure(path):
+        inputs = all_inputs(config)
     if earlier_run.is_under_way(path) and not earlier_run.read(path).fits_alike(inputs["fit"]):
         progress.say("model or fit are others now: the update that was begun is given up, every shard is fitted")
         earlier_run.forget(path)
     for stage in STAGES if only is None else STAGES[: STAGES.index(only) + 1]:
         step = _step(stage, inputs[stage], directory)
         if not step.reason:
+            if stage == "ingest" and not config.data.keep_cleaned:
+                cleaned_rows.remove(path)
             if only in (None, stage):
                 progress.skip(stage)
         elif only not in (None, stage):

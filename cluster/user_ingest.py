@@ -24,7 +24,7 @@ def ingest(config: UserRunConfig, sharded: ShardedModel, directory: str) -> None
     Raises
     ------
     PrivacyError
-        A column that tells who somebody is.
+        A column that tells who somebody is, by its name or by its levels.
     SourceError, ContractError
         No file, no Parquet, a column that is not there, or missing values where they are an error.
     ShardDataError
@@ -39,6 +39,7 @@ def ingest(config: UserRunConfig, sharded: ShardedModel, directory: str) -> None
     table = _complete(table, config)
     label = pc.cast(table[config.shards.by], pa.string())
     levels = sorted(pc.unique(label).to_pylist())
+    _check_levels(config, sharded, table, levels)
     parts = {level: table.filter(pc.equal(label, level)).select(list(config.data.columns)) for level in levels}
     rows = {quote(level, safe=" "): columns(part) for level, part in parts.items()}
     coded = user_shards.factor_levels(sharded, rows)
@@ -104,6 +105,15 @@ def _complete(table: pa.Table, config: UserRunConfig) -> pa.Table:
     if not kept.any():
         raise ContractError("data.source", "no complete row", "at least one", "Correct the source or the columns.")
     return table.filter(pa.array(kept))
+
+
+def _check_levels(config: UserRunConfig, sharded: ShardedModel, table: pa.Table, shards: list[str]) -> None:
+    """Levels are named in what is written: of factors in the posterior, of ``shards.by`` also as files."""
+    factors = {*sharded.factors, *sharded.local_factors} & {*config.data.columns}
+    found = {name: pc.unique(pc.cast(table[name], pa.string())).to_pylist() for name in sorted(factors)}
+    for name, levels in (found | {config.shards.by: shards}).items():
+        if name not in config.data.privacy.allow:
+            privacy.check_looks(name, levels)
 
 
 def _write(directory: str, shard_id: str, table: pa.Table) -> dict[str, Any]:

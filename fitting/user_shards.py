@@ -44,7 +44,7 @@ def code(
                 first = seen.setdefault((factor, level), shard_id)
                 if first != shard_id:
                     raise ShardDataError(
-                        f"local factor {factor!r}", f"level {level!r} in shards {first!r} and {shard_id!r}",
+                        f"local factor {factor!r}", f"the same level in shards {first!r} and {shard_id!r}",
                         "every level in one shard",
                         "Cut the shards by this column, or declare it in `factors` and its effects in `global_sites`.",
                     )  # fmt: skip
@@ -82,7 +82,7 @@ def code_shard(sharded: ShardedModel, shard_id: str, columns: Columns, levels: M
             unknown = sorted(set(text) - set(known))
             if unknown:
                 raise ShardDataError(
-                    f"shard {shard_id!r}, factor {name!r}", f"the level {unknown[0]!r}", f"one of {list(known[:20])}",
+                    f"shard {shard_id!r}, factor {name!r}", f"{len(unknown)} levels beside the {len(known)} known ones", "no others",
                     "Code all shards with the same levels.",
                 )  # fmt: skip
             values = np.array([number[level] for level in text], dtype=np.int32)

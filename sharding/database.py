@@ -23,6 +23,7 @@ def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[d
     SourceError
         In place of DuckDB's and Arrow's errors, whose text can hold values of a row: only their kind is told.
     """
+    spill.mkdir(mode=0o700, parents=True, exist_ok=True)
     config: dict[str, Any] = {
         "memory_limit": memory_limit, "temp_directory": str(spill), "preserve_insertion_order": "false",
         "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",

@@ -6,6 +6,7 @@ ingest has finished.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -17,7 +18,7 @@ from typing import Any
 
 import duckdb
 
-from sharding import cell_statistics, contract, frozen, plan, privacy, sources, storage, store
+from sharding import cell_statistics, cleaned_rows, contract, frozen, plan, privacy, sources, storage, store
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
 from sharding.contract import Reasons
@@ -98,6 +99,7 @@ def ingest(
     pseudonyms = _pseudonyms(data)
     storage.make_directory(directory)
     with (
+        cleaned_rows.removed_on_failure(directory),
         _scratch(directory) as scratch,
         for_ingest.cleaned(data, list(needed), directory, scratch, report) as (data, upstream),
         connected(data.memory_limit, data.threads, scratch / "spill") as connection,
@@ -166,13 +168,17 @@ class _Clock:
 
 @contextmanager
 def _scratch(directory: str) -> Iterator[Path]:
-    """Give a private local directory: in the run directory where that is local. A leftover of a killed run is removed."""
+    """Give a private local directory: in the run directory where that is local. Leftovers of killed runs of it are removed."""
     if storage.is_local(directory):
         path = storage.local_path(storage.join(directory, SCRATCH))
         shutil.rmtree(path, ignore_errors=True)
         path.mkdir(mode=0o700)
     else:
-        path = Path(tempfile.mkdtemp(prefix="caucus-ingest-"))
+        prefix = f"caucus-ingest-{storage.sha256_bytes(directory.encode())[:16]}-"
+        for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+            if left.lstat().st_uid == os.getuid():
+                shutil.rmtree(left)
+        path = Path(tempfile.mkdtemp(prefix=prefix))
     try:
         yield path
     finally:

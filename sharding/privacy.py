@@ -134,19 +134,30 @@ def check_levels(data: DataConfig, codings: Mapping[str, FactorCoding], num_peop
     for name, coding in codings.items():
         if {name, data.source_name(name)} & {*data.privacy.allow} or data.column(name).levels is not None:
             continue
-        kind, count = _kind_of_levels(coding.levels)
+        check_looks(name, coding.levels, remedy="Correct the column or the file, declare `levels`")
         total = len(coding.levels)
         allow = f"`data.privacy: {{allow: [{name}]}}`"
-        if kind is not None:
-            raise PrivacyError(
-                f"data.columns.{name}", f"{count:,} of {total:,} levels that look like {KINDS[kind]}", "levels of a group",
-                f"Correct the column or the file, declare `levels`; or, if they are none, say {allow}."
-            )  # fmt: skip
         if num_people is not None and total >= MIN_LEVELS and 2 * total > num_people:
             raise PrivacyError(
                 f"data.columns.{name}", f"{total:,} levels in {num_people:,} rows, nearly one per person",
                 "levels that people share", f"Group it more coarsely; or, if a level is no person, say {allow}."
             )  # fmt: skip
+
+
+def check_looks(name: str, levels: Sequence[str], *, remedy: str = "Correct the column or the file") -> None:
+    """Refuse levels of the column ``name`` that look like e-mails, phones, addresses or dates.
+
+    Raises
+    ------
+    PrivacyError
+        Tells the number of such levels, and none of them.
+    """
+    kind, count = _kind_of_levels(levels)
+    if kind is not None:
+        raise PrivacyError(
+            f"data.columns.{name}", f"{count:,} of {len(levels):,} levels that look like {KINDS[kind]}", "levels of a group",
+            f"{remedy}; or, if they are none, say `data.privacy: {{allow: [{name}]}}`."
+        )  # fmt: skip
 
 
 def _kind_of_levels(levels: Sequence[str]) -> tuple[str | None, int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sharding import storage
+from sharding.cleaned_rows import CLEANED
 from sharding.database import connected
 from sharding.errors import SourceError
 from sharding.layouts import dirt, files, join, library
@@ -21,7 +22,6 @@ from sharding.layouts.files import RawFile
 from sharding.layouts.read import Count, Read, Request, check, columns_of, read
 from sharding.layouts.schema import Layout
 
-CLEANED = "cleaned"
 VOTERS = "voters.parquet"
 _READER_VERSION = 2
 """Changes with what a reader writes: what an older one left is read again."""
@@ -110,9 +110,9 @@ def clean(
     return Cleaned(str(folder / VOTERS), content, tuple(found))
 
 
-def remove(directory: str) -> None:
-    """Remove the clean files: they hold rows of persons, and the shards are made."""
-    storage.remove(storage.join(directory, CLEANED))
+def remove_parts(made: Cleaned) -> None:
+    """Remove what was kept of single files, with the ids and the rows that take no part; the clean file stays."""
+    _remove_others(Path(made.path).parent, [Path(made.path)])
 
 
 def _read_once(request: Request, file: RawFile, path: Path) -> Read:

@@ -54,7 +54,7 @@ def rows(
     with files.opened(file) as stream:
         blocks = lines.blocks(stream, layout, file.label, tally.counts, tally.encodings)
         names, first = _header(blocks, file, layout, tally) if layout.header else (layout.fields, None)
-        places = [_place(item, names, file.label, is_header=layout.header) for item in wanted]
+        places = _places(wanted, names, file.label, is_header=layout.header)
         reader = LineReader(layout, len(names), list(dict.fromkeys(places)), tally.counts, tally.encodings)
         order = [f"f{place}" for place in places]
         for block in chain([] if first is None else [first], blocks):
@@ -88,7 +88,14 @@ def _header(
     raise SourceError(file.label, "an empty file", "a first line with the names of the fields", "Copy the file again.")
 
 
-def _place(item: Field, names: Sequence[str], label: str, *, is_header: bool) -> int:
+def _places(wanted: Sequence[Field], names: Sequence[str], label: str, *, is_header: bool) -> list[int]:
+    """Where the fields are. Of a first line that has none of them nothing is told: a file without a header begins with a person."""
+    known = {name.lower() for item in wanted for name in item.names}
+    is_told = not is_header or any(name.lower() in known for name in names)
+    return [_place(item, names, label, is_header=is_header, is_told=is_told) for item in wanted]
+
+
+def _place(item: Field, names: Sequence[str], label: str, *, is_header: bool, is_told: bool) -> int:
     lowered = [name.lower() for name in names]
     for name in item.names:
         found = [i for i, other in enumerate(names) if other == name] or [
@@ -100,7 +107,7 @@ def _place(item: Field, names: Sequence[str], label: str, *, is_header: bool) ->
             )  # fmt: skip
         if found:
             return found[0]
-    near = difflib.get_close_matches(item.names[0].lower(), lowered, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(item.names[0].lower(), lowered, n=1, cutoff=0.75) if is_told else []
     what = "the first line" if is_header else "the layout"
     raise ContractError(
         f"{item.where}, file {label!r}", f"no field {' or '.join(map(repr, item.names))} among the {len(names)} of {what}",
@@ -116,7 +123,7 @@ def _parquet_rows(file: RawFile, wanted: Sequence[Field], tally: Tally) -> Itera
         with storage.opened(file.url) as stream:
             parquet = pq.ParquetFile(stream)
             names = parquet.schema_arrow.names
-            named = [names[_place(item, names, file.label, is_header=True)] for item in wanted]
+            named = [names[place] for place in _places(wanted, names, file.label, is_header=True)]
             num_rows = 0
             for batch in parquet.iter_batches(batch_size=100_000, columns=list(dict.fromkeys(named))):
                 columns = [_as_text(batch.column(name), name, file.label) for name in named]

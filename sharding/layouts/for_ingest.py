@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sharding import storage
+from sharding import cleaned_rows, storage
 from sharding.config import DataConfig
 from sharding.errors import ContractError, SourceError
 from sharding.layouts import cleaning, library
@@ -48,29 +48,33 @@ def cleaned(
     """Give the data as ingest reads them: as they are without a layout, and the clean file with one.
 
     ``columns`` are the columns that ingest needs. The clean file goes when the block ends, unless `data.keep_cleaned`, or the
-    process is killed: then it is used again.
+    process is killed: then what is whole of it is used again. What a run with a layout left goes when there is none any more.
     """
     if data.layout is None:
         storage.remove(storage.join(directory, DIRT))
+        cleaned_rows.remove(directory)
         yield data, None
         return
     if VOTED in columns and data.election is None:
         raise ContractError(
             "data.outcome", f"{VOTED!r} without an election", "the day of the election", "Set data.election: YYYY-MM-DD."
         )  # fmt: skip
-    work = directory if storage.is_local(directory) else str(scratch)
-    try:
-        made = cleaning.clean(
-            library.load(data.layout), data.source, directory, work=work, election=data.election,
-            columns=[name for name in columns if name != VOTED], memory_limit=data.memory_limit, threads=data.threads,
-            progress=progress,
+    if data.keep_cleaned and not storage.is_local(directory):
+        raise ContractError(
+            "data.keep_cleaned", "a run directory that is not on this machine", "a local one, with permissions of its own",
+            "Leave keep_cleaned out, or run in a local directory."
         )  # fmt: skip
-        yield data.model_copy(update={"source": (made.path,), "format": "parquet"}), _upstream(made)
-    except Exception:
-        cleaning.remove(work)
-        raise
-    if not data.keep_cleaned:
-        cleaning.remove(work)
+    work = directory if storage.is_local(directory) else str(scratch)
+    made = cleaning.clean(
+        library.load(data.layout), data.source, directory, work=work, election=data.election,
+        columns=[name for name in columns if name != VOTED], memory_limit=data.memory_limit, threads=data.threads,
+        progress=progress,
+    )  # fmt: skip
+    yield data.model_copy(update={"source": (made.path,), "format": "parquet"}), _upstream(made)
+    if data.keep_cleaned:
+        cleaning.remove_parts(made)
+    else:
+        cleaned_rows.remove(work)
 
 
 def _upstream(made: Cleaned) -> Upstream:

@@ -141,6 +141,16 @@ def test_an_absent_column_is_an_error(project):
     assert "no column 'yy'" in result.stderr
 
 
+def test_levels_that_are_people_are_refused_and_not_told(project):
+    file = project.parent / "rows.parquet"
+    table = pq.read_table(file).to_pydict()
+    pq.write_table(pa.table(table | {"state": ["zqx@example.org", *table["state"][1:]]}), file)
+    result = caucus(project, "--allow-code", "--debug")
+    assert result.exit_code == 2
+    assert "1 of 7 levels that look like an e-mail address" in result.stderr
+    assert "zqx" not in result.output
+
+
 def test_guides_of_the_config_are_those_of_the_fit():
     from fitting import user_tilted
 

@@ -76,9 +76,11 @@ def caucus(*arguments: str | os.PathLike[str]) -> Said:
     return Said(int(ended.value.code or 0), out.getvalue(), err.getvalue())
 
 
-def started(*arguments: str | os.PathLike[str]) -> subprocess.Popen[str]:
-    """Start the command as a process of its own."""
-    command = [sys.executable, "-c", "from cluster.cli import main; main()", *map(str, arguments)]
+def started(
+    *arguments: str | os.PathLike[str], script: str = "from cluster.cli import main; main()"
+) -> subprocess.Popen[str]:
+    """Start the command, or a ``script`` that ends in it, as a process of its own."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from sharding import layouts
+from sharding import cleaned_rows, layouts
 from sharding.errors import ContractError, LayoutError, SourceError
 from sharding.layouts import cleaning, explain
 from tests.sharding.layout_files import NC_PERSON, NC_VOTERS, header, line, nc_history, nc_voters
@@ -171,7 +171,7 @@ def test_blocks_may_end_anywhere(raw, monkeypatch, block_bytes):
     lines = [line(NC_VOTERS, NC_PERSON | row).encode("cp1252" if i % 2 else "utf-8") for i, row in enumerate(rows)]
     nc_voters(raw / "ncvoter92.txt", [*lines[:50], '"92"\t"1"\r\n', "\r\n", *lines[50:]])
     whole = clean(raw.parent, election=None, columns=("id", "race"))
-    cleaning.remove(str(raw.parent / "run"))
+    cleaned_rows.remove(str(raw.parent / "run"))
     monkeypatch.setattr("sharding.layouts.lines.BLOCK_BYTES", block_bytes)
     cut = clean(raw.parent, election=None, columns=("id", "race"))
     assert counts(cut) == counts(whole)
