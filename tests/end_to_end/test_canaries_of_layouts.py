@@ -19,7 +19,7 @@ from test_layouts import CONFIG
 from cluster import config as configs
 from cluster import run_directory, stages
 from sharding.layouts import cleaning
-from tests.sharding.layout_files import NC_HISTORY, NC_PERSON, NC_VOTERS, NC_VOTE, nc_history, nc_voters
+from tests.sharding.layout_files import NC_HISTORY, NC_PERSON, NC_VOTE, NC_VOTERS, nc_history, nc_voters
 from tests.sharding.layout_files import line as text_of
 
 PERSON = {
