@@ -149,7 +149,8 @@ def test_a_killed_ingest_is_private_and_goes_on_without_reading_a_file_again(fol
     told = {text for _, text in found_in([folder / "run"], CANARIES)}
     assert told == {PERSON["ncid"]}, "ids are compared, and nothing else of a person is there"
 
-    read, original = [], cleaning.read
+    read: list[str] = []
+    original = cleaning.read
     monkeypatch.setattr(cleaning, "read", lambda request, file, target: read.append(file.role) or original(request, file, target))
     said = line.caucus("shard", folder / "run.yaml", "--debug")
     assert said.code == 0, said
