@@ -53,7 +53,7 @@ def render(run: RunDirectory) -> str:
         rounds=audit_sections.rounds(run),
         shard_map=audit_sections.shard_map(run),
         ingest=audit_sections.ingest(run),
-        dirt=dirt.read(run.path),
+        dirt=dirt.read(run.path, run.min_count),
         facts=audit_sections.facts(run),
         priors=audit_sections.priors(run),
         versions=audit_sections.versions(run),
