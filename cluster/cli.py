@@ -3,63 +3,25 @@
 Nothing heavy is imported before a command needs it, so that `caucus --help` answers at once.
 """
 
-import functools
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster import failures, logs, threads
+from cluster import job_commands, threads
+from cluster.commands import Debug, Insecure, MaybeAddress, RunFile, Settings, app, command, load
 from cluster.errors import AuditFailedError
 
 if TYPE_CHECKING:
     from cluster.config import Loaded
     from cluster.progress import Progress
-    from cluster.ray_jobs import Job, JobSubmissionClient
     from cluster.stages import Finished
     from cluster.user_config import UserLoaded
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Bayesian multilevel models on national voter files: sharded, merged, and audited against all of the data.",
-    epilog="Exit codes: 0 good, 2 mend the config or the data, 3 the audit failed, 4 safe to run again, 130 interrupted.",
-)
-
-RunFile = Annotated[str, typer.Argument(metavar="RUN.yaml", help="The config, or a run directory.")]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="a.b.c=value", help="Override a key of the config; repeatable.")
-]
-_ADDRESS = typer.Option(
-    "--address", envvar="RAY_API_SERVER_ADDRESS", metavar="http(s)://host:8265", help="Where the cluster takes jobs."
-)
-Address = Annotated[str, _ADDRESS]
-MaybeAddress = Annotated[str | None, typer.Option("--address", metavar="http(s)://host:8265", help="Where the cluster takes jobs.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster that lets everybody in.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and every event.")]
-
-
-def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Register ``function``; what it raises becomes one message and an exit code. Its last argument is ``debug``."""
-
-    @functools.wraps(function)
-    def guarded(*arguments: Any, debug: bool = False, **options: Any) -> None:
-        logs.configure(verbose=debug)
-        try:
-            function(*arguments, debug=debug, **options)
-        except typer.Exit:
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            raise typer.Exit(failures.tell(error, debug=debug)) from None
-
-    return app.command(function.__name__.rstrip("_"))(guarded)
 
 
 @command
@@ -103,7 +65,7 @@ def validate(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     """Check a config: every error, with its line. Reads no data but the names of its files."""
     from cluster import stages
 
-    loaded = _load(run, set_)
+    loaded = load(run, set_)
     stages.all_inputs(loaded.config)
     typer.echo(f"{run}: good")
 
@@ -114,7 +76,7 @@ def plan(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     from cluster import plan as plans
     from cluster import views
 
-    loaded = _load(run, set_)
+    loaded = load(run, set_)
     directory = loaded.config.run.directory
     for line in views.projection(plans.make(loaded.config, directory)) + views.status(loaded):
         typer.echo(line)
@@ -136,7 +98,7 @@ def update(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     """Take in new and changed files of a finished run: fit only their shards, and say what changed and what moved."""
     from cluster import stages, updating, views
 
-    loaded = _load(run, set_)
+    loaded = load(run, set_)
     with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
         updated = updating.update(loaded, shown, shared)
     if updated.explanation is None:
@@ -199,7 +161,7 @@ def check(
     """Check the model of a finished run: leave-one-out, replicated outcomes, and what the prior says; writes checks/."""
     from cluster import checks, progress, stages
 
-    loaded = _load(run, set_)
+    loaded = load(run, set_)
     with closing(progress.make()) as shown, closing(stages.SharedExecutor()) as shared:
         for line in checks.check(loaded, shown, shared, by):
             typer.echo(line)
@@ -214,7 +176,7 @@ def compare(
     """Compare how well two runs of the same data predict, one person left out at a time."""
     from cluster import comparison
 
-    runs = (run if os.path.isdir(run) else _load(run, None).config.run.directory for run in (run_a, run_b))
+    runs = (run if os.path.isdir(run) else load(run, None).config.run.directory for run in (run_a, run_b))
     for line in comparison.compare(*runs):
         typer.echo(line)
 
@@ -226,7 +188,7 @@ def status(
     """Show which stages are done, and why the others would run; with --address, its attempts on a cluster too."""
     from cluster import views
 
-    loaded = _load(run, set_)
+    loaded = load(run, set_)
     if address is not None:
         from cluster import ray_jobs
 
@@ -237,72 +199,8 @@ def status(
         typer.echo(line)
 
 
-@command
-def submit(
-    run: RunFile,
-    address: Address,
-    set_: Settings = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Show its log and end as the run ends.")] = True,
-    image_code: Annotated[bool, typer.Option("--image-code", help="The machines have this package: send the config only.")] = False,
-    needs_env: Annotated[
-        list[str] | None, typer.Option(help="Name of a variable that the machines must have set; no value is sent. Repeatable.")
-    ] = None,
-    driver_cpus: Annotated[float, typer.Option(min=0, help="Cores that the driver asks for.")] = 0.0,
-    insecure: Insecure = False,
-    debug: Debug = False,
-) -> None:
-    """Send a run to a Ray cluster; sent again, it goes on where it was."""
-    from cluster import ray_jobs
-
-    loaded = _load(run, set_)
-    client = ray_jobs.connect(address, insecure=insecure)
-    job = ray_jobs.submit(
-        client, loaded, image_code=image_code, needs_env=tuple(needs_env or ()), driver_cpus=driver_cpus
-    )
-    typer.echo(ray_jobs.describe(job))
-    if wait:
-        _follow(client, job)
-
-
-@command
-def logs_(
-    run: RunFile,
-    address: Address,
-    set_: Settings = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Until the run ends; ends as it does.")] = False,
-    insecure: Insecure = False,
-    debug: Debug = False,
-) -> None:
-    """Show what the last attempt on a cluster has said."""
-    from cluster import ray_jobs
-
-    client = ray_jobs.connect(address, insecure=insecure)
-    job = ray_jobs.latest(client, _load(run, set_))
-    if follow:
-        _follow(client, job)
-    else:
-        typer.echo(ray_jobs.logs(client, job), nl=False)
-
-
-@command
-def stop(run: RunFile, address: Address, set_: Settings = None, insecure: Insecure = False, debug: Debug = False) -> None:
-    """Stop the attempt that is under way on a cluster; what is done is kept."""
-    from cluster import ray_jobs
-
-    client = ray_jobs.connect(address, insecure=insecure)
-    typer.echo(ray_jobs.describe(ray_jobs.stop(client, _load(run, set_))))
-
-
-def _list(address: Address, insecure: Insecure = False, debug: Debug = False) -> None:
-    """Show every run that a cluster was sent."""
-    from cluster import ray_jobs
-
-    for job in ray_jobs.every_job(ray_jobs.connect(address, insecure=insecure)):
-        typer.echo(ray_jobs.describe(job))
-
-
-_list.__name__ = "list"
-command(_list)
+for _job_command in (job_commands.submit, job_commands.logs_, job_commands.stop, job_commands.list_):
+    command(_job_command)
 
 
 @command
@@ -323,7 +221,7 @@ def dirt(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     from reporting import dirt as dirt_report
     from sharding import storage
 
-    source, page = (storage.join(_load(run, set_).config.run.directory, name) for name in ("dirt.json", "dirt.html"))
+    source, page = (storage.join(load(run, set_).config.run.directory, name) for name in ("dirt.json", "dirt.html"))
     storage.publish_bytes(page, dirt_report.render(dirt_report.summarise(storage.read_json(source), source)).encode())
     typer.echo(f"dirt report: {page}")
 
@@ -365,21 +263,6 @@ def demo(
             typer.echo(line)
 
 
-def _load(run: str, settings: list[str] | None) -> "Loaded":
-    from cluster import config
-
-    return config.load(run, settings or ())
-
-
-def _follow(client: "JobSubmissionClient", job: "Job") -> None:
-    from cluster import ray_jobs
-
-    ended = ray_jobs.follow(client, job, lambda text: typer.echo(text, nl=False))
-    typer.echo(ray_jobs.describe(ended), err=True)
-    if code := ray_jobs.exit_code(ended):
-        raise typer.Exit(code)
-
-
 def _progress(loaded: "Loaded | UserLoaded") -> "Progress":
     from cluster import metrics, progress
 
@@ -389,7 +272,7 @@ def _progress(loaded: "Loaded | UserLoaded") -> "Progress":
 def _run(run: str, settings: list[str] | None, *, only: str | None) -> None:
     from cluster import stages
 
-    loaded = _load(run, settings)
+    loaded = load(run, settings)
     with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
         finished = stages.run(loaded, shown, shared, only=only)
     if not finished.redone:
