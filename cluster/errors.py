@@ -228,10 +228,9 @@ class ClusterUnreachableError(ClusterError):
 
     def __init__(self, address: str, reason: str):
         self.address, self.reason = address, reason
-        super().__init__(
-            f"Ray at {address!r} could not be started or reached: {reason}. Check with `caucus doctor`, "
-            "or set `run.executor: serial`."
-        )
+        is_for_jobs = address.startswith(("http://", "https://"))
+        do = "Check the address, and the tunnel to it" if is_for_jobs else "Check with `caucus doctor`, or set `run.executor: serial`"
+        super().__init__(f"Ray at {address!r} could not be started or reached: {reason.rstrip('.')}. {do}.")
 
     def __reduce__(self):
         return type(self), (self.address, self.reason)
