@@ -302,6 +302,34 @@ def test_a_walk_inside_each_state_is_that_of_dense_algebra(cells_of, assert_gaus
         assert_gaussian_posterior_is_dense(run, design, outcome, lambda psi: prior_of(psi, 0.5))
 
 
+def test_monotonic_effects_are_those_of_dense_algebra(cells_of, assert_gaussian_posterior_is_dense):
+    """Given the shares, the marginal density of which is among what is compared."""
+    columns, outcome = people()
+    cells = cells_of(columns, outcome, "gaussian")
+    run = in_memory.fit(
+        cells, "y ~ 1 + (1 | age)", family="gaussian", shards=cells["state"], num_draws=2,
+        chosen_priors={"1|age": {"structure": "monotonic", "sd": "half_normal(2)"}},
+    )  # fmt: skip
+    names = run.hierarchy.model.coefficient_names().tolist()
+    assert run.hierarchy.names() == ["sd(1|age)", "share_1(1|age)", "share_2(1|age)", "sigma"]
+
+    def prior_of(psi, turned=False):
+        precision = np.diag([float(not name) for name in names])
+        first = 1 / (1 + 2 * np.exp(-psi[1]))
+        second = (1 - first) / (1 + np.exp(-psi[2]))
+        curve = np.cumsum([0.0, *((second, first) if turned else (first, second)), 1 - first - second])
+        curve -= curve.mean()
+        rows = [names.index(f"1|age[{age}]") for age in AGES]
+        covariance = np.exp(2 * psi[0]) * (np.outer(curve, curve) + CONSTRAINT_SD**2 * np.eye(len(AGES)))
+        precision[np.ix_(rows, rows)] = np.linalg.inv(covariance)
+        return precision
+
+    design = by_names(names, columns)
+    assert_gaussian_posterior_is_dense(run, design, outcome, prior_of)
+    with pytest.raises(AssertionError):  # the shares of other steps
+        assert_gaussian_posterior_is_dense(run, design, outcome, lambda psi: prior_of(psi, turned=True))
+
+
 def test_a_site_in_another_layout_has_the_same_density_and_comes_back_the_same(cells_of):
     columns, outcome = people()
     cells = cells_of(columns, outcome > 0.5)
