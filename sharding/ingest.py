@@ -19,6 +19,7 @@ from typing import Any
 import duckdb
 
 from sharding import cell_statistics, cleaned_rows, contract, frozen, plan, privacy, sources, storage, store
+from sharding import quarantine as quarantine_files
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
 from sharding.contract import Reasons
@@ -135,7 +136,7 @@ def ingest(
             raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")
         if upstream is not None:
             upstream.check_unchanged()
-        by_file = _by_file(cells, found, quarantine, rejects)
+        by_file = quarantine_files.by_file(cells, found, quarantine, rejects)
         clock.lap("describe")
         report("encode", 1, 1)
         storage.remove(storage.join(directory, store.MANIFEST))
@@ -145,7 +146,7 @@ def ingest(
             entries.append(entry)
             report("write", len(entries), len(planned))
         _trust_footers(connection, "float" not in found.kinds.values())
-        _write_quarantine(data, directory, cells, by_file, scratch, connection, found, pseudonyms)
+        quarantine_files.write(data, directory, cells, by_file, scratch, connection, found, pseudonyms)
         storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
         read = [{**entry, "num_rows": file.num_rows} for entry, file in zip(before, found.files, strict=True)]
         read = upstream.sources if upstream is not None else read
@@ -275,7 +276,7 @@ def _group(
 
 
 def _nothing_left(quarantine: dict[str, int], rejects: dict[tuple[str, str], int]) -> ContractError:
-    reasons = ", ".join(f"{count:,} {name}" for name, count in _by_reason(quarantine, rejects).items())
+    reasons = ", ".join(f"{count:,} {name}" for name, count in quarantine_files.by_reason(quarantine, rejects).items())
     return ContractError(
         "data", f"every row quarantined ({reasons})", "rows that keep the contract",
         "Correct data.columns (missing_values, levels), data.delimiter or the files."
@@ -352,53 +353,6 @@ def _nested_factor(dictionary: Dictionary, by: tuple[str, ...]) -> list[str]:
     return [] if best is None else [best]
 
 
-def _by_reason(quarantine: dict[str, int], rejects: dict[tuple[str, str], int]) -> dict[str, int]:
-    counts = dict(quarantine)
-    for (_, reason), count in rejects.items():
-        counts[reason] = counts.get(reason, 0) + count
-    return counts
-
-
-def _by_file(
-    cells: CellTable, found: Sources, quarantine: dict[str, int], rejects: dict[tuple[str, str], int]
-) -> dict[tuple[str, str], int]:
-    if len(found.files) == 1 or not quarantine:
-        return {(found.files[0].url, reason): count for reason, count in quarantine.items()} | rejects
-    by_file = cells.quarantined_by_file()
-    totals: dict[str, int] = {}
-    for (_, reason), count in by_file.items():
-        totals[reason] = totals.get(reason, 0) + count
-    if totals != quarantine:
-        raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")
-    return by_file | rejects
-
-
-def _write_quarantine(
-    data: DataConfig,
-    directory: str,
-    cells: CellTable,
-    by_file: dict[tuple[str, str], int],
-    scratch: Path,
-    connection: duckdb.DuckDBPyConnection,
-    found: Sources,
-    pseudonyms: Pseudonyms | None,
-) -> None:
-    storage.remove(storage.join(directory, "quarantine"))
-    listed = [{"url": url, "reason": reason, "num_rows": count} for (url, reason), count in sorted(by_file.items())]
-    storage.publish_json(storage.join(directory, "quarantine/counts.json"), {"schema_version": 1, "by_file": listed})
-    if data.keep_quarantined_rows and by_file:
-        copies = {"rows.parquet": lambda path: cells.copy_quarantined(path, pseudonyms)}
-        if found.is_text:
-            copies["lines.parquet"] = lambda path: sources.copy_rejects(connection, path)
-        for name, copy in copies.items():
-            copy(str(scratch / name))
-            storage.publish_file(scratch / name, storage.join(directory, "quarantine", name))
-        if pseudonyms is not None:
-            ids = {"schema_version": 1, "column": data.id_column, "method": data.privacy.id_method,
-                   "key_fingerprint": pseudonyms.fingerprint}  # fmt: skip
-            storage.publish_json(storage.join(directory, "quarantine/ids.json"), ids)
-
-
 def _manifest(
     entries: list[dict[str, Any]],
     rows_grouped: int,
@@ -406,7 +360,7 @@ def _manifest(
     rejects: dict[tuple[str, str], int],
     fingerprints: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    by_reason = _by_reason(quarantine, rejects)
+    by_reason = quarantine_files.by_reason(quarantine, rejects)
     totals = {
         "rows_read": rows_grouped + sum(rejects.values()),
         "rows_in_cells": sum(entry["num_rows"] for entry in entries),

@@ -15,69 +15,18 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, cast
 
 import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from sharding.errors import ShardCorruptError, StorageError
+from sharding.hashing_file import HashingFile
 from sharding.retrying import patiently
 
 MAX_BYTES_HELD = 1 << 26
 """A file up to this size is held in memory on its way to an object store; a larger one is read from a temporary file."""
-
-
-class ByteSink(Protocol):
-    """What a writer of bytes needs; :class:`HashingFile` and open files are such."""
-
-    def write(self, data: bytes, /) -> int: ...
-
-
-class HashingFile:
-    """A write-only file that knows the sha256 and the number of the bytes that went through it."""
-
-    def __init__(self, target: ByteSink):
-        self._target = target
-        self._sha256 = hashlib.sha256()
-        self.num_bytes = 0
-        self.closed = False
-
-    def write(self, data: bytes) -> int:
-        """Pass ``data`` (bytes or a buffer) on and count it."""
-        view = memoryview(data).cast("B")
-        self._sha256.update(view)
-        self._target.write(cast(bytes, view))
-        self.num_bytes += len(view)
-        return len(view)
-
-    def flush(self) -> None:
-        """Nothing is held back, so there is nothing to flush."""
-
-    def tell(self) -> int:
-        """Number of bytes written."""
-        return self.num_bytes
-
-    def close(self) -> None:
-        """Accept no more; the target belongs to whoever opened it."""
-        self.closed = True
-
-    def readable(self) -> bool:
-        """Never."""
-        return False
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def seekable(self) -> bool:
-        """Never."""
-        return False
-
-    @property
-    def sha256(self) -> str:
-        """Hexadecimal digest of everything written so far."""
-        return self._sha256.hexdigest()
 
 
 SCHEMES = ("", "file", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https", "hdfs")
