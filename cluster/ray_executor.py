@@ -77,8 +77,7 @@ class RayExecutor:
 
     def __init__(self, *, address: str, workers: int, task_gpus: float = 0.0, ship_code: bool = False):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        self._is_ours, was_running = address == "local", ray.is_initialized()
-        self._address, self._workers = address, workers
+        self._address, self._workers, self._is_ours = address, workers, address == "local"
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
         environment = {k: v for k, v in ENVIRONMENT.items() if not (task_gpus and k == "JAX_PLATFORMS")}
         folder = Path(__file__).resolve().parent.parent
@@ -87,7 +86,8 @@ class RayExecutor:
             with warnings.catch_warnings():
                 # Ray's processes are forks that exec at once, so JAX's threads, if there are any, are not missed in them.
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-                ray.init(
+                _start(
+                    tries=2 if self._is_ours else 1,
                     address=address,
                     runtime_env={"env_vars": environment} if self._is_ours else code,
                     logging_level=logging.ERROR,
@@ -95,9 +95,7 @@ class RayExecutor:
                     num_cpus=workers if self._is_ours else None,
                     include_dashboard=False if self._is_ours else None,
                 )
-        except Exception as error:  # Ray raises a bare Exception where a node is too slow to start
-            if not was_running:
-                ray.shutdown()  # what did start
+        except Exception as error:  # Ray raises a bare Exception too
             raise ClusterUnreachableError(address, str(error).partition("\n")[0]) from error
         finally:
             os.umask(umask)
@@ -238,6 +236,22 @@ class RayExecutor:
         if ran.error is not None:
             ran.error.add_note(f"In the worker:\n{trace}")
         return Outcome(task, ran.value, ran.error, ran.seconds, attempt, ran.storage_retries)
+
+
+def _start(tries: int, **settings: Any) -> None:
+    """Call `ray.init`; a Ray of our own that was too slow to start, as on a busy machine, is started once more."""
+    was_running = ray.is_initialized()
+    for last in (*[False] * (tries - 1), True):
+        try:
+            ray.init(**settings)
+            return
+        except Exception as error:  # Ray raises a bare Exception then
+            if was_running:
+                raise
+            ray.shutdown()  # what did start
+            if last:
+                raise
+            log.warning("Ray did not start, starting it again", extra={"reason": str(error).partition("\n")[0]})
 
 
 def _largest_machine_bytes() -> int:

@@ -239,10 +239,19 @@ def test_a_ray_too_slow_to_start_is_safe_to_run_again(monkeypatch: pytest.Monkey
     """Ray raises a bare Exception then, on a busy machine."""
     import ray
 
-    def too_slow(**_: object) -> None:
+    tries: list[object] = []
+
+    def too_slow(**settings: object) -> None:
+        tries.append(settings["address"])
         raise Exception("The current node timed out during startup.\nAnd more lines.")
 
     monkeypatch.setattr(ray, "init", too_slow)
-    with pytest.raises(ClusterUnreachableError, match=r"timed out during startup\.\. Check") as told:
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # though the Ray of other tests is
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(ClusterUnreachableError, match=r"timed out during startup\. Check") as told:
         executors.make(RunSection(directory="unused", executor="ray"))
     assert told.value.exit_code == 4
+    assert tries == ["local", "local"]
+    with pytest.raises(ClusterUnreachableError):
+        executors.make(RunSection(directory="unused", executor="127.0.0.1:1"))
+    assert tries[2:] == ["127.0.0.1:1"], "a running cluster is asked once"

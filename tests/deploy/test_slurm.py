@@ -15,7 +15,7 @@ STANDS_IN = {
     "srun": 'echo "srun $*" >> "$SEEN"; [ -n "$RAY_AUTH_TOKEN" ] && echo "token of ${#RAY_AUTH_TOKEN}" >> "$SEEN"; exec sleep 60',
     "ray": '[ "${HEALTH:-0}" = 0 ]',
     "sleep": 'exec /bin/sleep "$([ "$1" = 2 ] && echo 0 || echo "$1")"',
-    "caucus": 'echo "caucus $*" >> "$SEEN"; [ -n "${WAIT:-}" ] && exec sleep 60; exit "${CODE:-0}"',
+    "caucus": 'until [ "$(grep -c "token of" "$SEEN")" = 2 ]; do /bin/sleep 0.05; done; echo "caucus $*" >> "$SEEN"; [ -n "${WAIT:-}" ] && exec sleep 60; exit "${CODE:-0}"',
 }
 
 

@@ -252,14 +252,14 @@ def test_hostile_names_and_values_are_only_names_and_values(helpers: Any, tmp_pa
 
 
 def test_memory_limit_spills_or_says_what_to_raise(helpers: Any, tmp_path: Path) -> None:
-    num_rows = 300_000
+    num_rows = 1_000_000
     table = pa.table(
         {"g": [str(i % 7) for i in range(num_rows)], "x": np.arange(num_rows) / 7, "voted": [0, 1] * (num_rows // 2)}
     )
     pq.write_table(table, tmp_path / "x.parquet")
     report = helpers.run(
         tmp_path / "x.parquet", tmp_path / "run", factor_columns=["g"], predictor_columns=["x"], group_columns=[("g",)],
-        shards={"by": "g", "target_cells": 20_000}, memory_limit="20MB",
+        shards={"by": "g", "target_cells": 70_000}, memory_limit="48MB",
     )  # fmt: skip
     assert report.num_cells == num_rows
     assert report.manifest["totals"]["rows_in_cells"] == num_rows
