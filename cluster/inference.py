@@ -227,7 +227,8 @@ def _lay_out_again(work: Work) -> None:
         final.append(site_files.name(entry["shard_id"], number, moved.key))
         site_files.write(storage.join(work.directory, final[-1]), moved)
     record = {"round": number, "move": 0.0, "damping": 1.0, "method": "laid out again", "where": "", "seconds": 0.0}
-    psi = combiner.start(new, new.model.coding.outcome.sd)
+    known = dict(zip(old.names(), state["psi"], strict=True))
+    psi = combiner.start(new, new.model.coding.outcome.sd, known)
     _finish_rounds(work, number, [*state["rounds"], record], psi, final, since=number)
 
 

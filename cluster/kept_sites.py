@@ -118,5 +118,4 @@ def _continued(work: Work, earlier: EarlierRun) -> np.ndarray:
     """Where to look for the mode of the hyperparameters: where it was, for those that there were."""
     now, then = work.hierarchy, tasks.build_hierarchy(_model_before(work, earlier))
     before = dict(zip(then.names(), earlier.rounds["psi"], strict=True))
-    first = combiner.start(now, now.model.coding.outcome.sd)
-    return np.array([before.get(name, value) for name, value in zip(now.names(), first.tolist(), strict=True)])
+    return combiner.start(now, now.model.coding.outcome.sd, before)

@@ -14,7 +14,7 @@ target's), and each draw of the coefficients given psi is exact and independent.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
@@ -79,8 +79,8 @@ def product(tree: Tree, sites: Sequence[tuple[Restriction, Site]]) -> Natural:
     return Natural(precision, shift, constants)
 
 
-def start(hierarchy: Hierarchy, outcome_sd: float = 1.0) -> np.ndarray:
-    """A first guess of psi: sds of 0.3 (times the outcome's sd), no correlation."""
+def start(hierarchy: Hierarchy, outcome_sd: float = 1.0, known: Mapping[str, float] | None = None) -> np.ndarray:
+    """A first guess of psi: sds of 0.3 (times the outcome's sd), no correlation; ``known`` ones, by name, as they are."""
     psi = np.zeros(hierarchy.size)
     unit = outcome_sd if hierarchy.residual_prior is not None else 1.0
     for group, part in zip(hierarchy.model.groups, hierarchy.slices, strict=True):
@@ -89,7 +89,7 @@ def start(hierarchy: Hierarchy, outcome_sd: float = 1.0) -> np.ndarray:
         psi[hierarchy.shrinkage_slice] = hierarchy.shrinkage.start()
     if hierarchy.residual_prior is not None:
         psi[-1] = np.log(unit)
-    return psi
+    return np.array([(known or {}).get(name, value) for name, value in zip(hierarchy.names(), psi.tolist(), strict=True)])
 
 
 def _map(fn: Callable[[int], Any], indices: Sequence[int], threads: int) -> Iterator[Any]:

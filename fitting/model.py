@@ -124,7 +124,11 @@ class Model:
         return mask
 
     def coefficient_names(self) -> np.ndarray:
-        """Full name of every coefficient, ``1|state[OH]``; empty for padding; shape (D,)."""
+        """Full name of every coefficient, ``1|state[OH]``; empty for padding; shape (D,), not to be written to."""
+        return self._coefficient_names
+
+    @cached_property
+    def _coefficient_names(self) -> np.ndarray:
         names = np.full(self.tree.num_coefficients, "", dtype=object)
         for block in self.fixed:
             names[block.coefficients] = block.names
@@ -132,6 +136,7 @@ class Model:
             labels = group.members.labels(self.coding)
             for j, variable in enumerate(group.variables):
                 names[group.coefficients[:, j]] = [f"{variable}[{label}]" for label in labels]
+        names.setflags(write=False)
         return names
 
     def block_names(self) -> np.ndarray:
