@@ -1,6 +1,6 @@
 """A structured prior on a finished run of the simulated nation: how long it takes, and is it what a fresh run says?
 
-    python -m benchmarks.swap FOLDER [--rows 2000000]
+    python -m benchmarks.swap FOLDER [--rows 2000000] [--executor serial]
 
 Simulates a nation and runs `configs/nation-turnout.yaml`; then the same run again with a random walk of order 1 over ages,
 once in the finished directory (timed) and once in an empty one. Every parameter's mean and sd, and every estimate's, of the
@@ -56,6 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=2_000_000)
+    parser.add_argument("--executor", help="of the swap alone; that of the config by default")
     chosen = parser.parse_args()
     folder = chosen.folder.resolve()
 
@@ -65,7 +66,8 @@ def main() -> int:
     timed("simulate", str(folder), "--rows", str(chosen.rows))
     config = str(shutil.copy(REPOSITORY / "configs" / f"{CONFIG}.yaml", folder / f"{CONFIG}.yaml"))
     first = timed("run", config)
-    swapped = timed("run", config, "--set", SWAP)
+    executor = ["--set", f"run.executor={chosen.executor}"] if chosen.executor else []
+    swapped = timed("run", config, "--set", SWAP, *executor)
     fresh = timed("run", config, "--set", SWAP, "--set", "run.directory=runs/fresh")
     found = [compare(folder / "runs" / CONFIG / name, folder / "runs" / "fresh" / name, key) for name, key in KEYS.items()]
     seconds = {"first run": first, "structure swapped": swapped, "fresh run": fresh}
