@@ -71,6 +71,7 @@ class Family:
 
     @property
     def own(self) -> tuple[str, ...]:
+        """Names of the family's own parameters on the line they are fitted on, such as ``log_step_2``."""
         if self.name == "ordinal":
             return ("cutpoint_1", *(f"log_step_{k}" for k in range(2, len(self.categories))))
         return _OWN.get(self.name, ())

@@ -48,6 +48,7 @@ class Hierarchy:
 
     @property
     def family(self) -> Family:
+        """The model's family."""
         return self.model.family
 
     @cached_property

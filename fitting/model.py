@@ -44,6 +44,7 @@ class FixedBlock(NamedTuple):
 
     @property
     def is_intercept(self) -> bool:
+        """Whether this is the constant of a linear predictor: no columns, and no parameter of the family's own."""
         return not self.columns and not self.is_own
 
 
@@ -95,10 +96,12 @@ class CellDesign(NamedTuple):
 
     @property
     def num_cells(self) -> int:
+        """Number of cells, n."""
         return len(self.places[0])
 
     @property
     def num_predictors(self) -> int:
+        """Number of linear predictors: one, or one a category."""
         return max(self.predictors) + 1
 
 

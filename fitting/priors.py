@@ -59,6 +59,7 @@ class Prior(NamedTuple):
 
     @property
     def role(self) -> Role:
+        """What this kind of prior may be put on."""
         return _KINDS[self.name].role
 
     def __str__(self) -> str:

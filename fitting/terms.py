@@ -54,6 +54,7 @@ def expand(coding: Coding, terms: Sequence[tuple[str, ...]]) -> list[Part]:
 
 
 def part_name(coding: Coding, part: Part) -> str:
+    """Name of one product of columns, ``income:female[yes]``; ``1`` for the constant."""
     words = [*part.numerics, *(f"{column}[{coding.factors[column][level]}]" for column, level in part.indicators)]
     return ":".join(words) if words else "1"
 
@@ -65,6 +66,7 @@ def _numeric(coding: Coding, column: str, columns: Columns) -> np.ndarray:
 
 
 def values(coding: Coding, part: Part, columns: Columns) -> np.ndarray | None:
+    """Values of one product of columns on cells, shape (n,), numerics standardised as the coding says; None for the constant 1."""
     value: np.ndarray | None = None
     for column in part.numerics:
         x = _numeric(coding, column, columns)

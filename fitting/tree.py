@@ -71,10 +71,12 @@ class Tree:
 
     @property
     def num_coefficients(self) -> int:
+        """Number of coefficients, D."""
         return self.coefficient_starts[-1]
 
     @property
     def num_entries(self) -> int:
+        """Number of stored entries, E: each coefficient with those of its own block and above it."""
         return self.entry_starts[-1]
 
     @cached_property

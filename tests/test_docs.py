@@ -1,5 +1,6 @@
 """What the documentation says exists and runs: its Python, its commands, its links, its keys."""
 
+import ast
 import importlib.util
 import re
 import subprocess
@@ -115,3 +116,25 @@ def test_links_of_the_repository_resolve(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_stay_inside_the_repository(page):
     assert not re.search(r"\.\./shared|(?<![\w.])/(?:work|root|home)/", text_of(page))
+
+
+def without_docstring(body: list[ast.stmt], prefix: str) -> list[str]:
+    """Public functions, classes and methods that say nothing of themselves."""
+    found = []
+    for node in body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            found += [] if ast.get_docstring(node) else [f"{prefix}{node.name}"]
+            found += without_docstring(node.body, f"{prefix}{node.name}.") if isinstance(node, ast.ClassDef) else []
+    return found
+
+
+def test_every_public_name_of_the_mathematics_says_what_it_is():
+    modules = sorted((ROOT / "fitting").rglob("*.py"))
+    silent = []
+    for file in modules:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        name = str(file.relative_to(ROOT))
+        silent += [] if ast.get_docstring(tree) else [name]
+        silent += without_docstring(tree.body, f"{name}: ")
+    assert len(modules) > 50
+    assert silent == []

@@ -36,6 +36,7 @@ class Autoregressive:
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
+        """See `fitting.structures.Structure`."""
         return ("rho",)
 
     def precision(self, psi: Any, xp: Any) -> tuple[Any, Any]:

@@ -46,6 +46,7 @@ class Spectral:
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
+        """See `fitting.structures.Structure`."""
         return ()
 
     def precision(self, psi: Any, xp: Any) -> tuple[Any, Any]:

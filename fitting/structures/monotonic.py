@@ -44,6 +44,7 @@ class Monotonic:
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
+        """See `fitting.structures.Structure`."""
         return tuple(f"share_{k}" for k in range(1, self.num_levels - 1))
 
     def precision(self, psi: Any, xp: Any) -> tuple[Any, Any]:
