@@ -14,6 +14,7 @@ be cut off and nobody notices for a while. Both attempts can write; what they wr
 import logging
 import os
 import pickle
+import socket
 import time
 import traceback
 import warnings
@@ -47,6 +48,8 @@ STRAGGLER_SECONDS, STRAGGLER_FACTOR = 30.0, 3.0
 """A task is a straggler after this time, if that is also this many times what the longest finished one took."""
 MACHINE_SECONDS = 600.0
 """How long to wait for a machine that is large enough: an autoscaler needs minutes."""
+HEAD_SECONDS = 40.0
+"""How long a cluster's head may be silent: after 60 s Ray itself ends this process, with code 1 and without a word."""
 PACKAGES = ("cluster", "fitting", "reporting", "sharding")
 
 
@@ -102,6 +105,7 @@ class RayExecutor:
         # of a job on a cluster the environment is the tasks', since that of the whole job may be set only once
         of_task: dict[str, Any] = {} if self._is_ours else {"runtime_env": {"env_vars": environment}, "num_gpus": task_gpus}
         self._remote = ray.remote(num_cpus=1, max_retries=0, **of_task)(_run)
+        self._head = None if self._is_ours or address.startswith("ray://") else _head()
         self.straggler_seconds = None if self._is_ours else STRAGGLER_SECONDS  # None: none is looked for
 
     def map_unordered(
@@ -137,6 +141,7 @@ class RayExecutor:
     ) -> Iterator[Outcome]:  # fmt: skip
         longest, fitting_since, has_more = 0.0, time.monotonic(), True
         while True:
+            self._require_head()
             while has_more and len(running) < (max_in_flight or self._enough()):
                 try:
                     submitted = _Submitted(next(waiting), memory_bytes)
@@ -195,6 +200,20 @@ class RayExecutor:
                 log.warning("task takes long, runs a second time", extra={"seconds": round(limit)})
                 self._submit(fn, submitted, running, scheduling_strategy="SPREAD")
 
+    def _require_head(self) -> None:
+        """Raises ``ConnectionError`` where the head of a running cluster takes no connection for a while."""
+        if self._head is None:
+            return
+        since = time.monotonic()
+        while True:
+            try:
+                socket.create_connection(self._head, timeout=LOOK_SECONDS).close()
+                return
+            except OSError as error:
+                if time.monotonic() - since > HEAD_SECONDS:
+                    raise ConnectionError(f"its head takes no connection for {HEAD_SECONDS:.0f} s") from error
+            time.sleep(1.0)
+
     def _require_machines(self, memory_bytes: int, fitting_since: float) -> float:
         """When a machine was last seen that is large enough for a task; raises where that is too long ago."""
         largest = 0 if self._is_ours or not memory_bytes else _largest_machine_bytes()
@@ -236,6 +255,12 @@ class RayExecutor:
         if ran.error is not None:
             ran.error.add_note(f"In the worker:\n{trace}")
         return Outcome(task, ran.value, ran.error, ran.seconds, attempt, ran.storage_retries)
+
+
+def _head() -> tuple[str, int]:
+    """Host and port of the head of the cluster that this process is connected to."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    return host.strip("[]"), int(port)
 
 
 def _start(tries: int, **settings: Any) -> None:

@@ -255,3 +255,13 @@ def test_a_ray_too_slow_to_start_is_safe_to_run_again(monkeypatch: pytest.Monkey
     with pytest.raises(ClusterUnreachableError):
         executors.make(RunSection(directory="unused", executor="127.0.0.1:1"))
     assert tries[2:] == ["127.0.0.1:1"], "a running cluster is asked once"
+
+
+@pytest.mark.ray
+def test_a_head_that_is_gone_is_said_before_ray_ends_the_process(local_ray: Executor, monkeypatch: pytest.MonkeyPatch):
+    """Ray ends a driver with code 1, whatever it is doing, once it has missed its head for a minute."""
+    monkeypatch.setattr(ray_executor, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(local_ray, "_head", ("127.0.0.1", 1))
+    with pytest.raises(ClusterUnreachableError, match=r"head takes no connection.*caucus doctor") as told:
+        list(local_ray.map_unordered(work.square, [1, 2]))
+    assert told.value.exit_code == 4
