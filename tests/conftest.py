@@ -9,12 +9,6 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files of slow tests first: a worker that got one last would leave the other with nothing to do."""
-    slow = {item.path for item in items if item.get_closest_marker("ray")}
-    items.sort(key=lambda item: item.path not in slow)
-
-
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """Return the URL of an S3 bucket of a server in this process; child processes find it by their environment."""
