@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cluster.config import RunSection
 
 MIN_CELLS_FOR_RAY = 100_000  # about five seconds of work on one core; Ray starts in five
+MIN_CELLS_AFTER_FIT = 300_000  # the same where there is nothing to fit: 27 s instead of 35 s at 200,000 (`benchmarks/swap.py`)
 
 
 class SerialExecutor:
@@ -30,11 +31,12 @@ class SerialExecutor:
         """Nothing to give back."""
 
 
-def make(run: "RunSection", *, num_cells: int | None = None) -> Executor:
+def make(run: "RunSection", *, num_cells: int | None = None, is_fitted: bool = False) -> Executor:
     """Return the executor that ``run.executor`` names.
 
     ``auto`` is the cluster that this process is a job of, if it is one; otherwise Ray where it is installed, has more than
-    one worker to run, and ``num_cells`` (None: unknown, many) are enough to earn back the seconds that it takes to start.
+    one worker to run, and ``num_cells`` (None: unknown, many) are enough to earn back the seconds that it takes to start:
+    more of them where all shards are fitted already.
 
     Ray is imported here and only if it is asked for. Call before JAX starts in this process: Ray starts its processes
     by fork, which a running JAX does not survive reliably.
@@ -47,7 +49,8 @@ def make(run: "RunSection", *, num_cells: int | None = None) -> Executor:
         Ray does not start, or nothing answers at the address.
     """
     has_ray = find_spec("ray") is not None
-    is_small = run.workers == 1 or (num_cells is not None and num_cells < MIN_CELLS_FOR_RAY)
+    enough = MIN_CELLS_AFTER_FIT if is_fitted else MIN_CELLS_FOR_RAY
+    is_small = run.workers == 1 or (num_cells is not None and num_cells < enough)
     if run.executor == "serial" or (run.executor == "auto" and not run.is_on_cluster and (is_small or not has_ray)):
         return SerialExecutor()
     if not has_ray:

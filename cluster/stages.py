@@ -63,10 +63,10 @@ class SharedExecutor:
     def __init__(self) -> None:
         self._executor: Executor | None = None
 
-    def get(self, run: RunSection, num_cells: int | None) -> Executor:
+    def get(self, run: RunSection, num_cells: int | None, *, is_fitted: bool = False) -> Executor:
         """Return the executor, made as `executors.make` does if there is none yet."""
         if self._executor is None:
-            self._executor = executors.make(run, num_cells=num_cells)
+            self._executor = executors.make(run, num_cells=num_cells, is_fitted=is_fitted)
         return self._executor
 
     def close(self) -> None:
@@ -266,7 +266,8 @@ def _run_stage(
         _ingest(step, config, directory.path, progress)
     elif step.stage in _ON_WORKERS:
         task_bytes = plan.check(config, directory.path).worker_bytes
-        executor = shared.get(config.run, plan.num_cells(directory.path))  # before JAX is imported
+        num_cells = plan.num_cells(directory.path)
+        executor = shared.get(config.run, num_cells, is_fitted=step.stage != "fit")  # before JAX is imported
         context = StageContext(config, directory.path, executor, progress, step.key, task_bytes, retries)
         _function(step.stage, config)(context)
         if step.stage == "merge":

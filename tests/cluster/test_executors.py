@@ -229,6 +229,14 @@ def test_auto_is_serial_where_there_is_little_to_do():
     assert isinstance(alone, SerialExecutor)
 
 
+def test_auto_does_not_start_ray_for_what_follows_the_fit_of_a_nation(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ray_executor, "RayExecutor", lambda **_: "Ray")
+    run = RunSection(directory="unused", executor="auto", workers=2)
+    assert isinstance(executors.make(run, num_cells=200_000, is_fitted=True), SerialExecutor)
+    assert executors.make(run, num_cells=200_000) == "Ray"
+    assert executors.make(run, num_cells=2_000_000, is_fitted=True) == "Ray"
+
+
 @pytest.mark.ray
 def test_ray_that_does_not_answer_is_said(local_ray: Executor):
     with pytest.raises(ClusterUnreachableError, match=r"127\.0\.0\.1:1.*caucus doctor"):
