@@ -12,6 +12,7 @@ be cut off and nobody notices for a while. Both attempts can write; what they wr
 """
 
 import logging
+import math
 import os
 import pickle
 import socket
@@ -106,6 +107,7 @@ class RayExecutor:
         of_task: dict[str, Any] = {} if self._is_ours else {"runtime_env": {"env_vars": environment}, "num_gpus": task_gpus}
         self._remote = ray.remote(num_cpus=1, max_retries=0, **of_task)(_run)
         self._head = None if self._is_ours or address.startswith("ray://") else _head()
+        self._head_seen = -math.inf
         self.straggler_seconds = None if self._is_ours else STRAGGLER_SECONDS  # None: none is looked for
 
     def map_unordered(
@@ -202,12 +204,13 @@ class RayExecutor:
 
     def _require_head(self) -> None:
         """Raises ``ConnectionError`` where the head of a running cluster takes no connection for a while."""
-        if self._head is None:
-            return
         since = time.monotonic()
+        if self._head is None or since - self._head_seen < LOOK_SECONDS:
+            return
         while True:
             try:
                 socket.create_connection(self._head, timeout=LOOK_SECONDS).close()
+                self._head_seen = time.monotonic()
                 return
             except OSError as error:
                 if time.monotonic() - since > HEAD_SECONDS:
@@ -266,7 +269,7 @@ def _head() -> tuple[str, int]:
 def _start(tries: int, **settings: Any) -> None:
     """Call `ray.init`; a Ray of our own that was too slow to start, as on a busy machine, is started once more."""
     was_running = ray.is_initialized()
-    for last in (*[False] * (tries - 1), True):
+    for tries_left in reversed(range(tries)):
         try:
             ray.init(**settings)
             return
@@ -274,7 +277,7 @@ def _start(tries: int, **settings: Any) -> None:
             if was_running:
                 raise
             ray.shutdown()  # what did start
-            if last:
+            if not tries_left:
                 raise
             log.warning("Ray did not start, starting it again", extra={"reason": str(error).partition("\n")[0]})
 

@@ -109,7 +109,7 @@ def _first_trace(sharded: ShardedModel, shard: Shard) -> Any:
             where, f"it asked for {error.args[0]!r}", f"columns and sizes among {known}",
             "Add the column to the data, or the factor to the declaration.",
         ) from error  # fmt: skip
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # what NumPyro's distributions without a sampler raise
         raise UserCodeError(
             where, f"NotImplementedError: {error}", "priors that can be drawn from",
             "An improper or unnormalised prior has no draws to start from: use a proper one.",

@@ -111,11 +111,12 @@ def _tables(dirt: dict[str, Any], min_count: int) -> Dirt:
     for (role, rule, column, action), count in sorted(counts.items(), key=lambda item: (order[item[0][3]], -item[1], item[0])):
         share = count / max(int(totals[role]["rows_in"]), 1)
         advice = _ADVICE.get(rule, "")
-        many, part = (f"<{min_count}", "–") if 0 < count < min_count else (f"{count:,}", f"{share:.2%}")
+        is_hidden = 0 < count < min_count
+        many, part = (f"<{min_count}", "–") if is_hidden else (f"{count:,}", f"{share:.2%}")
         rules[role].append([rule, column or "–", ACTIONS[action], many, part, str(dirt["rules"].get(rule, "")), advice])
         is_lost = action == "quarantined" and rule not in ("election:other", "status:left_out", "vote:not_counted")
         if share >= NOTABLE_SHARE and advice and (is_lost or rule in ("code:unseen", "dates:malformed", "number:malformed")):
-            notable.append(f"{rule}{f' in {column}' if column else ''}: {share:.1%} of the rows of {role}. {advice}")
+            notable.append(f"{rule}{f' in {column}' if column else ''}: {'a few' if is_hidden else f'{share:.1%}'} of the rows of {role}. {advice}")
     files = [
         [
             str(file["file"]), str(file["role"]), ", ".join(file.get("encodings", [])) or "–",

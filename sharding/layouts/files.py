@@ -101,7 +101,7 @@ def opened(file: RawFile) -> Iterator[IO[bytes]]:
             zlib.error,
             gzip.BadGzipFile,
             lzma.LZMAError,
-            NotImplementedError,
+            NotImplementedError,  # zipfile's, for a compression or a version that it does not know
         ) as error:
             raise _damaged(file.label, type(error).__name__) from None
         except OSError as error:  # a damaged table of contents names places before the file's first byte
@@ -120,7 +120,7 @@ def _members(url: str) -> list[str]:
     try:
         with storage.opened(url) as file, zipfile.ZipFile(file) as archive:
             return [info.filename for info in archive.infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, NotImplementedError) as error:  # the last is zipfile's too
         raise _damaged(url, type(error).__name__) from None
 
 

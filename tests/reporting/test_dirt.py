@@ -48,6 +48,7 @@ def test_small_counts_and_the_exact_size_of_a_file_are_not_for_every_reader():
     assert [row[3:7] for row in found.files] == [
         ["500", "400", "100", "0"], ["400", "400", "100", "0"], ["600", "600", "100", "100"],
     ]  # fmt: skip
+    assert dirt.summarise(DIRT, "dirt.json", min_count=31).notable[0].startswith("fields:too_few: a few of the rows of voters")
     exact = dirt.summarise(DIRT, "dirt.json")
     assert [row[4] for row in exact.files] == ["400", "375", "595"]
 
