@@ -18,7 +18,7 @@ from cluster.margin_tables import ALL, Categories, MarginSums
 from cluster.posterior_files import StoredDraws
 from cluster.tasks import ShardSums
 from fitting import families, predict
-from fitting.model import NewLevels
+from fitting.cell_design import NewLevels
 from reporting import published, tables
 from sharding import storage, store
 

@@ -16,13 +16,13 @@ import numpy as np
 
 from cluster import site_files
 from cluster.site_files import SiteFile
-from fitting import audit, families, hierarchy, model, predict, relayout, rounds, sandwich, sites
+from fitting import audit, cell_design, families, hierarchy, predict, relayout, rounds, sandwich, sites
 from fitting.audit import ShardAudit
+from fitting.cell_design import CellDesign
 from fitting.coding import Coding
 from fitting.combiner import Moments
 from fitting.config import ModelConfig
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
 from fitting.predict import Calibration
 from fitting.sites import Site
 from fitting.tree import Restriction
@@ -200,7 +200,7 @@ def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
     restriction = built.tree.restrict(nodes)
     wanted = (*build_hierarchy(ref).family.statistics, *(name for name in sandwich.SQUARED if name in part))
     statistics = {name: part[name].astype(np.float64) for name in wanted}
-    shard = Shard(restriction, nodes, model.localise(built.design(part, statistics), restriction))
+    shard = Shard(restriction, nodes, cell_design.localise(built.design(part, statistics), restriction))
     _cache[key] = shard
     while len(_cache) > 1 and sum(map(_num_bytes, _cache.values())) > CACHE_BYTES:
         _cache.popitem(last=False)
@@ -309,7 +309,7 @@ def sum_shard(task: SumTask) -> ShardSums:
     columns = store.read_shard(task.ref.directory, task.entry)
     statistics = {name: columns[name].astype(np.float64) for name in prior.family.statistics}
     restriction = prior.model.tree.restrict(task.nodes)
-    design = model.localise(prior.model.design(columns, statistics), restriction)
+    design = cell_design.localise(prior.model.design(columns, statistics), restriction)
     groups, sizes, codes = {}, {}, []
     for i, margin in enumerate(task.margins):
         kinds, which = margin_tables.groups_of(columns, margin, _sizes(coding, margin), design.num_cells)

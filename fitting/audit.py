@@ -23,10 +23,10 @@ from scipy.special import chdtrc
 
 from fitting import combiner, rounds, scale_marginal, sites
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.combiner import DrawsMatrix, Moments
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
 from fitting.root import Roots
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal

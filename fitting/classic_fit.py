@@ -22,10 +22,10 @@ import numpy as np
 
 from fitting import audit as audits
 from fitting import classic, combiner, gates, in_memory, own_effects, rounds, sites
+from fitting.cell_design import CellDesign
 from fitting.combiner import Draws, Moments
 from fitting.config import AuditConfig
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
 from fitting.own_effects import Partition
 from fitting.sites import Site
 from fitting.tree import Restriction

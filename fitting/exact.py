@@ -21,10 +21,10 @@ from numpyro.infer import MCMC, NUTS
 
 from fitting import combiner
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.combiner import Draws
 from fitting.families import log_likelihood
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 from fitting.tree import Restriction

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fitting import audit as audits
+from fitting import cell_design, combiner, families, formula, hierarchy, rounds, scale_proposal, sites, verdict
 from fitting import columns as data_columns
-from fitting import combiner, families, formula, hierarchy, model, rounds, scale_proposal, sites, verdict
+from fitting.cell_design import CellDesign
 from fitting.coding import Coding, Numeric, OutcomeSummary
 from fitting.columns import DataColumns
 from fitting.combiner import Draws, Moments
 from fitting.config import AuditConfig, ModelConfig
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 from fitting.sites import Site
@@ -176,7 +176,7 @@ def fit(
         restriction = built.restriction(part)
         restrictions.append(restriction)
         whole = built.design(part, {name: values[rows] for name, values in statistics.items()})
-        designs.append(model.localise(whole, restriction))
+        designs.append(cell_design.localise(whole, restriction))
 
     def site(s: int, state: rounds.RoundsState, under: Moments, number: int, coming: rounds.Round) -> Site:
         restriction, design = restrictions[s], designs[s]

@@ -19,9 +19,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 from fitting import audit, pointwise
+from fitting.cell_design import CellDesign
 from fitting.errors import ModelError
 from fitting.families import Family
-from fitting.model import CellDesign
 from fitting.psis import smooth
 
 TAME = 0.2  # below this sd of the log weights smoothing changes nothing, and Pareto k is the noise of its own estimate

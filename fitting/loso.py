@@ -15,10 +15,10 @@ from scipy.special import logsumexp
 
 from fitting import pointwise, replicates, scale_marginal, scale_proposal
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.combiner import Moments
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 from fitting.sites import Site

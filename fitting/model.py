@@ -16,6 +16,7 @@ import numpy as np
 from fitting import chain as chains
 from fitting import splines as smooth
 from fitting import terms
+from fitting.cell_design import CellDesign, NewLevels
 from fitting.coding import Coding
 from fitting.errors import ModelError
 from fitting.families import Family
@@ -71,38 +72,6 @@ class GroupBlock(NamedTuple):
     entries: np.ndarray
     predictor: int
     structure: Structure | None
-
-
-class NewLevels(NamedTuple):
-    """Levels of group term number ``group`` that no data informed: their first place after the model's own, and how many."""
-
-    group: int
-    start: int
-    num_levels: int
-
-
-class CellDesign(NamedTuple):
-    """What a shard's cells say to the model: K nonzeros of the linear predictors a cell, deepest level first.
-
-    ``places[j]`` holds the coefficient of the j-th nonzero of each cell, shape (n,), ``values[j]`` its multiplier,
-    None for ones, and ``predictors[j]`` the linear predictor that it is part of. ``statistics`` are the family's
-    sufficient statistics, each of shape (n,).
-    """
-
-    places: tuple[np.ndarray, ...]
-    values: tuple[np.ndarray | None, ...]
-    predictors: tuple[int, ...]
-    statistics: Mapping[str, np.ndarray]
-
-    @property
-    def num_cells(self) -> int:
-        """Number of cells, n."""
-        return len(self.places[0])
-
-    @property
-    def num_predictors(self) -> int:
-        """Number of linear predictors: one, or one a category."""
-        return max(self.predictors) + 1
 
 
 @dataclass(frozen=True)
@@ -204,13 +173,6 @@ class Model:
     def restriction(self, columns: Columns) -> Restriction:
         """The part of the tree that these cells touch."""
         return self.tree.restrict(self.touched_nodes(columns))
-
-
-def localise(design: CellDesign, restriction: Restriction) -> CellDesign:
-    """The same design with coefficients numbered within a restriction."""
-    place = np.full(int(restriction.coefficients.max()) + 1, -1, dtype=np.int32)
-    place[restriction.coefficients] = np.arange(len(restriction.coefficients), dtype=np.int32)
-    return design._replace(places=tuple(place[i] for i in design.places))
 
 
 def build(

@@ -20,8 +20,8 @@ from scipy.linalg import cho_solve, solve_triangular
 
 from fitting import sites
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
 from fitting.tree import Restriction
 
 Shard = tuple[Restriction, CellDesign]

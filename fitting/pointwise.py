@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fitting import families, sites
+from fitting.cell_design import CellDesign
 from fitting.families import Family
-from fitting.model import CellDesign
 from fitting.sites import Site
 from fitting.tree import Tree
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from fitting.cell_design import CellDesign, NewLevels
 from fitting.errors import ModelError
 from fitting.families import Family, expected_outcome
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign, NewLevels
 from fitting.sites import linear_predictors, matrices
 
 DRAW_CHUNK = 50

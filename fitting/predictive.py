@@ -21,10 +21,10 @@ from scipy import sparse, stats
 
 from fitting import combiner, families, pointwise, predict, scale_proposal
 from fitting import replicates as replicating
+from fitting.cell_design import CellDesign
 from fitting.combiner import Draws
 from fitting.families import Family
 from fitting.hierarchy import Hierarchy
-from fitting.model import CellDesign
 from fitting.predict import Calibration
 from fitting.scale_marginal import Natural
 

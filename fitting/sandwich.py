@@ -17,9 +17,9 @@ import numpy as np
 
 from fitting import families, sites
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.errors import ModelError
 from fitting.families import Family
-from fitting.model import CellDesign
 from fitting.tree import Factor, Tree
 
 SQUARED = ("sum_weight_squared", "sum_weight_squared_successes")

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import sparse
 
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.families import Family, expected_derivatives
-from fitting.model import CellDesign
 from fitting.tree import Tree
 
 
@@ -128,7 +128,7 @@ def fit(
     Parameters
     ----------
     design
-        With coefficients numbered on ``tree`` (``fitting.model.localise``).
+        With coefficients numbered on ``tree`` (``fitting.cell_design.localise``).
     mean, covariance
         Moments of q, shapes (D_s,) and (E_s,). A covariance of zeros gives the Laplace site at ``mean``.
     convex

@@ -33,8 +33,8 @@ from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 from fitting import sites
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.families import Family, log_likelihood
-from fitting.model import CellDesign
 from fitting.sites import Site
 from fitting.tree import Tree
 
@@ -123,7 +123,7 @@ def fit(
     Parameters
     ----------
     design
-        With coefficients numbered on ``tree`` (``fitting.model.localise``).
+        With coefficients numbered on ``tree`` (``fitting.cell_design.localise``).
     mean, covariance
         Moments of the merged posterior on the shard's part of the tree, shapes (D_s,) and (E_s,).
     site

@@ -31,7 +31,7 @@ def exact_people(trials, successes, post):
 
 def design_of(trials, successes):
     """Cells whose only coefficient is the logit itself."""
-    from fitting.model import CellDesign
+    from fitting.cell_design import CellDesign
 
     statistics = {"num_trials": trials, "num_successes": successes}
     return CellDesign((np.zeros(len(trials), dtype=np.int32),), (None,), (0,), statistics)

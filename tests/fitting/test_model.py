@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import families, formula, in_memory, model, sites
+from fitting import cell_design, families, formula, in_memory, model, sites
 from fitting.errors import ModelError
 
 STATES = ["AL", "OH", "WY"]
@@ -148,7 +148,7 @@ def test_a_shard_has_the_same_predictors_on_its_own_part():
     chosen = np.flatnonzero(columns["state"] == "OH")
     part = {name: values[chosen] for name, values in coded.items()}
     restriction = built.restriction(part)
-    local = model.localise(built.design(part, {"num_trials": np.ones(len(chosen))}), restriction)
+    local = cell_design.localise(built.design(part, {"num_trials": np.ones(len(chosen))}), restriction)
     assert restriction.tree.num_nodes == (1, 1, 5)
     np.testing.assert_allclose(
         sites.predictor_mean(local, theta[restriction.coefficients]), sites.predictor_mean(design, theta)[:, chosen]

@@ -6,9 +6,9 @@ from pydantic import ValidationError
 
 from fitting import hierarchy, in_memory, sites
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.config import ModelConfig
 from fitting.errors import ModelError
-from fitting.model import CellDesign
 from fitting.structures.base import CONSTRAINT_SD
 from fitting.tree import Tree
 

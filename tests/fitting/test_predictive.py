@@ -7,7 +7,7 @@ from scipy.special import expit
 
 from fitting import checks, families, formula, in_memory, model, predict, predictive, priors
 from fitting import hierarchy as hierarchies
-from fitting.model import CellDesign
+from fitting.cell_design import CellDesign
 
 
 def cells(seed, family="binomial", overdispersion=0.0, slope=1.0, noise=None, size=240):

@@ -5,8 +5,8 @@ import pytest
 from scipy import stats
 
 from fitting import families, loo, pointwise, replicates
+from fitting.cell_design import CellDesign
 from fitting.errors import ModelError
-from fitting.model import CellDesign
 
 NUM_DRAWS = 20_000
 ROWS = np.array([1.0, 7.0])

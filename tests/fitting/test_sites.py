@@ -8,8 +8,8 @@ from scipy import optimize
 
 from fitting import in_memory, sites
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.families import BINOMIAL, GAUSSIAN, log_likelihood
-from fitting.model import CellDesign
 from fitting.tree import Tree
 
 

@@ -9,8 +9,8 @@ from scipy import stats
 
 from fitting import sites, tilted_nuts
 from fitting import tree as tr
+from fitting.cell_design import CellDesign
 from fitting.families import BINOMIAL, GAUSSIAN
-from fitting.model import CellDesign
 from fitting.sites import Site
 from fitting.tree import Tree
 

@@ -1,0 +1,49 @@
+"""What cells say to a model: the coefficients that each of them touches, with their multipliers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from fitting.tree import Restriction
+
+
+class NewLevels(NamedTuple):
+    """Levels of group term number ``group`` that no data informed: their first place after the model's own, and how many."""
+
+    group: int
+    start: int
+    num_levels: int
+
+
+class CellDesign(NamedTuple):
+    """What a shard's cells say to the model: K nonzeros of the linear predictors a cell, deepest level first.
+
+    ``places[j]`` holds the coefficient of the j-th nonzero of each cell, shape (n,), ``values[j]`` its multiplier,
+    None for ones, and ``predictors[j]`` the linear predictor that it is part of. ``statistics`` are the family's
+    sufficient statistics, each of shape (n,).
+    """
+
+    places: tuple[np.ndarray, ...]
+    values: tuple[np.ndarray | None, ...]
+    predictors: tuple[int, ...]
+    statistics: Mapping[str, np.ndarray]
+
+    @property
+    def num_cells(self) -> int:
+        """Number of cells, n."""
+        return len(self.places[0])
+
+    @property
+    def num_predictors(self) -> int:
+        """Number of linear predictors: one, or one a category."""
+        return max(self.predictors) + 1
+
+
+def localise(design: CellDesign, restriction: Restriction) -> CellDesign:
+    """The same design with coefficients numbered within a restriction."""
+    place = np.full(int(restriction.coefficients.max()) + 1, -1, dtype=np.int32)
+    place[restriction.coefficients] = np.arange(len(restriction.coefficients), dtype=np.int32)
+    return design._replace(places=tuple(place[i] for i in design.places))
