@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import digamma, expit, polygamma
 
-from benchmarks.audit_faults import cells_of
+from benchmarks.audit_healthy import cells_of
 from benchmarks.problems import REPOSITORY
 from fitting import classic, classic_fit, in_memory, shard_draws, subposterior
 from fitting.classic_fit import Errors, ModelData

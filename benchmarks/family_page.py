@@ -1,4 +1,4 @@
-"""`docs/families.md`, whose tables the commands write."""
+"""Pages of `docs/` whose tables the commands write, `docs/families.md` unless another is named."""
 
 from __future__ import annotations
 
