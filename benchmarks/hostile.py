@@ -1,6 +1,6 @@
 """Every hostile config, source and run directory of `tests/cluster/hostile`, and the table of docs/security.md:
 
-    python -m benchmarks.hostile              # some minutes; writes the table, and exits with 1 if anything got through
+    python -m benchmarks.hostile              # about ten minutes; writes the table, and exits with 1 if anything got through
     python -m benchmarks.hostile manifests    # one kind; writes nothing
 """
 
@@ -44,6 +44,8 @@ def main() -> int:
     with trial.prepared() as base:
         for case in inputs.all_cases():
             if not kinds or case.kind in kinds:
+                if not results or results[-1].case.kind != case.kind:
+                    print(f"{case.kind} ...", file=sys.stderr, flush=True)
                 results.append(trial.run(case, base))
                 if results[-1].wrong:
                     print(f"{case.kind}: {case.name!a}: {results[-1].wrong}\n  {results[-1].said[-500:]!r}", flush=True)
