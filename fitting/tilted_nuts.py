@@ -31,10 +31,11 @@ from arviz_stats.base import array_stats
 from numpyro.infer.hmc import hmc
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
-from fitting import sites
+from fitting import cell_blocks, sites
 from fitting import tree as tr
+from fitting.cell_blocks import CellBlocks
 from fitting.cell_design import CellDesign
-from fitting.families import Family, log_likelihood
+from fitting.families import Family
 from fitting.sites import Site
 from fitting.tree import Tree
 
@@ -63,18 +64,13 @@ NOT_PROPER = TiltedInfo(False, float("nan"), 0.0, 0, 0.0, float("inf"))
 
 
 class Target(NamedTuple):
-    """The log ratio r(z) as arrays, for n cells with K nonzeros each and d whitened coordinates.
+    """The log ratio r(z) as arrays, for d whitened coordinates.
 
-    ``index`` (K, n) and ``value`` (K, n) are the design over the touched coefficients, ``predictor`` (K, P) says which linear
-    predictor a nonzero is part of; ``offset`` (P, n) is the linear predictors at z = 0; ``lower`` (d, d) takes z to
-    coefficients; ``precision`` (d, d) and ``shift`` (d,) are log t in z.
+    ``cells`` have the design over the touched coefficients and, as offset, the linear predictors at z = 0; ``lower`` (d, d) takes
+    z to coefficients; ``precision`` (d, d) and ``shift`` (d,) are log t in z.
     """
 
-    index: Any
-    value: Any
-    predictor: Any
-    offset: Any
-    statistics: dict[str, Any]
+    cells: CellBlocks
     lower: Any
     precision: Any
     shift: Any
@@ -177,7 +173,7 @@ def moments(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
 def sample(
     rng_key: jax.Array, target: Target, family: Family, *, num_warmup: int, num_draws: int, num_chains: int
 ) -> Draws:
-    """NUTS on ``-|z|^2 / 2 + r(z)``, in float64, chains side by side. One program per shape of the target."""
+    """NUTS on ``-|z|^2 / 2 + r(z)``, in float64, chains side by side. One program for each number of coordinates, whatever the cells."""
     with jax.enable_x64(True):
         z, potential_gradient, diverging, acceptance = _sample(
             rng_key,
@@ -192,11 +188,11 @@ def sample(
 
 
 def padded_size(size: int) -> int:
-    """Smallest of 16, 24, 32, 48, 64, 96, ... that is not less: few shapes to compile, at most half as much again."""
-    power = 16
+    """Smallest of 32, 64, 128, 192, 256, 384, 512, ... that is not less: few programs to compile."""
+    power = 32
     while power < size:
         power *= 2
-    return power * 3 // 4 if power > 16 and size <= power * 3 // 4 else power
+    return power * 3 // 4 if power > 128 and size <= power * 3 // 4 else power
 
 
 @partial(jax.jit, static_argnames=("family", "num_warmup", "num_draws", "num_chains"))
@@ -221,12 +217,8 @@ def _sample(
 
 
 def _log_ratio(target: Target, family: Family, z: jax.Array) -> jax.Array:
-    theta = target.lower @ z
-    eta = target.offset
-    for index, value, predictor in zip(target.index, target.value, target.predictor, strict=True):
-        eta = eta + predictor[:, None] * (value * theta[index])
     log_t = target.shift @ z - 0.5 * z @ (target.precision @ z)
-    return log_likelihood(family, target.statistics, eta, xp=jnp).sum() - log_t
+    return cell_blocks.total(family, target.cells, target.lower @ z) - log_t
 
 
 def _reference(
@@ -247,23 +239,15 @@ def _reference(
 
 
 def _target(tree: Tree, design: CellDesign, reference: _Reference) -> Target:
-    """Arrays of the log ratio, padded: cells without trials, and coordinates that nothing depends on."""
+    """Arrays of the log ratio, padded with coordinates that nothing depends on."""
     touched, lower = reference.touched, reference.lower
-    num_cells, size = padded_size(design.num_cells), padded_size(len(touched))
+    size = padded_size(len(touched))
     place = np.zeros(tree.num_coefficients, dtype=np.int32)
     place[touched] = np.arange(len(touched))
-    ones = np.ones(design.num_cells)
-    values = [ones if value is None else value for value in design.values]
     site_precision = tr.dense(tree, reference.site.precision)[np.ix_(touched, touched)]
     shift = lower.T @ (reference.site.shift[touched] - site_precision @ reference.mean[touched])
     return Target(
-        index=_pad(np.stack([place[index] for index in design.places]), (len(values), num_cells)),
-        value=_pad(np.stack(values), (len(values), num_cells)),
-        predictor=np.eye(design.num_predictors)[list(design.predictors)],
-        offset=_pad(sites.predictor_mean(design, reference.mean), (design.num_predictors, num_cells)),
-        statistics={
-            name: _pad(np.asarray(column, dtype=np.float64), (num_cells,)) for name, column in design.statistics.items()
-        },
+        cells=cell_blocks.cut(design, place, sites.predictor_mean(design, reference.mean)),
         lower=_pad(lower, (size, size)),
         precision=_pad(lower.T @ site_precision @ lower, (size, size)),
         shift=_pad(shift, (size,)),

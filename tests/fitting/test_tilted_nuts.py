@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fitting import sites, tilted_nuts
+from fitting import cell_blocks, sites, tilted_nuts
 from fitting import tree as tr
 from fitting.cell_design import CellDesign
 from fitting.families import BINOMIAL, GAUSSIAN
@@ -144,17 +144,9 @@ def test_moments_are_right_from_a_wrong_reference():
     reference_mean, lower = mean[0] - 1.3 * np.sqrt(covariance[0, 0]), np.sqrt(reference_variance)
     precision = 1 / reference_variance - 1 / cavity_variance
     shift = reference_mean / reference_variance - cavity_mean / cavity_variance
-    first = np.arange(16) == 0
-
-    def cells(values):
-        return np.pad(np.asarray(values, dtype=float), (0, 14))
-
+    first = np.arange(32) == 0
     target = tilted_nuts.Target(
-        index=np.zeros((NUM_NONZEROS, 16), dtype=np.int32),
-        value=np.stack([cells([1, 1]), cells([0, 0]), cells([0, 0])]),
-        predictor=np.ones((NUM_NONZEROS, 1)),
-        offset=cells([reference_mean, reference_mean])[None],
-        statistics={name: cells(column) for name, column in design.statistics.items()},
+        cells=cell_blocks.cut(design, np.zeros(1, dtype=int), np.full((1, 2), reference_mean)),
         lower=lower * np.outer(first, first),
         precision=precision * lower**2 * np.outer(first, first),
         shift=lower * (shift - precision * reference_mean) * first,
@@ -256,12 +248,13 @@ def test_rounds_of_tilted_sites_reach_the_posterior():
 
 def test_one_program_serves_shards_of_many_sizes():
     tilted_nuts._sample.clear_cache()  # other tests compile other shapes
-    for num_groups in (2, 5, 11):
+    for num_groups, num_cells in ((2, 2), (5, 300), (11, 5_000)):
         tree = Tree((1, 1), (np.zeros(num_groups, dtype=int),))
         precision = np.zeros(tree.num_entries)
         precision[tree.diagonal] = 1.0
         mean, covariance = gaussian_moments(tree, precision, np.zeros(num_groups + 1))
-        design = make_design([1 + np.arange(num_groups), np.zeros(num_groups, int)], [5] * num_groups, [2] * num_groups)
+        groups = 1 + np.arange(num_cells) % num_groups
+        design = make_design([groups, np.zeros(num_cells, int)], [5] * num_cells, [2] * num_cells)
         _, info = tilted_nuts.fit(
             tilted_nuts.shard_key(0, 0, 0), tree, design, BINOMIAL, mean, covariance, no_site(tree), **SIZES
         )
@@ -273,8 +266,8 @@ def test_padded_sizes_are_few_and_never_short():
     sizes = np.arange(1, 5000)
     padded = np.array([tilted_nuts.padded_size(int(size)) for size in sizes])
     assert np.all(padded >= sizes)
-    assert np.all(padded[15:] <= 1.5 * sizes[15:])
-    assert len(set(padded)) == 18
+    assert np.all(padded[128:] <= 1.5 * sizes[128:])
+    assert len(set(padded)) == 14
 
 
 def fit_random_shard(key, site=None):
