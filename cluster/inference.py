@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster import audit_shards, kept_sites, posterior_files, site_files, tasks
+from cluster import audit_shards, compile_cache, kept_sites, posterior_files, site_files, tasks
 from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
@@ -238,6 +238,7 @@ def _merge(work: Work, fitted: Fitted) -> None:
     natural = combiner.product(tree, [(r, f.site) for r, f in zip(fitted.restrictions, fitted.files, strict=True)])
     proposal = scale_proposal.propose(work.hierarchy, natural, fitted.psi)
     if isinstance(config.fit, ExactConfig):
+        compile_cache.use()
         from fitting import exact  # JAX takes a second to import
 
         designs = [tasks.load_shard(work.ref, entry).design for entry in work.entries]

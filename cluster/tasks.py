@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cluster import site_files
+from cluster import compile_cache, site_files
 from cluster.site_files import SiteFile
 from fitting import audit, cell_design, families, hierarchy, predict, relayout, rounds, sandwich, sites
 from fitting.audit import ShardAudit
@@ -218,6 +218,7 @@ def fit_site(task: SiteTask) -> SiteResult:
     moments = task.moments or rounds.part_of(rounds.init(prior).moments, shard.restriction)
     info: dict[str, float] = {}
     if task.method == "nuts" and task.site is not None and task.sampling is not None:
+        compile_cache.use()
         from fitting import tilted_nuts  # JAX takes a second to import
 
         sampling = task.sampling

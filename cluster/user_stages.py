@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cluster import audit_shards, user_code, user_site_files, user_tasks
+from cluster import audit_shards, compile_cache, user_code, user_site_files, user_tasks
 from cluster.execution import Executor
 from cluster.progress import Progress
 from cluster.threads import one_blas_thread
@@ -100,6 +100,7 @@ class UserWork:
 
 def open_work(config: UserRunConfig, path: str, sha256: str, executor: Executor, progress: Progress) -> UserWork:
     """Read what a stage needs from the run directory, and check the declaration on the first and last shard."""
+    compile_cache.use()
     directory = config.run.directory
     entries = tuple(store.read_manifest(directory)["shards"])
     factors = storage.read_json(storage.join(directory, store.DICTIONARY))["factors"]

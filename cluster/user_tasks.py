@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cluster import user_code, user_site_files
+from cluster import compile_cache, user_code, user_site_files
 from fitting import user_locals, user_shards, user_tilted
 from fitting.user_gaussian import Gaussian, Moments
 from fitting.user_locals import LastPass
@@ -58,6 +58,7 @@ def fit_site(task: UserSiteTask) -> SiteFit:
     current = user_site_files.read_if_current(task.url, task.key)
     if current is not None:
         return current
+    compile_cache.use()
     sharded = user_code.load(task.ref.path, task.ref.sha256)
     key = user_tilted.shard_key(task.seed, task.number, task.round)
     fit = user_tilted.fit(key, sharded, load_shard(task.ref, task.entry), task.posterior, task.site, task.method)
@@ -67,6 +68,7 @@ def fit_site(task: UserSiteTask) -> SiteFit:
 
 def last_pass(task: UserLastTask) -> LastPass:
     """Marginal likelihood and locals of one shard at the task's draws."""
+    compile_cache.use()
     sharded = user_code.load(task.ref.path, task.ref.sha256)
     key = user_tilted.shard_key(task.seed, task.number, task.round)
     return user_locals.run(key, sharded, load_shard(task.ref, task.entry), task.g)
