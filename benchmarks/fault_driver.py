@@ -16,19 +16,21 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster import cli, executors, tasks
+from cluster import cli, executors, inference, tasks
 from cluster.execution import Executor, Outcome
+from sharding import storage
 
 fit_site = tasks.fit_site
 
 
 @dataclass(frozen=True)
 class Faults:
-    """``slow``: seconds that every fit of a shard waits; ``storage``: share of calls to S3 that fail; ``skew``: seconds by which clocks differ;
+    """``slow``: seconds that every fit of a shard waits before it writes; ``merge``: seconds that the driver takes to merge; ``storage``: share of calls to S3 that fail; ``skew``: seconds by which clocks differ;
     ``memory``: shard whose first attempt takes all it gets; ``twice``: whether every task runs two times at once."""
 
     log: str
     slow: float = 0.0
+    merge: float = 0.0
     storage: float = 0.0
     skew: float = 0.0
     memory: str = ""
@@ -43,7 +45,6 @@ class Faults:
 def fit_with_faults(faults: Faults, task: tasks.SiteTask) -> tasks.SiteResult:
     """In a worker."""
     prepare(faults)
-    time.sleep(faults.slow)
     if faults.memory == task.entry["shard_id"] and not os.path.exists(f"{faults.log}.memory"):
         open(f"{faults.log}.memory", "w").close()
         faults.note("memory")
@@ -64,6 +65,33 @@ def prepare(faults: Faults) -> None:
         faults.note("skew")
     if faults.storage:
         fail_storage(faults)
+    if faults.slow:
+        write_slowly(faults)
+
+
+def write_slowly(faults: Faults) -> None:
+    """Let every fit wait before it writes its site, and count those that come after another's."""
+    commit = tasks.site_files.commit
+
+    def slow(url: str, file: tasks.SiteFile) -> tasks.SiteFile:
+        time.sleep(faults.slow)
+        if storage.exists(url):
+            faults.note("late write")
+        return commit(url, file)
+
+    tasks.site_files.commit = slow
+
+
+def merge_slowly(faults: Faults) -> None:
+    """Let the driver take its time when it has read the sites and merges them."""
+    read = inference.read_sites
+
+    def slow(work: Any) -> Any:
+        faults.note("merge begins")
+        time.sleep(faults.merge)
+        return read(work)
+
+    inference.read_sites = slow
 
 
 def fail_storage(faults: Faults) -> None:
@@ -118,6 +146,8 @@ def main() -> None:
     """Plant the faults and run the command."""
     faults = Faults(**json.loads(sys.argv[1]))
     prepare(faults)
+    if faults.merge:
+        merge_slowly(faults)
     tasks.fit_site = functools.partial(fit_with_faults, Faults(**asdict(faults)))  # type: ignore[assignment]
     if faults.twice:
         make = executors.make

@@ -176,6 +176,18 @@ def head_killed(trial: Trial) -> tuple[int, str]:
     return 1, f"the driver ended with {code}; a new cluster went on"
 
 
+def head_killed_in_merge(trial: Trial) -> tuple[int, str]:
+    """The head is lost while the driver merges and asks for nothing, for longer than Ray itself would wait."""
+    with cluster(trial) as (head, _):
+        process = trial.start(merge=90.0)
+        trial.wait_for(lambda: "merge begins" in trial.planted(), process)
+        head.kill()
+        code = trial.end(process)
+    with cluster(trial):
+        trial.finish()
+    return 1, f"the driver merged to its end, then ended with {code}; a new cluster went on"
+
+
 def driver_killed(trial: Trial) -> tuple[int, str]:
     """The driver is killed three times, in another round each."""
     with cluster(trial):
@@ -262,15 +274,21 @@ def disk_full(trial: Trial) -> tuple[int, str]:
 def cut_off(trial: Trial) -> tuple[int, str]:
     """A machine is silent for 30 s, is given up, comes back and writes what it had in hand."""
     with cluster(trial) as (_, other):
-        process = trial.start(slow=1.0)
+        process = trial.start()
         trial.wait_for(lambda: trial.sites(0) >= 5 and workers(other), process)
-        stopped = other.signal(signal.SIGSTOP)
-        time.sleep(30.0)
+        other.signal(signal.SIGSTOP)
+        began = time.monotonic()
+        while time.monotonic() - began < 30.0 and process.poll() is None:
+            time.sleep(0.1)
+        had = len(trial.planted())
         other.signal(signal.SIGCONT)
+        time.sleep(5.0)  # for who is late
+        late = trial.planted()[had:].count("late write")
         assert trial.end(process) == 0, trial.text()
-        time.sleep(5.0)  # for whoever is late
     again = trial.text().count("worker died, task runs again") + trial.text().count("runs a second time")
-    return 1, f"{stopped} processes stopped; {again} tasks ran again elsewhere"
+    assert again, trial.text()
+    assert late, trial.planted()
+    return 1, f"{again} tasks ran again elsewhere; {late} late writes met a site that was there"
 
 
 def twice(trial: Trial) -> tuple[int, str]:
@@ -293,6 +311,7 @@ FAULTS: dict[str, tuple[str, Callable[[Trial], tuple[int, str]]]] = {
     "worker": ("worker SIGKILL", worker_killed),
     "machine": ("raylet and its machine killed", machine_killed),
     "head": ("head killed, new cluster", head_killed),
+    "merge": ("head killed while the driver merges for 90 s, new cluster", head_killed_in_merge),
     "driver": ("driver SIGKILL", driver_killed),
     "memory": ("a shard runs out of memory", memory_out),
     "storage": ("5% of storage calls fail (503, timeouts, lost answers)", storage_fails),

@@ -18,6 +18,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -35,6 +36,8 @@ from sharding import simulate
 PAGE = REPOSITORY / "docs" / "scaling.md"
 CONFIG = "nation-turnout.yaml"
 METHODS = ("nuts", "vi")
+EQUAL = {"RAY_worker_niceness": "0"}
+"""Ray gives workers a niceness of 15: whatever else runs on this machine would take their time."""
 
 
 def nations(folder: Path, num_rows: int) -> dict[int, Path]:
@@ -58,9 +61,9 @@ def fit(where: Path, num_workers: int, method: str) -> tuple[list[Fit], float]:
     shutil.rmtree(run / "sites", ignore_errors=True)
     log.unlink(missing_ok=True)
     with ExitStack() as stack:
-        head = stack.enter_context(ray_clusters.head(0, jobs=False))
+        head = stack.enter_context(ray_clusters.head(0, EQUAL, jobs=False))
         for _ in range(num_workers):
-            stack.enter_context(ray_clusters.worker(head, 1))
+            stack.enter_context(ray_clusters.worker(head, 1, EQUAL))
         settings = [f"run.executor={head.address}", f"fit.method={method}"]
         options = [part for setting in settings for part in ("--set", setting)]
         command = [sys.executable, "-m", "benchmarks.timed_driver", log, "fit", where / CONFIG, *options]
@@ -119,4 +122,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its clusters end with it
     sys.exit(main())

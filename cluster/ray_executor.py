@@ -8,7 +8,8 @@ worker died is submitted again from here, so that the attempts are counted. What
 * the function's error passes by itself (`sharding.retrying`): as for a death. Any other error is the task's outcome.
 
 A task that takes far longer than all others is submitted a second time, and the first that finishes counts: a machine can
-be cut off and nobody notices for a while. Both attempts can write; what they write is one file, and the first commit counts.
+be cut off and nobody notices for a while, and even when Ray knows that a machine is gone, it waits for what that had in hand until
+the connection breaks. Both attempts can write; what they write is one file, and the first commit counts.
 """
 
 import logging
@@ -50,7 +51,9 @@ STRAGGLER_SECONDS, STRAGGLER_FACTOR = 30.0, 3.0
 MACHINE_SECONDS = 600.0
 """How long to wait for a machine that is large enough: an autoscaler needs minutes."""
 HEAD_SECONDS = 40.0
-"""How long a cluster's head may be silent: after 60 s Ray itself ends this process, with code 1 and without a word."""
+"""How long a cluster's head may be silent."""
+PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(24 * 3600)}
+"""Or Ray itself ends this process after 60 s without a head, with code 1 and without a word, also while it merges and needs none."""
 PACKAGES = ("cluster", "fitting", "reporting", "sharding")
 
 
@@ -82,6 +85,8 @@ class RayExecutor:
     def __init__(self, *, address: str, workers: int, task_gpus: float = 0.0, ship_code: bool = False):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._address, self._workers, self._is_ours = address, workers, address == "local"
+        if not self._is_ours:
+            os.environ |= PATIENCE
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
         environment = {k: v for k, v in ENVIRONMENT.items() if not (task_gpus and k == "JAX_PLATFORMS")}
         folder = Path(__file__).resolve().parent.parent
@@ -108,6 +113,7 @@ class RayExecutor:
         self._remote = ray.remote(num_cpus=1, max_retries=0, **of_task)(_run)
         self._head = None if self._is_ours or address.startswith("ray://") else _head()
         self._head_seen = -math.inf
+        self._lost, self._lost_at = _num_lost(), -math.inf  # machines that are gone, and when the last one was missed
         self.straggler_seconds = None if self._is_ours else STRAGGLER_SECONDS  # None: none is looked for
 
     def map_unordered(
@@ -142,6 +148,7 @@ class RayExecutor:
         max_in_flight: int | None, memory_bytes: int,
     ) -> Iterator[Outcome]:  # fmt: skip
         longest, fitting_since, has_more = 0.0, time.monotonic(), True
+        looked = time.monotonic()
         while True:
             self._require_head()
             while has_more and len(running) < (max_in_flight or self._enough()):
@@ -159,8 +166,9 @@ class RayExecutor:
             finished = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)[0]
             if not finished:
                 fitting_since = self._require_machines(memory_bytes, fitting_since)
-                if not has_more:
-                    self._repeat_stragglers(fn, running, longest)
+            if time.monotonic() - looked > LOOK_SECONDS:
+                self._repeat_stragglers(fn, running, longest, has_more)
+                looked = time.monotonic()
             for ref in finished:
                 if ref not in running:
                     continue  # the other attempt finished in the same moment
@@ -192,12 +200,18 @@ class RayExecutor:
         return 2 * max(1, cores)
 
     def _repeat_stragglers(
-        self, fn: Callable[[Any], Any], running: dict[ray.ObjectRef, _Submitted], longest: float
+        self, fn: Callable[[Any], Any], running: dict[ray.ObjectRef, _Submitted], longest: float, has_more: bool
     ) -> None:
+        """Submit once more what takes far longer than all others, and what was under way when a machine was lost."""
         if self.straggler_seconds is None:
             return
-        limit = max(self.straggler_seconds, STRAGGLER_FACTOR * longest)
+        lost = _num_lost()
+        if lost > self._lost:
+            self._lost_at = time.monotonic()
+        self._lost = lost
+        usual = math.inf if has_more else max(self.straggler_seconds, STRAGGLER_FACTOR * longest)
         for submitted in list(running.values()):
+            limit = longest if submitted.since < self._lost_at else usual
             if len(submitted.refs) == 1 and time.monotonic() - submitted.since > limit:
                 log.warning("task takes long, runs a second time", extra={"seconds": round(limit)})
                 self._submit(fn, submitted, running, scheduling_strategy="SPREAD")
@@ -264,6 +278,11 @@ def _head() -> tuple[str, int]:
     """Host and port of the head of the cluster that this process is connected to."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def _num_lost() -> int:
+    """Machines that the cluster had and has no more."""
+    return sum(not node["Alive"] for node in ray.nodes())
 
 
 def _start(tries: int, **settings: Any) -> None:

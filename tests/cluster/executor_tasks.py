@@ -60,7 +60,8 @@ def say_pid_and_wait(task: tuple[str, float]) -> int:
     with open(file, "a") as pids:
         pids.write(f"{os.getpid()}\n")
     if len(Path(file).read_text().split()) == 1:
-        time.sleep(seconds)
+        for _ in range(round(10 * seconds)):  # in short steps: a task that is called off ends between two of them
+            time.sleep(0.1)
     return len(Path(file).read_text().split())
 
 

@@ -161,6 +161,18 @@ class TestRayExecutor(ExecutorContract):
         assert time.monotonic() - began < 300
         assert len(list(executor.map_unordered(work.square, range(2)))) == 2, "the slow attempt was called off"
 
+    def test_what_was_under_way_when_a_machine_was_lost_runs_again_without_delay(
+        self, executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(ray_executor, "LOOK_SECONDS", 0.2)
+        monkeypatch.setattr(executor, "straggler_seconds", 1e6)
+        pids = tmp_path / "pids"
+        monkeypatch.setattr(ray_executor, "_num_lost", lambda: int(pids.exists()))
+        began = time.monotonic()
+        outcomes = list(executor.map_unordered(work.say_pid_and_wait, [(str(pids), 600.0)]))
+        assert [(o.error, o.value) for o in outcomes] == [(None, 2)]
+        assert time.monotonic() - began < 300
+
     def test_memory_that_runs_out_is_tried_once_more_then_told(
         self, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
     ):
