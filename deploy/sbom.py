@@ -9,47 +9,61 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Iterator
 from importlib import metadata
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
 
 ROOT = "caucus"
-EXTRAS = ("ray", "s3")
+EXTRAS = frozenset({"ray", "s3", "metrics"})
 
 
-def name_of(requirement: str) -> str:
-    """Return the normalised name of a requirement, ``ray`` of ``ray[default]>=2.52; extra == 'ray'``."""
-    return re.sub(r"[-_.]+", "-", re.split(r"[\s\[;<>=!~(]", requirement, maxsplit=1)[0]).lower()
+class Package(NamedTuple):
+    """An installed package, and those of its extras that somebody asked for: ``ray[default]`` asks for ``default``."""
+
+    distribution: metadata.Distribution
+    extras: frozenset[str]
+
+    def needs(self) -> Iterator[Requirement]:
+        """Yield what it requires on this machine, with these extras."""
+        for text in self.distribution.requires or ():
+            requirement = Requirement(text)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *self.extras)):
+                yield requirement
 
 
-def reached(root: str = ROOT) -> dict[str, metadata.Distribution]:
+def normalised(name: str) -> str:
+    """Return the name as PyPI compares it: ``ruamel.yaml`` is ``ruamel-yaml``."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def reached(root: str = ROOT, extras: frozenset[str] = EXTRAS) -> dict[str, Package]:
     """Return the installed packages that ``root`` needs, itself included, by normalised name."""
-    installed = {name_of(d.metadata["Name"]): d for d in metadata.distributions() if d.metadata["Name"]}
-    found: dict[str, metadata.Distribution] = {}
-    waiting = [root]
+    installed = {normalised(d.metadata["Name"]): d for d in metadata.distributions() if d.metadata["Name"]}
+    found: dict[str, Package] = {}
+    waiting = [(root, extras)]
     while waiting:
-        name = waiting.pop()
-        if name in installed and name not in found:
-            found[name] = installed[name]
-            waiting += needs(installed[name], EXTRAS if name == root else ())
+        name, asked = waiting.pop()
+        before = found.get(name)
+        if name not in installed or (before and asked <= before.extras):
+            continue
+        found[name] = Package(installed[name], asked | (before.extras if before else frozenset()))
+        waiting += [(normalised(need.name), frozenset(need.extras)) for need in found[name].needs()]
     return dict(sorted(found.items()))
 
 
-def needs(distribution: metadata.Distribution, extras: tuple[str, ...] = ()) -> list[str]:
-    """Return the names that a package requires; those of other extras are left out."""
-    required = distribution.requires or []
-    wanted = [r for r in required if "extra ==" not in r or any(re.search(rf"extra == ['\"]{e}['\"]", r) for e in extras)]
-    return sorted({name_of(r) for r in wanted})
-
-
-def bill(packages: dict[str, metadata.Distribution]) -> dict[str, object]:
+def bill(packages: dict[str, Package]) -> dict[str, object]:
     """Return the document."""
-    components = [_component(name, package) for name, package in packages.items() if name != ROOT]
-    version = packages[ROOT].version if ROOT in packages else "0"
+    components = [_component(name, package.distribution) for name, package in packages.items() if name != ROOT]
+    version = packages[ROOT].distribution.version if ROOT in packages else "0"
     return {
         "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
         "metadata": {"component": {"type": "application", "bom-ref": ROOT, "name": ROOT, "version": version}},
         "components": components,
         "dependencies": [
-            {"ref": name, "dependsOn": [n for n in needs(package, EXTRAS if name == ROOT else ()) if n in packages]}
+            {"ref": name, "dependsOn": sorted({normalised(need.name) for need in package.needs()} & packages.keys())}
             for name, package in packages.items()
         ],
     }  # fmt: skip
