@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +31,19 @@ Address = Annotated[str, _ADDRESS]
 MaybeAddress = Annotated[str | None, typer.Option("--address", metavar="http(s)://host:8265", help="Where the cluster takes jobs.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Accept a cluster that lets everybody in.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and every event.")]
+
+
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        typer.echo(f"caucus {metadata.version('caucus')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _first(
+    version: Annotated[bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Take the options that come before a command."""
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:

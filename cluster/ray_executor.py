@@ -16,11 +16,12 @@ import logging
 import math
 import os
 import pickle
+import secrets
 import socket
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,7 @@ class RayExecutor:
     def __init__(self, *, address: str, workers: int, task_gpus: float = 0.0, ship_code: bool = False):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._address, self._workers, self._is_ours = address, workers, address == "local"
-        if not self._is_ours:
-            os.environ |= PATIENCE
+        os.environ |= _token(os.environ, Path.home()) if self._is_ours else PATIENCE
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
         environment = {k: v for k, v in ENVIRONMENT.items() if not (task_gpus and k == "JAX_PLATFORMS")}
         folder = Path(__file__).resolve().parent.parent
@@ -283,6 +283,16 @@ def _head() -> tuple[str, int]:
 def _num_lost() -> int:
     """Machines that the cluster had and has no more."""
     return sum(not node["Alive"] for node in ray.nodes())
+
+
+def _token(environment: Mapping[str, str], home: Path) -> dict[str, str]:
+    """Return what gives a Ray of our own its token where it cannot keep one in the home folder, as in a read-only image."""
+    is_given = any(environment.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    folder = home / ".ray"
+    has_place = (folder / "auth_token").is_file() or os.access(folder if folder.exists() else home, os.W_OK)
+    if is_given or has_place or environment.get("RAY_AUTH_MODE", "token") != "token":
+        return {}
+    return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def _start(tries: int, **settings: Any) -> None:

@@ -285,3 +285,12 @@ def test_a_head_that_is_gone_is_said_before_ray_ends_the_process(local_ray: Exec
     with pytest.raises(ClusterUnreachableError, match=r"head takes no connection.*caucus doctor") as told:
         list(local_ray.map_unordered(work.square, [1, 2]))
     assert told.value.exit_code == 4
+
+
+def test_a_ray_of_our_own_has_a_token_where_the_home_folder_cannot_keep_one(tmp_path: Path):
+    given = ray_executor._token({}, tmp_path / "missing")
+    assert len(given["RAY_AUTH_TOKEN"]) == 64
+    assert given != ray_executor._token({}, tmp_path / "missing")
+    assert ray_executor._token({}, tmp_path) == {}
+    for name, value in (("RAY_AUTH_TOKEN", "x"), ("RAY_AUTH_TOKEN_PATH", "/x"), ("RAY_AUTH_MODE", "disabled")):
+        assert ray_executor._token({name: value}, tmp_path / "missing") == {}
