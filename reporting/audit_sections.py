@@ -17,6 +17,8 @@ from reporting.verdict import RANK
 
 MAX_BARS = 30
 MAX_TABLE_ROWS = 200
+STAGES = ("ingest", "fit", "merge", "audit", "poststratify", "report")
+"""In the order in which they are run; a manifest has its keys by the alphabet."""
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,14 @@ def size_text(num_bytes: float | None) -> str:
 def facts(run: RunDirectory) -> list[tuple[str, str]]:
     """Return what was run: model, priors, method, seed, sizes."""
     model, fit, config = run.config.get("model", {}), run.config.get("fit", {}), run.config
+    by = config.get("shards", {}).get("by")
     seed = run.manifest.get("seed", config.get("run", {}).get("seed"))
     rows = [
         ("Formula", model.get("formula")),
         ("Family", model.get("family")),
         ("Method", fit.get("method")),
         ("Draws", _draws(run)),
-        ("Shards", config.get("shards", {}).get("by")),
+        ("Shards", ", ".join(by) if isinstance(by, list) else by),
         ("Executor", run.manifest.get("executor", config.get("run", {}).get("executor"))),
         ("Seed", seed),
         ("Terms of use", config.get("data", {}).get("terms_of_use")),
@@ -240,5 +243,6 @@ def stages(run: RunDirectory) -> Stages | None:
     ]
     if not timed:
         return None
+    timed.sort(key=lambda stage: STAGES.index(stage[0]) if stage[0] in STAGES else len(STAGES))
     rows = [[name, fixed(seconds, 1), size_text(memory)] for name, seconds, memory in timed]
     return Stages(figures.stages([(name, seconds) for name, seconds, _ in timed], "seconds by stage"), rows)

@@ -148,7 +148,8 @@ def bars(rows: Sequence[Bar], limits: Sequence[tuple[str, float]], label: str) -
         y = 10 + 15 * i
         canvas.text(left - 8, y + 10.5, shortened(row.label, 18), "label", "end")
         canvas.rect(left, y + 2, max(axis(row.value) - left, 1), 10, f"bar {row.status}", row.title)
-        canvas.text(axis(row.value) + 5, y + 10.5, fixed(row.value), "tick")
+        said = plain(row.value, 2) if 0 < row.value < 0.01 else fixed(row.value)
+        canvas.text(axis(row.value) + 5, y + 10.5, said, "tick")
     return canvas.render()
 
 
