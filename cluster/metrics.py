@@ -34,6 +34,8 @@ DIRECTORY_VARIABLE = "CAUCUS_METRICS_DIRECTORY"
 ADDRESS_VARIABLE = "CAUCUS_METRICS_ADDRESS"
 SECONDS_BETWEEN_FILES = 5.0
 VERDICTS = ("pass", "warn", "fail")
+SHARDED = ("fit", "merge", "audit", "poststratify")
+"""The stages whose work is tasks of shards."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,10 @@ class MeasuredProgress:
         """See `Progress.begin`."""
         self._shown.begin(stage, reason)
         self._stage, self._failed = stage, 0
+        if stage in SHARDED:  # a counter that is first seen at 1 has not increased, as Prometheus sees it
+            for state in ("done", "failed"):
+                self._metrics.add("caucus_shard_tasks_total", 0.0, stage, state)
+            self._metrics.add("caucus_task_retries_total", 0.0, stage)
         self._metrics.set("caucus_stage_state", _NUM_STATES["running"], stage)
         self._got_on()
 
