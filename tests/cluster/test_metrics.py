@@ -17,7 +17,15 @@ from test_stages import CONFIG, command, file  # noqa: F401  # the fixture
 
 from cluster import metrics
 from cluster.errors import MetricsError, MissingExtraError
-from cluster.metrics import ADDRESS_VARIABLE, DIRECTORY_VARIABLE, MEASURES, SHARDED, MeasuredProgress, RunMetrics, TextFile
+from cluster.metrics import (
+    ADDRESS_VARIABLE,
+    DIRECTORY_VARIABLE,
+    MEASURES,
+    SHARDED,
+    MeasuredProgress,
+    RunMetrics,
+    TextFile,
+)
 from cluster.progress import PlainProgress
 
 
