@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pyarrow as pa
@@ -183,6 +184,10 @@ def command(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str
     assert "Traceback" not in out + err
     code = ended.value.code
     return int(code or 0), out, err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture):
+    assert command(capsys, "--version")[:2] == (0, f"caucus {metadata.version('caucus')}\n")
 
 
 def test_command_run(file: Path, fakes: FakeStages, capsys: pytest.CaptureFixture):
