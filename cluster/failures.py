@@ -13,7 +13,7 @@ from cluster.errors import (
 )
 
 _MEND = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_REMOTE_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs"}
+_REMOTE_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs", "azure", "google", "requests"}
 _LAYERS = {"sharding": "ShardingError", "fitting": "FittingError", "reporting": "ReportingError"}
 
 

@@ -3,6 +3,8 @@
 import logging
 import time
 
+_TELL_TWICE = ("gcsfs", "azure")
+"""Clients of stores that log the errors that they raise, with a traceback each; we say them once."""
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -27,3 +29,5 @@ def configure(*, verbose: bool) -> None:
         logger.handlers = [handler]
         logger.setLevel(logging.INFO if verbose else logging.WARNING)
         logger.propagate = False
+    for package in _TELL_TWICE:
+        logging.getLogger(package).setLevel(logging.WARNING if verbose else logging.CRITICAL)

@@ -25,6 +25,10 @@ class StorageError(DetailedError):
     """A path or URL cannot be used: missing, outside its directory, or unreadable."""
 
 
+class StoreRefusedError(DetailedError):
+    """An object store that lets this process not in, or has no such bucket; never to be taken for a missing file."""
+
+
 class SourceError(DetailedError):
     """A source file cannot be read as what it is said to be."""
 

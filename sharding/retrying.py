@@ -21,6 +21,9 @@ T = TypeVar("T")
 WAITS_SECONDS = (0.2, 0.5, 1.2, 3.0, 7.5, 18.0)
 """Mean wait before each further attempt: half a minute in all, which outlasts a restart of a service."""
 
+LONGEST_SECONDS = 60.0
+"""After this time nothing is tried again. Clients of GCS and Azure try again themselves, half a minute to a minute each time."""
+
 _STATUSES = {408, 429, 500, 502, 503, 504}
 _CODES = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "Throttling", "ConditionalRequestConflict"}
 _ERRNOS = {errno.EAGAIN, errno.EBUSY, errno.ESTALE, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH}
@@ -44,11 +47,12 @@ def patiently(operation: Callable[[], T], *, sleep: Callable[[float], None] = ti
     It may be called after it took effect and the answer was lost, so it has to be one that may be done twice.
     """
     global _count
+    began = time.monotonic()
     for wait in WAITS_SECONDS:
         try:
             return operation()
         except Exception as error:
-            if not is_transient(error):
+            if not is_transient(error) or time.monotonic() - began > LONGEST_SECONDS:
                 raise
             with _count_lock:
                 _count += 1
@@ -78,4 +82,6 @@ def _passes(error: BaseException) -> bool:
         return status in _STATUSES or response.get("Error", {}).get("Code") in _CODES
     if any(getattr(error, name, None) in _STATUSES for name in ("status", "status_code", "code")):  # aiohttp, Azure, gcsfs
         return True
+    if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # gcsfs; GCS has 403 for too many requests, too
+        return "rate limit" in str(error).lower()
     return isinstance(error, OSError) and error.errno in _ERRNOS

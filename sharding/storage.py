@@ -2,7 +2,7 @@
 
 Files appear whole or not at all: locally through a temporary name of the writer's own, fsync and rename (files 0600,
 directories 0700); on an object store a put is atomic by itself. There is no rename on object stores, so nothing here relies
-on one. Errors of a remote store that pass by themselves are tried again (:mod:`sharding.retrying`).
+on one. Object stores are asked by :mod:`sharding.asking`: errors that pass by themselves are tried again.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from sharding.asking import EXTRAS, ask
 from sharding.errors import ShardCorruptError, StorageError
 from sharding.hashing_file import HashingFile
-from sharding.retrying import patiently
 
 MAX_BYTES_HELD = 1 << 26
 """A file up to this size is held in memory on its way to an object store; a larger one is read from a temporary file."""
@@ -52,10 +52,15 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise StorageError(ascii(url), "a control character", "a path that can be typed", "Correct the path.")
     try:
         return cast("tuple[fsspec.AbstractFileSystem, str]", url_to_fs(url))
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        how = f"`pip install 'caucus[{EXTRAS[scheme]}]'`" if scheme in EXTRAS else "its package of fsspec"
         raise StorageError(
-            repr(url), type(error).__name__, "a local path or a URL of a known scheme (s3://, memory://, gs://, ...)",
-            "Correct the scheme, or install the fsspec package that serves it (s3fs for s3://)."
+            repr(url), "a scheme whose package is not installed", f"what serves {scheme}://", f"Install it: {how}."
+        ) from error
+    except ValueError as error:  # what the client of the store lacks: an account, a region
+        raise StorageError(
+            repr(url), f"that it cannot be used ({str(error).partition('.')[0]})", "a local path or a URL of a store",
+            "Correct the URL, or give what it lacks by the environment (docs/cluster.md)."
         ) from error  # fmt: skip
 
 
@@ -115,9 +120,9 @@ def publishing(url: str) -> Iterator[HashingFile]:
         spool.flush()
         if file.num_bytes <= MAX_BYTES_HELD:
             data = Path(spool.name).read_bytes()
-            patiently(lambda: fs.pipe_file(path, data))
+            ask(url, lambda: fs.pipe_file(path, data), writes=True)
         else:
-            patiently(lambda: fs.put_file(spool.name, path))
+            ask(url, lambda: fs.put_file(spool.name, path), writes=True)
 
 
 @contextmanager
@@ -173,8 +178,8 @@ def publish_bytes(url: str, data: bytes) -> str:
 def create_bytes(url: str, data: bytes) -> bool:
     """Write ``data`` at ``url`` unless something is there already; return whether it was written. The first writer wins.
 
-    Locally by a hard link, on an object store by a conditional put (``If-None-Match: *`` on S3, generation 0 on GCS). A store
-    that has neither looks first and then writes, which two writers at the same moment can both pass.
+    Locally by a hard link, on an object store by a conditional put (``If-None-Match: *`` on S3 and Azure, generation 0 on GCS). A
+    store that has neither looks first and then writes, which two writers at the same moment can both pass.
     """
     fs, path = resolve(url)
     try:
@@ -182,7 +187,7 @@ def create_bytes(url: str, data: bytes) -> bool:
             with _appearing_at(Path(path), _link) as temporary:
                 temporary.write_bytes(data)
         else:
-            patiently(lambda: fs.pipe_file(path, data, mode="create"))
+            ask(url, lambda: fs.pipe_file(path, data, mode="create"), writes=True)
     except FileExistsError:
         return False
     return True
@@ -220,10 +225,10 @@ def opened(url: str) -> Iterator[IO[bytes]]:
     _refuse_special(fs, path)
     fs.invalidate_cache()
     try:
-        with patiently(lambda: fs.open(path, "rb")) as file:
+        with ask(url, lambda: fs.open(path, "rb")) as file:
             if (cache := getattr(file, "cache", None)) is not None:  # of a remote file: what it reads later is patient too
                 fetch = cache.fetcher
-                cache.fetcher = lambda *range_: patiently(lambda: fetch(*range_))
+                cache.fetcher = lambda *range_: ask(url, lambda: fetch(*range_))
             yield file
     except (FileNotFoundError, IsADirectoryError) as error:
         raise _no_such_file(url) from error
@@ -240,7 +245,7 @@ def read_bytes(url: str) -> bytes:
     fs, path = resolve(url)
     _refuse_special(fs, path)
     try:
-        return bytes(patiently(lambda: fs.cat_file(path)))
+        return bytes(ask(url, lambda: fs.cat_file(path)))
     except (FileNotFoundError, IsADirectoryError) as error:
         raise _no_such_file(url) from error
 
@@ -282,14 +287,15 @@ def read_json(url: str) -> Any:
 
 def exists(url: str) -> bool:
     """Whether something is at ``url``."""
-    return _kind(*resolve(url)) is not None
+    return _kind(url) is not None
 
 
-def _kind(fs: fsspec.AbstractFileSystem, path: str) -> str | None:
+def _kind(url: str) -> str | None:
     """``file``, ``directory``, or None where nothing is. (fsspec's own questions take every error for a no.)"""
+    fs, path = resolve(url)
     fs.invalidate_cache()
     try:
-        return str(patiently(lambda: fs.info(path))["type"])
+        return str(ask(url, lambda: fs.info(path))["type"])
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -299,7 +305,7 @@ def remove(url: str) -> None:
     fs, path = resolve(url)
     if exists(url):
         try:
-            patiently(lambda: fs.rm(path, recursive=True))
+            ask(url, lambda: fs.rm(path, recursive=True))
         except FileNotFoundError:  # it was removed, and the answer was lost
             return
 
@@ -313,19 +319,20 @@ def children(url: str) -> set[str]:
         At ``url`` is a file.
     """
     fs, path = resolve(url)
-    kind = _kind(fs, path)
+    kind = _kind(url)
     if kind is None:
         return set()
     if kind == "file":
         raise NotADirectoryError(url)
-    found = patiently(lambda: fs.ls(path, detail=False))
+    found = ask(url, lambda: fs.ls(path, detail=False))
     return {name.rstrip("/").rsplit("/", 1)[-1] for name in found if name.rstrip("/") != path.rstrip("/")}
 
 
 def names_below(directory: str, name: str) -> list[str]:
     """Return the paths in ``directory``, sorted, of the files at or below ``name``, without hidden ones."""
-    (fs, root), (_, path) = resolve(directory), resolve(join(directory, name))
-    found = [path] if _kind(fs, path) == "file" else patiently(lambda: fs.find(path))
+    url = join(directory, name)
+    (fs, root), (_, path) = resolve(directory), resolve(url)
+    found = [path] if _kind(url) == "file" else ask(url, lambda: fs.find(path))
     names = (file[len(root.rstrip("/")) + 1 :] for file in found)
     return sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
 
@@ -338,16 +345,26 @@ def list_files(pattern: str) -> list[str]:
     fs, path = resolve(pattern)
     fs.invalidate_cache()
     if any(character in path for character in "*?["):
-        entries = patiently(lambda: fs.glob(path, detail=True)).items()
+        try:
+            entries = ask(pattern, lambda: fs.glob(path, detail=True)).items()
+        except FileNotFoundError:  # as gcsfs says where there is no bucket; the others find nothing
+            return []
         found = [n for n, info in entries if info["type"] == "file" and not n.rsplit("/", 1)[-1].startswith(".")]
-    elif _kind(fs, path) == "directory":
-        files = patiently(lambda: fs.find(path))
+    elif _kind(pattern) == "directory":
+        files = ask(pattern, lambda: fs.find(path))
         below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in files]
         found = [name for name, pieces in below if not any(piece.startswith((".", "_")) for piece in pieces)]
     else:
         _refuse_special(fs, path)
         found = [path] if exists(pattern) else []
-    return sorted(name if isinstance(fs, LocalFileSystem) else fs.unstrip_protocol(name) for name in found)
+    return sorted(name if isinstance(fs, LocalFileSystem) else _url_of(fs, name, pattern) for name in found)
+
+
+def _url_of(fs: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
+    """The URL of a file that ``pattern`` found; of ``abfs://container@account/...`` it keeps the account."""
+    scheme, _, rest = pattern.partition("://")
+    place = rest.partition("/")[0]
+    return f"{scheme}://{place}/{name.lstrip('/').partition('/')[2]}" if "@" in place else str(fs.unstrip_protocol(name))
 
 
 def fingerprint(url: str) -> dict[str, Any]:
@@ -358,7 +375,7 @@ def fingerprint(url: str) -> dict[str, Any]:
     """
     fs, path = resolve(url)
     fs.invalidate_cache()
-    info = patiently(lambda: fs.info(path))
+    info = ask(url, lambda: fs.info(path))
     version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "created") if info.get(key)), "")
     if isinstance(fs, LocalFileSystem):
         version = str(os.stat(path).st_mtime_ns)
