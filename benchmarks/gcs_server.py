@@ -8,7 +8,6 @@ https://cloud.google.com/storage/docs/request-preconditions says; of a resumable
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -54,7 +53,7 @@ def main() -> None:
         (pattern, {method: _guarded(handler) for method, handler in handlers.items()}) for pattern, handlers in server.HANDLERS
     )
     server.Storage._write_config_to_file = lambda self: None  # it is in memory, and writes all its names at every put
-    server.Server("127.0.0.1", int(sys.argv[1]), in_memory=True, default_bucket="runs").run()
+    server.Server("127.0.0.1", int(sys.argv[1]), in_memory=True).run()
 
 
 if __name__ == "__main__":

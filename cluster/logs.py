@@ -3,8 +3,8 @@
 import logging
 import time
 
-_TELL_TWICE = ("gcsfs", "azure")
-"""Clients of stores that log the errors that they raise, with a traceback each; we say them once."""
+_SILENT = ("gcsfs", "azure", "asyncio")
+"""Clients of stores log the errors that they raise, with a traceback each, and leave tasks of asyncio behind; we say errors once."""
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -29,5 +29,5 @@ def configure(*, verbose: bool) -> None:
         logger.handlers = [handler]
         logger.setLevel(logging.INFO if verbose else logging.WARNING)
         logger.propagate = False
-    for package in _TELL_TWICE:
+    for package in _SILENT:
         logging.getLogger(package).setLevel(logging.WARNING if verbose else logging.CRITICAL)

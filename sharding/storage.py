@@ -224,8 +224,10 @@ def opened(url: str) -> Iterator[IO[bytes]]:
     fs, path = resolve(url)
     _refuse_special(fs, path)
     fs.invalidate_cache()
+    # gcsfs would read ahead in the background, where nobody is patient
+    options = {"cache_type": "readahead"} if url.startswith(("gs://", "gcs://")) else {}
     try:
-        with ask(url, lambda: fs.open(path, "rb")) as file:
+        with ask(url, lambda: fs.open(path, "rb", **options)) as file:
             if (cache := getattr(file, "cache", None)) is not None:  # of a remote file: what it reads later is patient too
                 fetch = cache.fetcher
                 cache.fetcher = lambda *range_: ask(url, lambda: fetch(*range_))

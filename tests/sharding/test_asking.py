@@ -73,7 +73,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_permission_is_to_be_mended(error: Exception):
     with pytest.raises(StoreRefusedError, match=r"'gs://voters/runs/a': found no permission, or no credentials") as told:
         asking.ask(URL, raising(error))
-    assert isinstance(pickle.loads(pickle.dumps(told.value)), StoreRefusedError)
+    assert isinstance(pickle.loads(pickle.dumps(told.value)), StoreRefusedError)  # noqa: S301
     assert not isinstance(told.value, StorageError), "a file that may not be read is not one that is missing"
 
 
@@ -98,7 +98,7 @@ def test_a_file_that_is_missing_is_missing_and_one_that_cannot_be_made_has_no_bu
 def test_an_outage_that_lasts_is_safe_to_run_again_and_can_be_sent_to_the_driver(error: Exception):
     with pytest.raises(ConnectionError, match="gs://voters/runs/a: the store did not answer") as told:
         asking.ask(URL, raising(error))
-    assert retrying.is_transient(pickle.loads(pickle.dumps(told.value)))
+    assert retrying.is_transient(pickle.loads(pickle.dumps(told.value)))  # noqa: S301
 
 
 def test_too_many_requests_of_gcs_pass():
