@@ -22,6 +22,25 @@ TOKEN = "a-token-of-a-test-that-guards-nothing-0123456789"
 """Of every cluster here, unless its environment says otherwise; whoever talks to one sets RAY_AUTH_TOKEN."""
 
 
+_HIDDEN = """\
+import sys
+from importlib.machinery import PathFinder
+
+
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name not in ("cluster", "fitting", "reporting", "sharding", "benchmarks"):
+            return None
+        found = PathFinder.find_spec(name, [place for place in sys.path if "runtime_resources" in place])
+        if found is None:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return found
+
+
+sys.meta_path.insert(0, Hidden())
+"""
+
+
 @dataclass
 class Node:
     """A machine of a cluster: the processes of one ``ray start --block``."""
@@ -155,3 +174,9 @@ def _answers(address: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def without_package(folder: Path) -> dict[str, str]:
+    """Environment of machines on which this package cannot be imported but from what Ray was sent, however it is installed here."""
+    (folder / "sitecustomize.py").write_text(_HIDDEN)
+    return {"PYTHONPATH": str(folder)}

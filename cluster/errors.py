@@ -236,6 +236,20 @@ class ClusterUnreachableError(ClusterError):
         return type(self), (self.address, self.reason)
 
 
+class CodeMissingError(ClusterError):
+    """The machines of a running cluster do not have this package, and it was not sent to them."""
+
+    def __init__(self, address: str, module: str):
+        self.address, self.module = address, module
+        super().__init__(
+            f"the machines of the cluster at {address!r} have no module {module!r}. Set `run.ship_code: true` to send this "
+            "package to them (its dependencies have to be there), or install it on every machine."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.address, self.module)
+
+
 class TaskError(ClusterError):
     """Stands for an error of a task that could not itself cross the process border."""
 

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import pickle
+import re
 import secrets
 import socket
 import time
@@ -36,7 +37,14 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from cluster.errors import ClusterTooSmallError, ClusterUnreachableError, ShardTooLargeError, TaskError, WorkerDiedError
+from cluster.errors import (
+    ClusterTooSmallError,
+    ClusterUnreachableError,
+    CodeMissingError,
+    ShardTooLargeError,
+    TaskError,
+    WorkerDiedError,
+)
 from cluster.execution import Outcome, Ran, run_task
 from cluster.threads import ENVIRONMENT
 
@@ -85,6 +93,7 @@ class RayExecutor:
 
     def __init__(self, *, address: str, workers: int, task_gpus: float = 0.0, ship_code: bool = False):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is an outcome, or was told by the one before it
         self._address, self._workers, self._is_ours = address, workers, address == "local"
         os.environ |= _token(os.environ, Path.home()) if self._is_ours else PATIENCE
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
@@ -95,6 +104,7 @@ class RayExecutor:
             with warnings.catch_warnings():
                 # Ray's processes are forks that exec at once, so JAX's threads, if there are any, are not missed in them.
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                warnings.filterwarnings("ignore", "Ray Client connection timed out", UserWarning)  # it is raised, too
                 _start(
                     tries=2 if self._is_ours else 1,
                     address=address,
@@ -105,7 +115,7 @@ class RayExecutor:
                     include_dashboard=False if self._is_ours else None,
                 )
         except Exception as error:  # Ray raises a bare Exception too
-            raise ClusterUnreachableError(address, str(error).partition("\n")[0]) from error
+            raise self._unusable(error) from error
         finally:
             os.umask(umask)
         # of a job on a cluster the environment is the tasks', since that of the whole job may be set only once
@@ -125,6 +135,8 @@ class RayExecutor:
         ------
         ClusterTooSmallError
             No machine has the memory for one task, and none came.
+        CodeMissingError
+            Its machines do not have this package.
         ClusterUnreachableError
             The cluster is gone.
         """
@@ -132,9 +144,9 @@ class RayExecutor:
         running: dict[ray.ObjectRef, _Submitted] = {}
         try:
             yield from self._map(fn, iter(tasks), running, max_in_flight, 0 if self._is_ours else memory_bytes)
-        except (ConnectionError, RaySystemError) as error:
+        except (ConnectionError, RaySystemError, ModuleNotFoundError) as error:
             running.clear()
-            raise ClusterUnreachableError(self._address, str(error).partition("\n")[0]) from error
+            raise self._unusable(error) from error
         finally:
             for unfinished in running if ray.is_initialized() else ():
                 ray.cancel(unfinished, force=False)
@@ -215,6 +227,17 @@ class RayExecutor:
             if len(submitted.refs) == 1 and time.monotonic() - submitted.since > limit:
                 log.warning("task takes long, runs a second time", extra={"seconds": round(limit)})
                 self._submit(fn, submitted, running, scheduling_strategy="SPREAD")
+
+    def _unusable(self, error: Exception) -> CodeMissingError | ClusterUnreachableError:
+        """What a failure of Ray means to a person: what it says itself begins with its process, or ends in a traceback."""
+        missing = re.search(rf"No module named '(({'|'.join(PACKAGES)})[.\w]*)'", str(error))
+        if missing and not self._is_ours:
+            return CodeMissingError(self._address, missing[1])
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+        if self._address.startswith("ray://") and "timeout" in reason:
+            reason += "; if the port is right, see that RAY_AUTH_TOKEN is the cluster's, and its versions of Ray and Python are ours"
+        return ClusterUnreachableError(self._address, reason)
 
     def _require_head(self) -> None:
         """Raises ``ConnectionError`` where the head of a running cluster takes no connection for a while."""
