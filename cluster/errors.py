@@ -236,6 +236,20 @@ class ClusterUnreachableError(ClusterError):
         return type(self), (self.address, self.reason)
 
 
+class TokenRefusedError(ClusterError):
+    """A running cluster asks for another token than this process has."""
+
+    def __init__(self, address: str):
+        self.address = address
+        super().__init__(
+            f"the cluster at {address!r} does not let this driver in. Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's "
+            "token (its owner has it; `ray get-auth-token` on the head)."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.address,)
+
+
 class CodeMissingError(ClusterError):
     """The machines of a running cluster do not have this package, and it was not sent to them."""
 

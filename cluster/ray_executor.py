@@ -38,11 +38,13 @@ from ray.exceptions import (
 )
 
 from cluster.errors import (
+    ClusterError,
     ClusterTooSmallError,
     ClusterUnreachableError,
     CodeMissingError,
     ShardTooLargeError,
     TaskError,
+    TokenRefusedError,
     WorkerDiedError,
 )
 from cluster.execution import Outcome, Ran, run_task
@@ -228,15 +230,15 @@ class RayExecutor:
                 log.warning("task takes long, runs a second time", extra={"seconds": round(limit)})
                 self._submit(fn, submitted, running, scheduling_strategy="SPREAD")
 
-    def _unusable(self, error: Exception) -> CodeMissingError | ClusterUnreachableError:
+    def _unusable(self, error: Exception) -> ClusterError:
         """What a failure of Ray means to a person: what it says itself begins with its process, or ends in a traceback."""
         missing = re.search(rf"No module named '(({'|'.join(PACKAGES)})[.\w]*)'", str(error))
         if missing and not self._is_ours:
             return CodeMissingError(self._address, missing[1])
+        if not self._is_ours and _refuses(self._address):
+            return TokenRefusedError(self._address)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
-        if self._address.startswith("ray://") and "timeout" in reason:
-            reason += "; if the port is right, see that RAY_AUTH_TOKEN is the cluster's, and its versions of Ray and Python are ours"
         return ClusterUnreachableError(self._address, reason)
 
     def _require_head(self) -> None:
@@ -316,6 +318,27 @@ def _token(environment: Mapping[str, str], home: Path) -> dict[str, str]:
     if is_given or has_place or environment.get("RAY_AUTH_MODE", "token") != "token":
         return {}
     return {"RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
+def _refuses(address: str) -> bool:
+    """Whether the head says that it was shown no token, or a wrong one. Ray itself only says that it could not connect."""
+    try:
+        import grpc
+        from ray._private.grpc_utils import init_grpc_channel
+        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
+    except ImportError:  # of another version of Ray: it stays at what Ray says
+        return False
+    with init_grpc_channel(address.removeprefix("ray://"), asynchronous=False) as channel:
+        try:
+            if address.startswith("ray://"):
+                ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+                ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=LOOK_SECONDS)
+            else:
+                ask = gcs_service_pb2.CheckAliveRequest()
+                gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(ask, timeout=LOOK_SECONDS)
+        except grpc.RpcError as error:
+            return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)
+    return False
 
 
 def _start(tries: int, **settings: Any) -> None:

@@ -1,7 +1,6 @@
 """A driver outside of the cluster, and machines without this package: ``ray://``, ``host:port`` and ``run.ship_code``."""
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +13,14 @@ import line
 
 from benchmarks import faults, ray_clusters
 from benchmarks.ray_clusters import Node
+from cluster.errors import TokenRefusedError
 
 pytestmark = pytest.mark.ray
 
-DATA = ("sharding/data/states.csv", "sharding/layouts/shipped/nc.yaml", "reporting/templates/report.html", "cluster/templates/run.yaml")
+DATA = (
+    "sharding/data/us_counties.parquet", "sharding/data/voter_file_columns.csv", "sharding/layouts/shipped/nc.yaml",
+    "reporting/templates/report.html", "cluster/templates/nation-turnout.yaml",
+)  # fmt: skip
 READ = """\
 import json, sys
 from cluster.ray_executor import RayExecutor
@@ -77,8 +80,12 @@ def test_files_inside_the_packages_are_sent_too(head: Node):
     assert found == {name: line.sha256(ray_clusters.ROOT / name) for name in DATA}
 
 
-def test_a_token_that_is_not_the_clusters_is_said(head: Node, serial: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(os.environ, "RAY_AUTH_TOKEN", "x" * 40)
-    there = ("--set", f"run.executor={head.address}", "--set", f"run.directory={serial / 'refused'}")
-    said = line.ended(line.started("run", serial / "run.yaml", *there))
-    assert (said.code, "RAY_AUTH_TOKEN" in said.message) == (2, True), said
+@pytest.mark.parametrize(("token", "is_refused"), [(ray_clusters.TOKEN, "False"), ("x" * 40, "True")])
+def test_a_token_that_is_not_the_clusters_is_known(token: str, is_refused: str, head: Node, monkeypatch: pytest.MonkeyPatch):
+    """Ray says after 20 to 30 s that it could not connect; then this is asked."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    code = "import sys; from cluster.ray_executor import _refuses; print(*map(_refuses, sys.argv[1:]))"
+    command = [sys.executable, "-c", code, head.address, head.client]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == [is_refused] * 2
+    assert TokenRefusedError(head.client).exit_code == 2
