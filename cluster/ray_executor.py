@@ -24,6 +24,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ class RayExecutor:
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is an outcome, or was told by the one before it
         self._address, self._workers, self._is_ours = address, workers, address == "local"
         os.environ |= _token(os.environ, Path.home()) if self._is_ours else PATIENCE
+        if ":" in address and _refuses(address):
+            raise TokenRefusedError(address)
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
         environment = {k: v for k, v in ENVIRONMENT.items() if not (task_gpus and k == "JAX_PLATFORMS")}
         folder = Path(__file__).resolve().parent.parent
@@ -235,8 +238,6 @@ class RayExecutor:
         missing = re.search(rf"No module named '(({'|'.join(PACKAGES)})[.\w]*)'", str(error))
         if missing and not self._is_ours:
             return CodeMissingError(self._address, missing[1])
-        if not self._is_ours and _refuses(self._address):
-            return TokenRefusedError(self._address)
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
         return ClusterUnreachableError(self._address, reason)
@@ -321,20 +322,23 @@ def _token(environment: Mapping[str, str], home: Path) -> dict[str, str]:
 
 
 def _refuses(address: str) -> bool:
-    """Whether the head says that it was shown no token, or a wrong one. Ray itself only says that it could not connect."""
+    """Whether the head says that it was shown no token, or a wrong one. Ray itself only says, after 20 s, that it could not connect."""
     try:
         import grpc
         from ray._private.grpc_utils import init_grpc_channel
-        from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc, ray_client_pb2, ray_client_pb2_grpc
+        from ray.core.generated import gcs_service_pb2_grpc, ray_client_pb2_grpc
+
+        gcs: Any = import_module("ray.core.generated.gcs_service_pb2")  # made when they are imported: nothing to check
+        client: Any = import_module("ray.core.generated.ray_client_pb2")
     except ImportError:  # of another version of Ray: it stays at what Ray says
         return False
     with init_grpc_channel(address.removeprefix("ray://"), asynchronous=False) as channel:
         try:
             if address.startswith("ray://"):
-                ping = ray_client_pb2.ClusterInfoRequest(type=ray_client_pb2.ClusterInfoType.PING)
+                ping = client.ClusterInfoRequest(type=client.ClusterInfoType.PING)
                 ray_client_pb2_grpc.RayletDriverStub(channel).ClusterInfo(ping, timeout=LOOK_SECONDS)
             else:
-                ask = gcs_service_pb2.CheckAliveRequest()
+                ask = gcs.CheckAliveRequest()
                 gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).CheckAlive(ask, timeout=LOOK_SECONDS)
         except grpc.RpcError as error:
             return bool(error.code() == grpc.StatusCode.UNAUTHENTICATED)

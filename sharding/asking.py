@@ -74,8 +74,8 @@ def _status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if isinstance(response, dict):  # botocore
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    found = (getattr(error, name, None) for name in ("status", "status_code", "code"))  # aiohttp, Azure, gcsfs
-    return next((int(status) for status in found if str(status).isdigit()), None)
+    found = (str(getattr(error, name, "")) for name in ("status", "status_code", "code"))  # aiohttp, Azure, gcsfs
+    return next((int(status) for status in found if status.isdigit()), None)
 
 
 def _is_not_let_in(error: BaseException) -> bool:
@@ -90,8 +90,9 @@ def _is_not_let_in(error: BaseException) -> bool:
 
 def _is_no_bucket(error: BaseException) -> bool:
     codes = {getattr(e, "error_code", None) for e in _chain(error)}  # Azure
-    responses = [e.response for e in _chain(error) if isinstance(getattr(e, "response", None), dict)]  # botocore
-    return bool(codes & {"ContainerNotFound"}) or any(r.get("Error", {}).get("Code") == "NoSuchBucket" for r in responses)
+    responses = [getattr(e, "response", None) for e in _chain(error)]
+    codes |= {r.get("Error", {}).get("Code") for r in responses if isinstance(r, dict)}  # botocore
+    return bool(codes & {"ContainerNotFound", "NoSuchBucket"})
 
 
 def _first_line(error: BaseException) -> str:

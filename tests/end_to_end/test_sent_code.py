@@ -82,7 +82,7 @@ def test_files_inside_the_packages_are_sent_too(head: Node):
 
 @pytest.mark.parametrize(("token", "is_refused"), [(ray_clusters.TOKEN, "False"), ("x" * 40, "True")])
 def test_a_token_that_is_not_the_clusters_is_known(token: str, is_refused: str, head: Node, monkeypatch: pytest.MonkeyPatch):
-    """Ray says after 20 to 30 s that it could not connect; then this is asked."""
+    """Ray says after 20 to 30 s that it could not connect; this is asked before."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", token)
     code = "import sys; from cluster.ray_executor import _refuses; print(*map(_refuses, sys.argv[1:]))"
     command = [sys.executable, "-c", code, head.address, head.client]
