@@ -188,6 +188,25 @@ def head_killed_in_merge(trial: Trial) -> tuple[int, str]:
     return 1, f"the driver merged to its end, then ended with {code}; a new cluster went on"
 
 
+def client_dropped(trial: Trial) -> tuple[int, str]:
+    """By ray://, from outside of the cluster: a worker is killed, then the server of the connection."""
+    with cluster(trial) as (head, other):
+        trial.settings = [f"run.executor={head.client}"]
+        process = trial.start()
+        trial.wait_for(lambda: trial.sites(0) >= 3 and workers(head) + workers(other), process)
+        os.kill((workers(head) + workers(other))[0], signal.SIGKILL)
+        trial.wait_for(lambda: trial.sites(1) >= 5, process)
+        head.signal(signal.SIGKILL, "ray.util.client.server")
+        since = time.monotonic()
+        code = trial.end(process)
+        waited = time.monotonic() - since
+    with cluster(trial) as (head, _):
+        trial.settings = [f"run.executor={head.client}"]
+        trial.finish()
+    again = trial.text().count("worker died, task runs again")
+    return 2, f"{again} task ran again; without its connection the driver ended with {code} after {waited:.0f} s, and went on by a new one"
+
+
 def driver_killed(trial: Trial) -> tuple[int, str]:
     """The driver is killed three times, in another round each."""
     with cluster(trial):
@@ -312,6 +331,7 @@ FAULTS: dict[str, tuple[str, Callable[[Trial], tuple[int, str]]]] = {
     "machine": ("raylet and its machine killed", machine_killed),
     "head": ("head killed, new cluster", head_killed),
     "merge": ("head killed while the driver merges for 90 s, new cluster", head_killed_in_merge),
+    "client": ("by `ray://`: worker SIGKILL, then the connection dropped", client_dropped),
     "driver": ("driver SIGKILL", driver_killed),
     "memory": ("a shard runs out of memory", memory_out),
     "storage": ("5% of storage calls fail (503, timeouts, lost answers)", storage_fails),
