@@ -153,8 +153,11 @@ class RayExecutor:
             running.clear()
             raise self._unusable(error) from error
         finally:
-            for unfinished in running if ray.is_initialized() else ():
-                ray.cancel(unfinished, force=False)
+            try:
+                for unfinished in running if ray.is_initialized() else ():
+                    ray.cancel(unfinished, force=False)
+            except ConnectionError as error:  # by ray://, whose loss can first look like a task's failure
+                raise self._unusable(error) from error
 
     def close(self) -> None:
         """Leave the cluster, and stop it if it was started here."""
