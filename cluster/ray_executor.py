@@ -111,7 +111,7 @@ class RayExecutor:
                 warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
                 warnings.filterwarnings("ignore", "Ray Client connection timed out", UserWarning)  # it is raised, too
                 _start(
-                    tries=2 if self._is_ours else 1,
+                    tries=2 if self._is_ours or address.startswith("ray://") else 1,
                     address=address,
                     runtime_env={"env_vars": environment} if self._is_ours else code,
                     logging_level=logging.ERROR,
@@ -349,7 +349,10 @@ def _refuses(address: str) -> bool:
 
 
 def _start(tries: int, **settings: Any) -> None:
-    """Call `ray.init`; a Ray of our own that was too slow to start, as on a busy machine, is started once more."""
+    """Call `ray.init`; a Ray of our own that was too slow to start, as on a busy machine, is started once more.
+
+    So is the server that a head starts for a driver by ``ray://``, which fails now and then (psutil.ZombieProcess, Ray 2.60).
+    """
     was_running = ray.is_initialized()
     for tries_left in reversed(range(tries)):
         try:
@@ -359,7 +362,7 @@ def _start(tries: int, **settings: Any) -> None:
             if was_running:
                 raise
             ray.shutdown()  # what did start
-            if not tries_left:
+            if not tries_left or (settings["address"] != "local" and "Initialization failure" not in str(error)):
                 raise
             log.warning("Ray did not start, starting it again", extra={"reason": str(error).partition("\n")[0]})
 

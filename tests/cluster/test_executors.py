@@ -277,6 +277,24 @@ def test_a_ray_too_slow_to_start_is_safe_to_run_again(monkeypatch: pytest.Monkey
     assert tries[2:] == ["127.0.0.1:1"], "a running cluster is asked once"
 
 
+@pytest.mark.parametrize(("reason", "tries"), [("Initialization failure from server:\nZombie", 2), ("ray client connection timeout", 1)])
+def test_the_server_of_a_driver_elsewhere_is_started_once_more(reason: str, tries: int, monkeypatch: pytest.MonkeyPatch):
+    import ray
+
+    tried: list[object] = []
+
+    def fail(**settings: object) -> None:
+        tried.append(settings["address"])
+        raise ConnectionError(reason)
+
+    monkeypatch.setattr(ray, "init", fail)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with pytest.raises(ClusterUnreachableError, match=reason.splitlines()[-1]):
+        executors.make(RunSection(directory="unused", executor="ray://127.0.0.1:1"))
+    assert tried == ["ray://127.0.0.1:1"] * tries
+
+
 @pytest.mark.ray
 def test_a_head_that_is_gone_is_said_before_ray_ends_the_process(local_ray: Executor, monkeypatch: pytest.MonkeyPatch):
     """Ray ends a driver with code 1, whatever it is doing, once it has missed its head for a minute."""
