@@ -243,6 +243,8 @@ class RayExecutor:
             return CodeMissingError(self._address, missing[1])
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = f"{lines[0]} {lines[-1]}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+        if reason.startswith("Client is shutting down"):  # so Ray calls a connection of ray:// that is lost
+            reason = "the connection was lost, and did not come back"
         return ClusterUnreachableError(self._address, reason)
 
     def _require_head(self) -> None:

@@ -180,6 +180,8 @@ ARGUMENTS = {
     "JobError": ("attempt 1 is running", "Wait.", 4),
     "InsecureClusterError": ("http://10.0.0.7:8265",),
     "ClusterUnreachableError": ("ray://x:1", "no answer"),
+    "CodeMissingError": ("ray://x:1", "cluster"),
+    "TokenRefusedError": ("ray://x:1",),
     "MetricsError": ("CAUCUS_METRICS_ADDRESS", "x", "a port", "Unset it."),
     "FrameError": ("census.csv", "no column n", "the column n"),
     "TaskError": ("KeyError", "'x'"),
