@@ -64,7 +64,7 @@ MACHINE_SECONDS = 600.0
 """How long to wait for a machine that is large enough: an autoscaler needs minutes."""
 HEAD_SECONDS = 40.0
 """How long a cluster's head may be silent."""
-PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(24 * 3600)}
+PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(12 * 3600)}
 """Or Ray itself ends this process after 60 s without a head, with code 1 and without a word, also while it merges and needs none."""
 PACKAGES = ("cluster", "fitting", "reporting", "sharding")
 
@@ -127,8 +127,8 @@ class RayExecutor:
         of_task: dict[str, Any] = {} if self._is_ours else {"runtime_env": {"env_vars": environment}, "num_gpus": task_gpus}
         self._remote = ray.remote(num_cpus=1, max_retries=0, **of_task)(_run)
         self._head = None if self._is_ours or address.startswith("ray://") else _head()
-        self._head_seen = -math.inf
-        self._lost, self._lost_at = _num_lost(), -math.inf  # machines that are gone, and when the last one was missed
+        self._looked = self._lost_at = -math.inf  # when the cluster was looked at, and a machine was missed
+        self._nodes: list[dict[str, Any]] = []
         self.straggler_seconds = None if self._is_ours else STRAGGLER_SECONDS  # None: none is looked for
 
     def map_unordered(
@@ -168,9 +168,9 @@ class RayExecutor:
         max_in_flight: int | None, memory_bytes: int,
     ) -> Iterator[Outcome]:  # fmt: skip
         longest, fitting_since, has_more = 0.0, time.monotonic(), True
-        looked = time.monotonic()
         while True:
-            self._require_head()
+            if self._look_again():
+                self._repeat_stragglers(fn, running, longest, has_more)
             while has_more and len(running) < (max_in_flight or self._enough()):
                 try:
                     submitted = _Submitted(next(waiting), memory_bytes)
@@ -186,9 +186,6 @@ class RayExecutor:
             finished = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)[0]
             if not finished:
                 fitting_since = self._require_machines(memory_bytes, fitting_since)
-            if time.monotonic() - looked > LOOK_SECONDS:
-                self._repeat_stragglers(fn, running, longest, has_more)
-                looked = time.monotonic()
             for ref in finished:
                 if ref not in running:
                     continue  # the other attempt finished in the same moment
@@ -216,8 +213,32 @@ class RayExecutor:
 
     def _enough(self) -> int:
         """Tasks in flight that keep every core busy; a cluster that grows gets more of them."""
-        cores = self._workers if self._is_ours else int(ray.cluster_resources().get("CPU", 1))
+        cores = self._workers if self._is_ours else sum(int(machine.get("CPU", 0)) for machine in self._machines())
         return 2 * max(1, cores)
+
+    def _look_again(self) -> bool:
+        """Whether it was time to look for the head and at the machines.
+
+        Raises
+        ------
+        ConnectionError
+            The head takes no connection for a while. It is asked first: without one, Ray's own questions are never answered.
+        """
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return False
+        self._require_head()
+        before, self._nodes, self._looked = self._nodes, ray.nodes(), time.monotonic()
+        if before and sum(not node["Alive"] for node in self._nodes) > sum(not node["Alive"] for node in before):
+            self._lost_at = self._looked
+        return True
+
+    def _machines(self) -> list[dict[str, Any]]:
+        """What the machines that are there have, as when they were last looked at."""
+        return [node["Resources"] for node in self._nodes if node["Alive"]]
+
+    def _largest_bytes(self) -> int:
+        """The most memory for tasks that a machine has."""
+        return max((int(machine.get("memory", 0)) for machine in self._machines()), default=0)
 
     def _repeat_stragglers(
         self, fn: Callable[[Any], Any], running: dict[ray.ObjectRef, _Submitted], longest: float, has_more: bool
@@ -225,10 +246,6 @@ class RayExecutor:
         """Submit once more what takes far longer than all others, and what was under way when a machine was lost."""
         if self.straggler_seconds is None:
             return
-        lost = _num_lost()
-        if lost > self._lost:
-            self._lost_at = time.monotonic()
-        self._lost = lost
         usual = math.inf if has_more else max(self.straggler_seconds, STRAGGLER_FACTOR * longest)
         for submitted in list(running.values()):
             limit = longest if submitted.since < self._lost_at else usual
@@ -250,12 +267,9 @@ class RayExecutor:
     def _require_head(self) -> None:
         """Raises ``ConnectionError`` where the head of a running cluster takes no connection for a while."""
         since = time.monotonic()
-        if self._head is None or since - self._head_seen < LOOK_SECONDS:
-            return
-        while True:
+        while self._head is not None:
             try:
                 socket.create_connection(self._head, timeout=LOOK_SECONDS).close()
-                self._head_seen = time.monotonic()
                 return
             except OSError as error:
                 if time.monotonic() - since > HEAD_SECONDS:
@@ -264,7 +278,7 @@ class RayExecutor:
 
     def _require_machines(self, memory_bytes: int, fitting_since: float) -> float:
         """When a machine was last seen that is large enough for a task; raises where that is too long ago."""
-        largest = 0 if self._is_ours or not memory_bytes else _largest_machine_bytes()
+        largest = 0 if self._is_ours or not memory_bytes else self._largest_bytes()
         if largest >= memory_bytes or self._is_ours:
             return time.monotonic()
         waited = time.monotonic() - fitting_since
@@ -284,7 +298,7 @@ class RayExecutor:
             submitted.memory_attempt += 1
             if submitted.memory_attempt > MAX_MEMORY_ATTEMPTS:
                 return Outcome(task, None, ShardTooLargeError(attempt, submitted.memory_bytes), 0.0, attempt)
-            submitted.memory_bytes = min(2 * submitted.memory_bytes, max(submitted.memory_bytes, _largest_machine_bytes()))
+            submitted.memory_bytes = min(2 * submitted.memory_bytes, max(submitted.memory_bytes, self._largest_bytes()))
             return None
         except DEATHS as death:
             if attempt < MAX_ATTEMPTS:
@@ -309,11 +323,6 @@ def _head() -> tuple[str, int]:
     """Host and port of the head of the cluster that this process is connected to."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     return host.strip("[]"), int(port)
-
-
-def _num_lost() -> int:
-    """Machines that the cluster had and has no more."""
-    return sum(not node["Alive"] for node in ray.nodes())
 
 
 def _token(environment: Mapping[str, str], home: Path) -> dict[str, str]:
@@ -367,11 +376,6 @@ def _start(tries: int, **settings: Any) -> None:
             if not tries_left or (settings["address"] != "local" and "Initialization failure" not in str(error)):
                 raise
             log.warning("Ray did not start, starting it again", extra={"reason": str(error).partition("\n")[0]})
-
-
-def _largest_machine_bytes() -> int:
-    """The most memory for tasks that a machine of the cluster has."""
-    return max((int(n["Resources"].get("memory", 0)) for n in ray.nodes() if n["Alive"]), default=0)
 
 
 def _run(fn: Callable[[Any], Any], task: Any) -> tuple[Ran, str]:

@@ -21,6 +21,8 @@ follow the others by their regression in the cavity, without noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -96,6 +98,26 @@ class _Reference(NamedTuple):
     regression: np.ndarray
 
 
+class Tilted(NamedTuple):
+    """What the fit of one shard is given; the fields are the arguments of `fit`."""
+
+    rng_key: jax.Array
+    tree: Tree
+    design: CellDesign
+    mean: np.ndarray
+    covariance: np.ndarray
+    site: Site
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A fit that has to be sampled."""
+
+    cavity: Site
+    reference: _Reference
+    target: Target
+
+
 def shard_key(seed: int, shard: int, round_number: int) -> jax.Array:
     """Key of one shard (its place in the manifest) and round: the same wherever, and however often, it is fitted."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), shard), round_number)
@@ -127,39 +149,69 @@ def fit(
     num_chains
         Two or more, for R-hat.
     """
-    design = _with_trials(design)
+    shard = Tilted(rng_key, tree, design, mean, covariance, site)
+    return fit_together([shard], family, num_warmup=num_warmup, num_draws=num_draws, num_chains=num_chains)[0]
+
+
+def fit_together(
+    shards: Sequence[Tilted], family: Family, *, num_warmup: int, num_draws: int, num_chains: int
+) -> list[tuple[Site, TiltedInfo]]:
+    """`fit` of several shards: those of one program are sampled side by side by one call of it, which is what keeps a GPU busy.
+
+    The draws of a shard that is sampled beside others differ from those it has alone by more than rounding: a trajectory that turns one step later
+    is another one. Both are draws from the same distribution.
+    """
+    fitted: dict[int, tuple[Site, TiltedInfo]] = {}
+    alike: dict[Any, list[tuple[int, _Begun]]] = {}
+    for s, shard in enumerate(shards):
+        begun = _begin(shard, family)
+        if isinstance(begun, _Begun):
+            alike.setdefault(tuple(np.shape(array) for array in jax.tree.leaves(begun.target)), []).append((s, begun))
+        else:
+            fitted[s] = begun
+    for group in alike.values():
+        keys, targets = [shards[s].rng_key for s, _ in group], [begun.target for _, begun in group]
+        together = sample_together(
+            keys, targets, family, num_warmup=num_warmup, num_draws=num_draws, num_chains=num_chains
+        )
+        for (s, begun), draws in zip(group, together, strict=True):
+            fitted[s] = _end(shards[s], begun, draws)
+    return [fitted[s] for s in range(len(shards))]
+
+
+def _begin(shard: Tilted, family: Family) -> _Begun | tuple[Site, TiltedInfo]:
+    """Whiten a shard's tilted distribution; its site, where nothing has to be sampled or nothing can be."""
+    design, tree = _with_trials(shard.design), shard.tree
     if family.has_residual_scale or design.num_cells == 0:
-        return sites.fit(tree, design, family, mean, covariance, num_nodes=1), EXACT
-    posterior = tr.precision_from_covariance(tree, covariance)
+        return sites.fit(tree, design, family, shard.mean, shard.covariance, num_nodes=1), EXACT
+    posterior = tr.precision_from_covariance(tree, shard.covariance)
     cavity = Site(
-        posterior - site.precision,
-        tr.multiply(tree, posterior, mean[:, None])[:, 0] - site.shift,
-        site.constants,
+        posterior - shard.site.precision,
+        tr.multiply(tree, posterior, shard.mean[:, None])[:, 0] - shard.site.shift,
+        shard.site.constants,
     )
     try:
         tr.cholesky(tree, cavity.precision)
-        reference = _reference(tree, design, family, cavity, mean, covariance)
+        reference = _reference(tree, design, family, cavity, shard.mean, shard.covariance)
     except np.linalg.LinAlgError:
-        return site, NOT_PROPER
-    draws = sample(
-        rng_key,
-        _target(tree, design, reference),
-        family,
-        num_warmup=num_warmup,
-        num_draws=num_draws,
-        num_chains=num_chains,
-    )
+        return shard.site, NOT_PROPER
+    return _Begun(cavity, reference, _target(tree, design, reference))
+
+
+def _end(shard: Tilted, begun: _Begun, draws: Draws) -> tuple[Site, TiltedInfo]:
+    """The site that gives the cavity the moments of the draws."""
+    tree, cavity, reference = shard.tree, begun.cavity, begun.reference
     size = len(reference.touched)
     draws = draws._replace(z=draws.z[..., :size], u=draws.u[..., :size])
     mean_z, excess = moments(draws)
     info = _info(draws, reference.lower)
     if np.linalg.eigvalsh(excess)[0] <= -1.0:
-        return site, info._replace(is_proper=False)
+        return shard.site, info._replace(is_proper=False)
     tilted_mean = reference.mean + reference.regression @ mean_z
     tilted_covariance = reference.covariance + reference.regression @ excess @ reference.regression.T
     precision = tr.precision_from_covariance(tree, tr.from_dense(tree, tilted_covariance))
     shift = tr.multiply(tree, precision, tilted_mean[:, None])[:, 0]
-    return Site(precision - cavity.precision, shift - cavity.shift, site.constants), info
+    return Site(precision - cavity.precision, shift - cavity.shift, shard.site.constants), info
 
 
 def moments(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
@@ -185,6 +237,37 @@ def sample(
         )
     z = np.asarray(z)
     return Draws(z, z - np.asarray(potential_gradient), np.asarray(diverging), np.asarray(acceptance))
+
+
+def sample_together(
+    rng_keys: Sequence[jax.Array],
+    targets: Sequence[Target],
+    family: Family,
+    *,
+    num_warmup: int,
+    num_draws: int,
+    num_chains: int,
+) -> list[Draws]:
+    """`sample` of targets of one shape, side by side: one program for 2, 4, 8, ... of them (the last is repeated)."""
+    if len(targets) == 1:
+        sizes = {"num_warmup": num_warmup, "num_draws": num_draws, "num_chains": num_chains}
+        return [sample(rng_keys[0], targets[0], family, **sizes)]
+    room = 1 << (len(targets) - 1).bit_length()
+    places = np.minimum(np.arange(room), len(targets) - 1)
+    with jax.enable_x64(True):
+        stacked = jax.tree.map(lambda *arrays: jnp.stack([arrays[p] for p in places]), *targets)
+        z, potential_gradient, diverging, acceptance = _sample_together(
+            jnp.stack([rng_keys[p] for p in places]),
+            stacked,
+            family=family,
+            num_warmup=num_warmup,
+            num_draws=num_draws,
+            num_chains=num_chains,
+        )
+    z = np.asarray(z)
+    u = z - np.asarray(potential_gradient)
+    diverging, acceptance = np.asarray(diverging), np.asarray(acceptance)
+    return [Draws(z[t], u[t], diverging[t], acceptance[t]) for t in range(len(targets))]
 
 
 def padded_size(size: int) -> int:
@@ -214,6 +297,11 @@ def _sample(
         return tuple(x[num_warmup:] for x in collected)
 
     return jax.vmap(run_chain)(jax.random.split(rng_key, num_chains))
+
+
+@partial(jax.jit, static_argnames=("family", "num_warmup", "num_draws", "num_chains"))
+def _sample_together(rng_keys: jax.Array, targets: Target, **static: Any) -> tuple[jax.Array, ...]:
+    return jax.vmap(partial(_sample, **static))(rng_keys, targets)
 
 
 def _log_ratio(target: Target, family: Family, z: jax.Array) -> jax.Array:

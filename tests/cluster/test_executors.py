@@ -1,5 +1,6 @@
 """One contract, two executors."""
 
+import math
 import os
 import signal
 import subprocess
@@ -166,8 +167,9 @@ class TestRayExecutor(ExecutorContract):
     ):
         monkeypatch.setattr(ray_executor, "LOOK_SECONDS", 0.2)
         monkeypatch.setattr(executor, "straggler_seconds", 1e6)
-        pids = tmp_path / "pids"
-        monkeypatch.setattr(ray_executor, "_num_lost", lambda: int(pids.exists()))
+        pids, nodes = tmp_path / "pids", ray_executor.ray.nodes
+        lost = {"Alive": False, "Resources": {}}
+        monkeypatch.setattr(ray_executor.ray, "nodes", lambda: [*nodes(), *([lost] if pids.exists() else [])])
         began = time.monotonic()
         outcomes = list(executor.map_unordered(work.say_pid_and_wait, [(str(pids), 600.0)]))
         assert [(o.error, o.value) for o in outcomes] == [(None, 2)]
@@ -300,6 +302,7 @@ def test_a_head_that_is_gone_is_said_before_ray_ends_the_process(local_ray: Exec
     """Ray ends a driver with code 1, whatever it is doing, once it has missed its head for a minute."""
     monkeypatch.setattr(ray_executor, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(local_ray, "_head", ("127.0.0.1", 1))
+    monkeypatch.setattr(local_ray, "_looked", -math.inf)
     with pytest.raises(ClusterUnreachableError, match=r"head takes no connection.*caucus doctor") as told:
         list(local_ray.map_unordered(work.square, [1, 2]))
     assert told.value.exit_code == 4

@@ -277,6 +277,34 @@ def fit_random_shard(key, site=None):
     return tilted_nuts.fit(key, tree, design, BINOMIAL, mean, covariance, site, **SIZES)
 
 
+def test_shards_that_are_fitted_together_have_the_sites_they_have_alone():
+    """Three of one shape, one of another and one that nothing has to be sampled for; within Monte Carlo error, in their order."""
+    tree, cavity, shift, design = random_shard()
+    mean, covariance = gaussian_moments(tree, cavity, shift)
+    more = make_design(
+        [np.array([2, 3] * 40), np.zeros(80, dtype=int)], [3] * 80, [1, 2] * 40, [None, np.linspace(-1, 1, 80)]
+    )
+    silent = make_design([np.array([2]), np.array([0])], [0], [0])
+    other = cell_blocks.ROOM + 2
+    large = make_design([2 + np.arange(other) % 2, np.zeros(other, dtype=int)], np.ones(other), np.arange(other) % 2)
+    designs = [design, large, more, silent, design]
+    shards = [
+        tilted_nuts.Tilted(tilted_nuts.shard_key(5, s, 0), tree, d, mean, covariance, no_site(tree))
+        for s, d in enumerate(designs)
+    ]
+    together = tilted_nuts.fit_together(shards, BINOMIAL, **SIZES)
+    for shard, (site, info) in zip(shards, together, strict=True):
+        alone, _ = tilted_nuts.fit(shard.rng_key, tree, shard.design, BINOMIAL, *shard[3:], **SIZES)
+        assert info.is_proper
+        found, expected = (gaussian_moments(tree, cavity + s.precision, shift + s.shift) for s in (site, alone))
+        sd = np.sqrt(expected[1][tree.diagonal])
+        # two estimates of the same mean, and of an sd from some thousand draws
+        assert np.all(np.abs(found[0] - expected[0]) / sd < 6 * np.sqrt(2) * max(info.mcse, 1e-9)), info
+        np.testing.assert_allclose(np.sqrt(found[1][tree.diagonal]) / sd, 1, atol=0.1)
+    assert np.any(together[0][0].shift != together[4][0].shift), "each has draws of its own"
+    assert together[3][1] == tilted_nuts.EXACT
+
+
 def test_draws_depend_on_seed_shard_and_round_only():
     first = fit_random_shard(tilted_nuts.shard_key(1, 2, 3))
     again = fit_random_shard(tilted_nuts.shard_key(1, 2, 3))
