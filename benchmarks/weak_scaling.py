@@ -60,10 +60,12 @@ def fit(where: Path, num_workers: int, method: str) -> tuple[list[Fit], float]:
     run, log = where / "runs" / "nation-turnout", where / "fits"
     shutil.rmtree(run / "sites", ignore_errors=True)
     log.unlink(missing_ok=True)
+    shutil.rmtree(where / "cache", ignore_errors=True)  # nothing has been compiled before
+    env = {**EQUAL, "XDG_CACHE_HOME": str(where / "cache")}
     with ExitStack() as stack:
-        head = stack.enter_context(ray_clusters.head(0, EQUAL, jobs=False))
+        head = stack.enter_context(ray_clusters.head(0, env, jobs=False))
         for _ in range(num_workers):
-            stack.enter_context(ray_clusters.worker(head, 1, EQUAL))
+            stack.enter_context(ray_clusters.worker(head, 1, env))
         settings = [f"run.executor={head.address}", f"fit.method={method}"]
         options = [part for setting in settings for part in ("--set", setting)]
         command = [sys.executable, "-m", "benchmarks.timed_driver", log, "fit", where / CONFIG, *options]

@@ -82,6 +82,9 @@ class RunSection(Frozen):
         default=None, description="Tasks submitted and not yet finished; twice the workers if not given."
     )
     task_gpus: float = Field(default=0.0, ge=0, description="GPUs that a task on a cluster asks for, such as 0.25.")
+    shards_per_task: PositiveInt = Field(
+        default=1, description="Shards that a task fits; NUTS samples them side by side, which is for a GPU."
+    )
     ship_code: bool = Field(
         default=False, description="Send this package's code to a running cluster that has not got it, or another version."
     )

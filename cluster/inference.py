@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -77,7 +78,7 @@ def _round(
     some = replace(work, entries=tuple(work.entries[s] for s in fitted))
     started = time.perf_counter()
     config = work.context.config
-    sampling = None
+    sampling, per_task = None, config.run.shards_per_task
     method, damping = coming.method, coming.damping
     if method == "nuts" and isinstance(config.fit, NUTSConfig):
         sampling = tasks.Sampling(
@@ -97,6 +98,8 @@ def _round(
                 "convex": coming.convex, "nodes": work.num_nodes, "moments": _digest(part),
                 "sampling": [*sampling, number, s, _digest(site)] if sampling else None,
             }  # fmt: skip
+            if sampling is not None and per_task > 1:  # draws beside others are other draws
+                depends_on["shards_per_task"] = per_task
             key = storage.sha256_bytes(storage.canonical_json(depends_on))
             path = work.site_path(entry, number, key)
             yield tasks.SiteTask(
@@ -109,7 +112,13 @@ def _round(
         "rounds": None if is_part else config.fit.rounds,
         "move": state.move if np.isfinite(state.move) else None,
     }
-    results: list[tasks.SiteResult] = some.map(tasks.fit_site, items(), **shown)
+    results: list[tasks.SiteResult]
+    if per_task == 1:
+        results = some.map(tasks.fit_site, items(), **shown)
+    else:
+        waiting, end = items(), tasks.Together(())
+        together = iter(lambda: tasks.Together(tuple(itertools.islice(waiting, per_task))), end)
+        results = some.map(tasks.fit_sites, together, **shown)
     written = [
         [site_files.name(e["shard_id"], number, r.file.key)] for e, r in zip(some.entries, results, strict=True)
     ]

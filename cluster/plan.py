@@ -106,7 +106,7 @@ def make(config: RunConfig, directory: str) -> Plan:
         largest_shard_cells=largest,
         num_shards=num_shards,
         workers=workers,
-        worker_bytes=PROCESS_BYTES + model_bytes + at_shard,
+        worker_bytes=PROCESS_BYTES + model_bytes + at_shard * config.run.shards_per_task,
         driver_bytes=PROCESS_BYTES + model_bytes + at_driver + (at_shard if workers == 1 else 0),
         available_bytes=available_bytes(),
         seconds=seconds,

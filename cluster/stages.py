@@ -184,7 +184,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         after={"ingest": ingest},
         model=of_model,
         fit={name: value for name, value in fit.items() if name not in of_merge},
-        **(seed if config.fit.method in ("nuts", "classic") else {}),
+        **(_of_draws(config) if config.fit.method in ("nuts", "classic") else {}),
     )
     merged = add(
         "merge",
@@ -206,6 +206,14 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         data={"terms_of_use": config.data.terms_of_use},
     )
     return inputs
+
+
+def _of_draws(config: RunConfig) -> dict[str, Any]:
+    """What draws on workers depend on: the seed, and for NUTS how many shards are sampled side by side."""
+    run: dict[str, Any] = {"seed": config.run.seed}
+    if config.fit.method == "nuts" and config.run.shards_per_task > 1:
+        run["shards_per_task"] = config.run.shards_per_task
+    return {"run": run}
 
 
 def _layout(name: str | None) -> dict[str, str]:

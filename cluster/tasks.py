@@ -9,6 +9,7 @@ import json
 import resource
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,6 +79,12 @@ class SiteTask(NamedTuple):
     convex: bool
     num_nodes: int
     sampling: Sampling | None
+
+
+class Together(NamedTuple):
+    """Tasks that are one task of the executor: `fit_sites` takes them, and returns as many results."""
+
+    tasks: tuple[SiteTask, ...]
 
 
 class SiteResult(NamedTuple):
@@ -209,32 +216,61 @@ def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
 
 def fit_site(task: SiteTask) -> SiteResult:
     """Fit, publish and return one shard's site; a site already there with the task's key is returned as it is."""
-    current = site_files.read_if_current(task.path, task.key)
-    if current is not None:
-        return SiteResult(current, {}, _peak_memory_bytes())
-    prior = build_hierarchy(task.ref)
-    shard = load_shard(task.ref, task.entry)
-    tree = shard.restriction.tree
-    moments = task.moments or rounds.part_of(rounds.init(prior).moments, shard.restriction)
-    info: dict[str, float] = {}
-    if task.method == "nuts" and task.site is not None and task.sampling is not None:
-        compile_cache.use()
-        from fitting import tilted_nuts  # JAX takes a second to import
+    return fit_sites(Together((task,)))[0]
 
-        sampling = task.sampling
-        site, report = tilted_nuts.fit(
-            tilted_nuts.shard_key(sampling.seed, task.number, task.round), tree, shard.design, prior.family,
-            moments.mean, moments.covariance, task.site,
-            num_warmup=sampling.num_warmup, num_draws=sampling.num_draws, num_chains=sampling.num_chains,
-        )  # fmt: skip
-        info = {name: float(value) for name, value in report._asdict().items()}
-    else:
-        covariance = np.zeros_like(moments.covariance) if task.method == "laplace" else moments.covariance
-        site = sites.fit(
-            tree, shard.design, prior.family, moments.mean, covariance, num_nodes=task.num_nodes, convex=task.convex
-        )
-    file = site_files.commit(task.path, SiteFile(site, shard.nodes, task.key))
-    return SiteResult(file, info, _peak_memory_bytes())
+
+def fit_sites(together: Together) -> list[SiteResult]:
+    """`fit_site` of several shards; what NUTS has to sample is sampled side by side."""
+    files = {task.number: site_files.read_if_current(task.path, task.key) for task in together.tasks}
+    fitted: dict[int, tuple[Site, dict[str, float]]] = {}
+    sampled = []
+    for task in (task for task in together.tasks if files[task.number] is None):
+        if task.method == "nuts" and task.site is not None and task.sampling is not None:
+            sampled.append(task)
+        else:
+            fitted[task.number] = _fit_by_quadrature(task), {}
+    if sampled:
+        sites_of = zip(sampled, _fit_by_nuts(sampled), strict=True)
+        fitted |= {task.number: found for task, found in sites_of}
+    results = []
+    for task in together.tasks:
+        file = files[task.number]
+        if file is not None:
+            results.append(SiteResult(file, {}, _peak_memory_bytes()))
+            continue
+        site, info = fitted[task.number]
+        file = site_files.commit(task.path, SiteFile(site, load_shard(task.ref, task.entry).nodes, task.key))
+        results.append(SiteResult(file, info, _peak_memory_bytes()))
+    return results
+
+
+def _fit_by_quadrature(task: SiteTask) -> Site:
+    shard, prior = load_shard(task.ref, task.entry), build_hierarchy(task.ref)
+    moments = task.moments or rounds.part_of(rounds.init(prior).moments, shard.restriction)
+    covariance = np.zeros_like(moments.covariance) if task.method == "laplace" else moments.covariance
+    return sites.fit(
+        shard.restriction.tree, shard.design, prior.family, moments.mean, covariance,
+        num_nodes=task.num_nodes, convex=task.convex,
+    )  # fmt: skip
+
+
+def _fit_by_nuts(sampled: Sequence[SiteTask]) -> list[tuple[Site, dict[str, float]]]:
+    compile_cache.use()
+    from fitting import tilted_nuts  # JAX takes a second to import
+
+    sampling = sampled[0].sampling
+    assert sampling is not None
+    shards = []
+    for task in sampled:
+        assert task.moments is not None
+        assert task.site is not None
+        shard, key = load_shard(task.ref, task.entry), tilted_nuts.shard_key(sampling.seed, task.number, task.round)
+        shards.append(tilted_nuts.Tilted(key, shard.restriction.tree, shard.design, *task.moments, task.site))
+    found = tilted_nuts.fit_together(
+        shards, build_hierarchy(sampled[0].ref).family,
+        num_warmup=sampling.num_warmup, num_draws=sampling.num_draws, num_chains=sampling.num_chains,
+    )  # fmt: skip
+    return [(site, {name: float(value) for name, value in info._asdict().items()}) for site, info in found]
 
 
 def place_site(task: PlaceTask) -> PlacedSite:

@@ -55,7 +55,7 @@ class Work:
     def map(self, fn: Callable[[Any], Any], tasks_of_shards: Iterator[Any], **shown: Any) -> list[Any]:
         """Results in the order of the shards; the first error of a shard is raised once the others are done.
 
-        A task's second field is its shard's entry in the manifest.
+        A task's second field is its shard's entry in the manifest, or it is `tasks.Together` of such.
         """
         results: list[Any] = [None] * len(self.entries)
         number = {entry["shard_id"]: s for s, entry in enumerate(self.entries)}
@@ -66,14 +66,20 @@ class Work:
             max_in_flight=self.context.config.run.max_in_flight,
             memory_bytes=self.context.task_bytes,
         )
-        for done, outcome in enumerate(outcomes, start=1):
-            self.context.progress.task(is_good=outcome.error is None, attempt=outcome.attempt)
+        done = 0
+        for outcome in outcomes:
+            is_together = isinstance(outcome.task, tasks.Together)
+            parts = outcome.task.tasks if is_together else (outcome.task,)
+            done += len(parts)
+            for _ in parts:
+                self.context.progress.task(is_good=outcome.error is None, attempt=outcome.attempt)
             self.context.retries.update(tasks=outcome.attempt - 1, storage=outcome.storage_retries)
             self.context.progress.update(done=done, total=len(self.entries), **shown)
             if outcome.error is not None:
                 error = error or outcome.error
-            else:
-                results[number[outcome.task[1]["shard_id"]]] = outcome.value
+                continue
+            for part, value in zip(parts, outcome.value if is_together else [outcome.value], strict=True):
+                results[number[part[1]["shard_id"]]] = value
         if error is not None:
             raise error
         return results

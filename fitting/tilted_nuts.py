@@ -158,8 +158,8 @@ def fit_together(
 ) -> list[tuple[Site, TiltedInfo]]:
     """`fit` of several shards: those of one program are sampled side by side by one call of it, which is what keeps a GPU busy.
 
-    The draws of a shard that is sampled beside others differ from those it has alone by more than rounding: a trajectory that turns one step later
-    is another one. Both are draws from the same distribution.
+    The draws of a shard that is sampled beside others may be others than those it has alone: sums that are rounded in another order can let a
+    trajectory turn one step later. Both are draws from the same distribution.
     """
     fitted: dict[int, tuple[Site, TiltedInfo]] = {}
     alike: dict[Any, list[tuple[int, _Begun]]] = {}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psutil
+import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -122,19 +123,43 @@ NUTS = (
     "model.formula=voted ~ 1 + (1 | state)", "shards={by: random, num_shards: 2}",
     "fit={method: nuts, rounds: 2, shard_draws: 50, shard_warmup: 50, shard_chains: 2}",
 )  # fmt: skip
+SAMPLED = [part for setting in NUTS for part in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the run directory of a finished run by NUTS, in one process."""
+    config = line.make(tmp_path_factory.mktemp("sampled"))
+    assert line.caucus("run", config, *SAMPLED).code in (0, 3)
+    return config.parent / "run"
 
 
 @pytest.mark.ray
-def test_sampled_sites_have_the_same_bytes_too(tmp_path: Path):
-    """NUTS in every shard: serial, then Ray whose driver is killed in a sampling round, and run again."""
-    settings = [part for setting in NUTS for part in ("--set", setting)]
-    alone, together = line.make(tmp_path / "alone"), line.make(tmp_path / "together")
-    assert line.caucus("run", alone, *settings).code in (0, 3)
-    ray = (*settings, *RAY, "--set", "run.workers=2")
-    process, sites = line.started("run", together, *ray), tmp_path / "together" / "run" / "sites"
+def test_sampled_sites_have_the_same_bytes_too(sampled: Path, tmp_path: Path):
+    """NUTS in every shard, on Ray whose driver is killed in a sampling round, and run again."""
+    config, sites = line.make(tmp_path), tmp_path / "run" / "sites"
+    ray = (*SAMPLED, *RAY, "--set", "run.workers=2")
+    process = line.started("run", config, *ray)
     wait_for(process, lambda: list(sites.glob("*.round-02.arrow")))
     killed(process)
     assert not (sites / "rounds.json").exists(), "the fit was over before the driver was killed"
-    again = line.ended(line.started("run", together, *ray))
+    again = line.ended(line.started("run", config, *ray))
     assert again.code in (0, 3), again
-    assert hashes(tmp_path / "alone" / "run") == hashes(tmp_path / "together" / "run")
+    assert hashes(sampled) == hashes(tmp_path / "run")
+
+
+def test_shards_that_are_sampled_side_by_side_give_the_same_posterior_and_can_be_resumed(sampled: Path, tmp_path: Path):
+    config, run = line.make(tmp_path), tmp_path / "run"
+    settings = (*SAMPLED, "--set", "run.shards_per_task=3")
+    assert line.caucus("run", config, *settings).code in (0, 3)
+    whole = hashes(run)
+    shared = [name for name, digest in hashes(sampled).items() if name.startswith("sites") and whole.get(name) == digest]
+    assert len(shared) == 4, "two rounds before NUTS are the same, its own has other names"
+    alone, beside = (pq.read_table(r / "summary.parquet").to_pandas().set_index("parameter") for r in (sampled, run))
+    # sites of 100 draws with control variates, and 400 of the posterior by other numbers of the same seed
+    assert ((alone["mean"] - beside["mean"]).abs() / alone["sd"]).max() < 0.1
+    assert (alone["sd"] / beside["sd"] - 1).abs().max() < 0.1
+    (run / "sites" / "rounds.json").unlink()
+    next(iter((run / "sites").glob("*.round-02*.arrow"))).unlink()
+    assert line.caucus("run", config, *settings).code in (0, 3)
+    assert hashes(run) == whole
