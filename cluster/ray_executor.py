@@ -102,7 +102,7 @@ class RayExecutor:
         if ":" in address and _refuses(address):
             raise TokenRefusedError(address)
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
-        environment = {k: v for k, v in ENVIRONMENT.items() if not (task_gpus and k == "JAX_PLATFORMS")}
+        environment = ENVIRONMENT | ({"JAX_PLATFORMS": ""} if task_gpus else {})  # whatever JAX finds, also where images say cpu
         folder = Path(__file__).resolve().parent.parent
         code = {"py_modules": [str(folder / package) for package in PACKAGES]} if ship_code else {}
         try:

@@ -49,9 +49,10 @@ def ask(url: str, operation: Callable[[], T], *, writes: bool = False) -> T:
         return patiently(operation)
     except Exception as error:
         if is_transient(error):
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise
-            raise ConnectionError(f"{url}: the store did not answer ({_first_line(error)})") from error
+            reason = _first_line(error.__cause__ or error)  # by HTTP, fsspec finds no file where it reaches no server
+            raise ConnectionError(f"{url}: the store did not answer ({reason})") from error
         if _is_not_let_in(error):
             raise StoreRefusedError(
                 repr(url), "no permission, or no credentials that count", "leave to do this",

@@ -156,3 +156,9 @@ def test_files_of_an_azure_account_keep_it_in_their_urls(monkeypatch: pytest.Mon
     monkeypatch.setattr(storage, "url_to_fs", resolved)
     monkeypatch.setattr(fs, "_strip_protocol", lambda path: path)
     assert storage.list_files(url) == [f"{url}/a.parquet"]
+
+
+def test_a_server_that_is_not_reached_is_no_missing_file():
+    """fsspec says "no file" for it; nobody should look for a mistake in a name because a server is down."""
+    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9/x\.parquet: the store did not answer \(.*127\.0\.0\.1"):
+        storage.list_files("http://127.0.0.1:9/x.parquet")
