@@ -5,8 +5,8 @@ Ray node of one core, the head has none and only the driver runs beside. Command
 
 * Weak scaling: time with one worker over time with two, for the tasks alone (sum over rounds, from the first that begins to the last that
   ends) and for the stage (what `caucus fit` notes; the driver merges between rounds).
-* Overhead, on the 51 states: what a worker does beside fitting while a round is under way. It waits for a task, or JAX traces and
-  compiles (its own clock, see `benchmarks.timed_driver`). In percent of the fits themselves.
+* Overhead, on the 51 states by one worker and by two: what a worker does beside fitting while a round is under way. It waits for a task, or JAX traces
+  and compiles (its own clock, see `benchmarks.timed_driver`; no program was kept from before). In percent of the fits themselves.
 
 Writes the table of docs/scaling.md.
 """
@@ -84,6 +84,30 @@ def seconds(fits: list[Fit], num_workers: int) -> dict[str, float]:
     return {"tasks": tasks, "fitting": busy - compiling, "compiling": compiling, "waiting": num_workers * tasks - busy}
 
 
+def overhead(trial: dict[str, float]) -> str:
+    """Compiling and waiting, of fitting."""
+    return f"{(trial['compiling'] + trial['waiting']) / trial['fitting']:.1%}"
+
+
+ROWS = {
+    "51 shards, one worker: tasks, s": lambda c: f"{c['one']['tasks']:.1f}",
+    "102 shards, two workers: tasks, s": lambda c: f"{c['two']['tasks']:.1f}",
+    "**weak scaling of the tasks**": lambda c: f"**{c['one']['tasks'] / c['two']['tasks']:.2f}**",
+    "51 shards, one worker: stage, s": lambda c: f"{c['one']['stage']:.1f}",
+    "102 shards, two workers: stage, s": lambda c: f"{c['two']['stage']:.1f}",
+    "weak scaling of the stage": lambda c: f"{c['one']['stage'] / c['two']['stage']:.2f}",
+    "51 shards, one worker: fitting, compiling, waiting, s": lambda c: split(c["one"]),
+    "51 shards, two workers: fitting, compiling, waiting, s": lambda c: split(c["half"]),
+    "**compiling and waiting, of fitting: one worker**": lambda c: f"**{overhead(c['one'])}**",
+    "**two workers**": lambda c: f"**{overhead(c['half'])}**",
+}
+
+
+def split(trial: dict[str, float]) -> str:
+    """Seconds of the workers."""
+    return f"{trial['fitting']:.1f}, {trial['compiling']:.1f}, {trial['waiting']:.1f}"
+
+
 def main() -> int:
     """Run every method on both nations, in turn, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weak_scaling", description=(__doc__ or "").splitlines()[0])
@@ -95,28 +119,17 @@ def main() -> int:
     places = nations(chosen.folder.resolve(), chosen.rows)
     manifest = json.loads((places[1] / "runs" / "nation-turnout" / "shards" / "manifest.json").read_text())
     num_cells = sum(shard["num_cells"] for shard in manifest["shards"])
-    lines = ["| | " + " | ".join(chosen.methods) + " |", "|---|" + "--:|" * len(chosen.methods)]
+    trials = {"one": (1, places[1]), "two": (2, places[2]), "half": (2, places[1])}
     columns = []
     for method in chosen.methods:
-        found: dict[int, list[dict[str, float]]] = {1: [], 2: []}
-        for _, (num_workers, where) in itertools.product(range(chosen.laps), places.items()):
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in trials}
+        for _, (name, (num_workers, where)) in itertools.product(range(chosen.laps), trials.items()):
             fits, stage = fit(where, num_workers, method)
-            found[num_workers].append({**seconds(fits, num_workers), "stage": stage})
-            print(method, num_workers, found[num_workers][-1], file=sys.stderr, flush=True)
+            found[name].append({**seconds(fits, num_workers), "stage": stage})
+            print(method, name, found[name][-1], file=sys.stderr, flush=True)
         columns.append({n: {k: statistics.median(lap[k] for lap in laps) for k in laps[0]} for n, laps in found.items()})
-    rows = {
-        "51 shards, one worker: tasks, s": lambda c: f"{c[1]['tasks']:.1f}",
-        "102 shards, two workers: tasks, s": lambda c: f"{c[2]['tasks']:.1f}",
-        "**weak scaling of the tasks**": lambda c: f"**{c[1]['tasks'] / c[2]['tasks']:.2f}**",
-        "51 shards, one worker: stage, s": lambda c: f"{c[1]['stage']:.1f}",
-        "102 shards, two workers: stage, s": lambda c: f"{c[2]['stage']:.1f}",
-        "weak scaling of the stage": lambda c: f"{c[1]['stage'] / c[2]['stage']:.2f}",
-        "51 shards: fitting, s": lambda c: f"{c[1]['fitting']:.2f}",
-        "compiling, s": lambda c: f"{c[1]['compiling']:.2f}",
-        "waiting for a task, s": lambda c: f"{c[1]['waiting']:.2f}",
-        "**compiling and waiting, of fitting**": lambda c: f"**{(c[1]['compiling'] + c[1]['waiting']) / c[1]['fitting']:.1%}**",
-    }
-    lines += [f"| {name} | " + " | ".join(cell(c) for c in columns) + " |" for name, cell in rows.items()]
+    lines = ["| | " + " | ".join(chosen.methods) + " |", "|---|" + "--:|" * len(chosen.methods)]
+    lines += [f"| {name} | " + " | ".join(cell(c) for c in columns) + " |" for name, cell in ROWS.items()]
     lines += ["", f"{chosen.rows:,} voters, {num_cells:,} cells; medians of {chosen.laps}. Load of the machine: {os.getloadavg()[0]:.1f}."]
     print("\n".join(lines))
     write("weak-scaling", lines, PAGE)

@@ -274,8 +274,10 @@ def sample_together(
 
 
 def padded_size(size: int) -> int:
-    """Smallest of 32, 64, 128, 192, 256, 384, 512, ... that is not less: few programs to compile."""
-    power = 32
+    """Smallest of 32, 128, 192, 256, 384, 512, ... that is not less: few programs to compile."""
+    if size <= 32:
+        return 32
+    power = 128
     while power < size:
         power *= 2
     return power * 3 // 4 if power > 128 and size <= power * 3 // 4 else power

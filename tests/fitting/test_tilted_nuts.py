@@ -267,7 +267,7 @@ def test_padded_sizes_are_few_and_never_short():
     padded = np.array([tilted_nuts.padded_size(int(size)) for size in sizes])
     assert np.all(padded >= sizes)
     assert np.all(padded[128:] <= 1.5 * sizes[128:])
-    assert len(set(padded)) == 14
+    assert sorted(set(padded))[:5] == [32, 128, 192, 256, 384]
 
 
 def fit_random_shard(key, site=None):
