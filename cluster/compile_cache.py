@@ -55,7 +55,8 @@ def private_folder() -> Path:
     OSError, RuntimeError
         It cannot be made, or this user has no home.
     """
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "caucus"
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    base = (given if given.is_absolute() else Path.home() / ".cache") / "caucus"
     folder = base / f"jax-{_processor()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for path in (base, folder):

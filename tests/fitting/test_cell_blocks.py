@@ -41,7 +41,7 @@ def test_value_and_gradient_are_those_of_the_cells_in_one_piece(name):
     family = FAMILIES[name]
     theta = 0.3 * np.random.default_rng(1).normal(size=(2, NUM_COEFFICIENTS))
     with jax.enable_x64(True):
-        for num_cells, block in ((1, 8), (8, 8), (50, 8), (50, 64)):
+        for num_cells, block in ((8, 8), (50, 16)):
             design, offset = make_cells(family, num_cells)
             cells = jax.tree.map(jnp.asarray, cell_blocks.cut(design, np.arange(NUM_COEFFICIENTS), offset, block))
             found = jax.vmap(jax.value_and_grad(lambda t, cells=cells: 3.0 * cell_blocks.total(family, cells, t)))(theta)
