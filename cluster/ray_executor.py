@@ -98,7 +98,7 @@ class RayExecutor:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is an outcome, or was told by the one before it
         self._address, self._workers, self._is_ours = address, workers, address == "local"
-        os.environ |= _token(os.environ, Path.home()) if self._is_ours else PATIENCE
+        os.environ |= _token(os.environ, Path(os.path.expanduser("~"))) if self._is_ours else PATIENCE
         if ":" in address and _refuses(address):
             raise TokenRefusedError(address)
         umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
