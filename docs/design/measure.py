@@ -1,4 +1,4 @@
-"""The figures of the design pages: ``python docs/design/measure.py [rounds | scales | tree | arrays | noise | pareto | cells | threads]``.
+"""The figures of the design pages: ``python docs/design/measure.py [rounds | scales | tree | arrays | noise | float32 | pareto | cells | threads]``.
 
 Each part prints Markdown. Times are CPU seconds on one thread, so that a busy machine changes them little; they are still
 those of one machine. The reference posterior of the small nation is the one that the tests use (`tests/fitting/reference`).
@@ -235,6 +235,53 @@ def part_noise() -> None:
     table(
         ["shard", "cells", "coefficients", "sd of z (plain mean)", "sd of u (control variate)", "variance ratio"], rows
     )
+
+
+def _sample_in_float32(rng_key: Any, target: tilted_nuts.Target, family: families.Family, **sizes: int) -> tilted_nuts.Draws:
+    import jax
+
+    def narrow(array: Any) -> Any:
+        array = np.asarray(array)
+        return jax.numpy.asarray(array.astype(np.float32) if array.dtype == np.float64 else array)
+
+    with jax.enable_x64(False):
+        z, gradient, diverging, acceptance = tilted_nuts._sample(
+            rng_key, jax.tree.map(narrow, target), family=family, **sizes
+        )
+    z = np.asarray(z, dtype=float)
+    return tilted_nuts.Draws(z, z - np.asarray(gradient, dtype=float), np.asarray(diverging), np.asarray(acceptance))
+
+
+def part_float32() -> None:
+    """A shard's tilted moments by NUTS in float32 beside float64, with all its people counted once, and more often."""
+    repeats, rows, sample = 4, [], tilted_nuts.sample
+    for times in (1, 100, 10_000):
+        cells = small_nation()
+        cells |= {name: times * cells[name] for name in ("num_trials", "num_successes")}
+        run = in_memory.fit(cells, SMALL, shards=cells["state"], chosen_priors=PRIORS, num_draws=1)
+        moments = combiner.conditional_moments(run.hierarchy, run.natural, run.proposal.mode)
+        part = rounds.part_of(moments, run.restrictions[4])
+        tree, design, site = run.restrictions[4].tree, run.designs[4], run.sites[4]
+        posterior = tr.precision_from_covariance(tree, part.covariance)
+        cavity = posterior - site.precision, tr.multiply(tree, posterior, part.mean[:, None])[:, 0] - site.shift
+        means, sds = {}, {}
+        for name, sampler in (("float64", sample), ("float32", _sample_in_float32)):
+            tilted_nuts.sample, found = sampler, []
+            for k in range(repeats):
+                new, _ = tilted_nuts.fit(tilted_nuts.shard_key(0, 4, k), tree, design, families.BINOMIAL, *part, site,
+                                         num_warmup=100, num_draws=250, num_chains=4)  # fmt: skip
+                factor = tr.cholesky(tree, cavity[0] + new.precision)
+                found.append([tr.solve(tree, factor, (cavity[1] + new.shift)[:, None])[:, 0],
+                              np.sqrt(tr.covariance(tree, factor)[tree.diagonal])])  # fmt: skip
+            means[name], sds[name] = np.array(found)[:, 0], np.array(found)[:, 1].mean(axis=0)
+        tilted_nuts.sample = sample
+        sd, touched = sds["float64"], site.precision[tree.diagonal] > 0
+        error = np.abs(means["float32"].mean(axis=0) - means["float64"].mean(axis=0))[touched] / sd[touched]
+        noise = np.sqrt(sum(m.var(axis=0, ddof=1) for m in means.values()) / repeats)[touched] / sd[touched]
+        ratio = (sds["float32"] / sd)[touched]
+        rows.append([f"{int(design.statistics['num_trials'].sum()):,}", float(error.max()), float(noise.max()),
+                     f"{ratio.min():.3f} to {ratio.max():.3f}"])  # fmt: skip
+    table(["people of the shard", "largest error of a mean, sd", "its Monte Carlo error, at most", "sd ratios"], rows)
 
 
 def part_pareto() -> None:
