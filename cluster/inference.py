@@ -87,8 +87,11 @@ def _round(
 
     under = rounds.moments_for(work.hierarchy, state, restrictions, method)
 
+    order = [fitted[i] for i in some.longest_first()]
+    beside = {s: order[i - i % per_task : i - i % per_task + per_task] for i, s in enumerate(order)}
+
     def items() -> Iterator[tasks.SiteTask]:
-        for s in (fitted[i] for i in some.longest_first()):
+        for s in order:
             entry = work.entries[s]
             part = rounds.part_of(under, restrictions[s]) if restrictions else None
             site = state.sites[s] if sampling is not None else None
@@ -98,8 +101,8 @@ def _round(
                 "convex": coming.convex, "nodes": work.num_nodes, "moments": _digest(part),
                 "sampling": [*sampling, number, s, _digest(site)] if sampling else None,
             }  # fmt: skip
-            if sampling is not None and per_task > 1:  # draws beside others are other draws
-                depends_on["shards_per_task"] = per_task
+            if sampling is not None and per_task > 1:  # draws beside others may be other draws
+                depends_on["beside"] = beside[s]
             key = storage.sha256_bytes(storage.canonical_json(depends_on))
             path = work.site_path(entry, number, key)
             yield tasks.SiteTask(

@@ -220,16 +220,19 @@ def fit_site(task: SiteTask) -> SiteResult:
 
 
 def fit_sites(together: Together) -> list[SiteResult]:
-    """`fit_site` of several shards; what NUTS has to sample is sampled side by side."""
+    """`fit_site` of several shards; what NUTS has to sample is sampled side by side.
+
+    If one of these has to be, all are: beside others its draws may be rounded otherwise, and a run that is resumed has the same bytes.
+    """
     files = {task.number: site_files.read_if_current(task.path, task.key) for task in together.tasks}
     fitted: dict[int, tuple[Site, dict[str, float]]] = {}
     sampled = []
-    for task in (task for task in together.tasks if files[task.number] is None):
+    for task in together.tasks:
         if task.method == "nuts" and task.site is not None and task.sampling is not None:
             sampled.append(task)
-        else:
+        elif files[task.number] is None:
             fitted[task.number] = _fit_by_quadrature(task), {}
-    if sampled:
+    if any(files[task.number] is None for task in sampled):
         sites_of = zip(sampled, _fit_by_nuts(sampled), strict=True)
         fitted |= {task.number: found for task, found in sites_of}
     results = []
