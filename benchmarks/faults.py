@@ -307,7 +307,7 @@ def cut_off(trial: Trial) -> tuple[int, str]:
     again = trial.text().count("worker died, task runs again") + trial.text().count("runs a second time")
     assert again, trial.text()
     assert late, trial.planted()
-    return 1, f"{again} tasks ran again elsewhere; {late} late writes met a site that was there"
+    return 1, f"ran again elsewhere: {again}; late writes that met a site: {late}"
 
 
 def twice(trial: Trial) -> tuple[int, str]:
