@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from cluster import cli, executors, inference, tasks
+from cluster import cli, executors, tasks
 from cluster.execution import Executor, Outcome
 from sharding import storage
 
@@ -84,6 +84,8 @@ def write_slowly(faults: Faults) -> None:
 
 def merge_slowly(faults: Faults) -> None:
     """Let the driver take its time when it has read the sites and merges them."""
+    from cluster import inference  # the driver's; workers would hold it, too
+
     read = inference.read_sites
 
     def slow(work: Any) -> Any:

@@ -224,7 +224,7 @@ def memory_out(trial: Trial) -> tuple[int, str]:
     import psutil
 
     memory = psutil.virtual_memory()
-    threshold = (memory.total - memory.available + (1 << 30)) / memory.total
+    threshold = (memory.total - memory.available + (3 << 29)) / memory.total
     with cluster(trial, RAY_memory_usage_threshold=f"{threshold:.3f}", RAY_memory_monitor_refresh_ms="200"):
         code = trial.end(trial.start(memory="OH"))
         if code:  # other programs of this machine grew meanwhile: the run says so, and goes on
