@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cluster.errors import MetricsError, MissingExtraError
 from cluster.progress import Progress
-from cluster.run_directory import STAGES
+from cluster.run_directory import ON_WORKERS, STAGES
 from sharding import storage, store
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ DIRECTORY_VARIABLE = "CAUCUS_METRICS_DIRECTORY"
 ADDRESS_VARIABLE = "CAUCUS_METRICS_ADDRESS"
 SECONDS_BETWEEN_FILES = 5.0
 VERDICTS = ("pass", "warn", "fail")
-SHARDED = ("fit", "merge", "audit", "poststratify")
-"""The stages whose work is tasks of shards."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +115,7 @@ class MeasuredProgress:
         """See `Progress.begin`."""
         self._shown.begin(stage, reason)
         self._stage, self._failed = stage, 0
-        if stage in SHARDED:  # a counter that is first seen at 1 has not increased, as Prometheus sees it
+        if stage in ON_WORKERS:  # a counter that is first seen at 1 has not increased, as Prometheus sees it
             for state in ("done", "failed"):
                 self._metrics.add("caucus_shard_tasks_total", 0.0, stage, state)
             self._metrics.add("caucus_task_retries_total", 0.0, stage)

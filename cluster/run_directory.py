@@ -28,6 +28,8 @@ SCHEMA_VERSION = 1
 CODING = "coding.json"
 """The coding that ingest is given, where it is not to decide it anew: a dictionary of an earlier ingest."""
 STAGES = ("ingest", "fit", "merge", "audit", "poststratify", "report")
+ON_WORKERS = ("fit", "merge", "audit", "poststratify")
+"""The stages whose work is tasks of shards."""
 FILES = {
     "ingest": ("dictionary.json", "shards", "quarantine", "dirt.json", CODING),
     "fit": ("sites",),

@@ -23,7 +23,7 @@ from cluster.context import StageContext
 from cluster.errors import StageError
 from cluster.execution import Executor
 from cluster.progress import Progress
-from cluster.run_directory import CODING, FILES, STAGES, RunDirectory, stage_key
+from cluster.run_directory import CODING, FILES, ON_WORKERS, STAGES, RunDirectory, stage_key
 from fitting import classic
 from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 _NOT_IN_RESULT = {"terms_of_use", "memory_limit", "threads", "keep_cleaned"}  # of `data`: these change how or why, not what
 _WITH_LAYOUT = {"layout", "election"}  # of `data`: not in the keys of runs without one
 _OF_MERGE = {"draws", "chains", "warmup", "spread"}  # of `fit`: these concern the draws from the merged posterior
-_ON_WORKERS = ("fit", "merge", "audit", "poststratify")
 
 
 @dataclass(frozen=True)
@@ -272,7 +271,7 @@ def _run_stage(
     progress.begin(step.stage, step.reason)
     if step.stage == "ingest":
         _ingest(step, config, directory.path, progress)
-    elif step.stage in _ON_WORKERS:
+    elif step.stage in ON_WORKERS:
         task_bytes = plan.check(config, directory.path).worker_bytes
         num_cells = plan.num_cells(directory.path)
         executor = shared.get(config.run, num_cells, is_fitted=step.stage != "fit")  # before JAX is imported

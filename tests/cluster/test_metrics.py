@@ -21,12 +21,12 @@ from cluster.metrics import (
     ADDRESS_VARIABLE,
     DIRECTORY_VARIABLE,
     MEASURES,
-    SHARDED,
     MeasuredProgress,
     RunMetrics,
     TextFile,
 )
 from cluster.progress import PlainProgress
+from cluster.run_directory import ON_WORKERS
 
 
 def parsed(text: str) -> dict[tuple[str, ...], float]:
@@ -73,8 +73,8 @@ def test_a_run_leaves_a_text_file(file: Path, folder: Path, fakes: FakeStages, c
         for stage in ("fit", "merge", "audit", "poststratify")
         for state, number in (("done", 1), ("failed", 0), ("waiting", 1))
     }
-    of_rounds |= {("caucus_shard_tasks_total", stage, state): 0 for stage in SHARDED for state in ("done", "failed")}
-    of_rounds |= {("caucus_task_retries_total", stage): 0 for stage in SHARDED}
+    of_rounds |= {("caucus_shard_tasks_total", stage, state): 0 for stage in ON_WORKERS for state in ("done", "failed")}
+    of_rounds |= {("caucus_task_retries_total", stage): 0 for stage in ON_WORKERS}
     assert found == FINISHED | of_rounds | {("caucus_round",): 1}
     assert os.listdir(folder) == ["caucus-turnout.prom"]
     assert command(capsys, "run", file)[0] == 0  # redoes nothing, and still says what is known
