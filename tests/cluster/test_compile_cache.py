@@ -73,3 +73,12 @@ def test_a_folder_that_others_can_write_is_refused(attack: str, tmp_path: Path, 
         monkeypatch.setattr(os, "geteuid", lambda: 12_345)
     with pytest.raises(PermissionError, match="nobody else can write"):
         compile_cache.private_folder()
+
+
+def test_a_damaged_program_is_compiled_again_and_never_run(tmp_path: Path):
+    _, number = run(tmp_path)
+    for entry in entries(tmp_path):
+        content = bytearray(entry.read_bytes())
+        content[len(content) // 2] ^= 255
+        entry.write_bytes(content)
+    assert run(tmp_path, PYTHONWARNINGS="ignore") == (0, number)
