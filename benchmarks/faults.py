@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks import ray_clusters
@@ -161,31 +162,19 @@ def machine_killed(trial: Trial) -> tuple[int, str]:
         trial.wait_for(lambda: trial.sites(1) >= 5 and workers(other), process)
         other.kill()
         assert trial.end(process) == 0, trial.text()
-    return 1, f"{trial.text().count('worker died, task runs again')} tasks ran again on the other machine"
+    return 1, f"ran again on the other machine: {trial.text().count('worker died, task runs again')}"
 
 
-def head_killed(trial: Trial) -> tuple[int, str]:
-    """The head is lost, and with it the cluster; a new one goes on."""
+def head_killed(trial: Trial, merge: float = 0.0) -> tuple[int, str]:
+    """The head is lost, and with it the cluster; a new one goes on. With ``merge``: while the driver merges so many seconds and asks for nothing."""
     with cluster(trial) as (head, _):
-        process = trial.start()
-        trial.wait_for(lambda: trial.sites(1) >= 5, process)
+        process = trial.start(merge=merge)
+        trial.wait_for(lambda: "merge begins" in trial.planted() if merge else trial.sites(1) >= 5, process)
         head.kill()
         assert trial.end(process) == 4, trial.text()
     with cluster(trial):
         trial.finish()
-    return 1, "the driver ended with 4; a new cluster went on"
-
-
-def head_killed_in_merge(trial: Trial) -> tuple[int, str]:
-    """The head is lost while the driver merges and asks for nothing, for longer than Ray itself would wait."""
-    with cluster(trial) as (head, _):
-        process = trial.start(merge=90.0)
-        trial.wait_for(lambda: "merge begins" in trial.planted(), process)
-        head.kill()
-        assert trial.end(process) == 4, trial.text()
-    with cluster(trial):
-        trial.finish()
-    return 1, "the driver merged to its end, then ended with 4; a new cluster went on"
+    return 1, ("the driver merged to its end, then ended" if merge else "the driver ended") + " with 4; a new cluster went on"
 
 
 def client_dropped(trial: Trial) -> tuple[int, str]:
@@ -330,7 +319,7 @@ FAULTS: dict[str, tuple[str, Callable[[Trial], tuple[int, str]]]] = {
     "worker": ("worker SIGKILL", worker_killed),
     "machine": ("raylet and its machine killed", machine_killed),
     "head": ("head killed, new cluster", head_killed),
-    "merge": ("head killed while the driver merges for 90 s, new cluster", head_killed_in_merge),
+    "merge": ("head killed while the driver merges for 90 s, new cluster", partial(head_killed, merge=90.0)),
     "client": ("by `ray://`: worker SIGKILL, then the connection dropped", client_dropped),
     "driver": ("driver SIGKILL", driver_killed),
     "memory": ("a shard runs out of memory", memory_out),
