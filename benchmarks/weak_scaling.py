@@ -35,7 +35,7 @@ from sharding import simulate
 
 PAGE = REPOSITORY / "docs" / "scaling.md"
 CONFIG = "nation-turnout.yaml"
-METHODS = ("nuts", "vi")
+METHODS = {"nuts": ("fit.method=nuts",), "vi": ("fit.method=vi",), "vi, 8 shards a task": ("fit.method=vi", "run.shards_per_task=8")}
 EQUAL = {"RAY_worker_niceness": "0"}
 """Ray gives workers a niceness of 15: whatever else runs on this machine would take their time."""
 
@@ -66,7 +66,7 @@ def fit(where: Path, num_workers: int, method: str) -> tuple[list[Fit], float]:
         head = stack.enter_context(ray_clusters.head(0, env, jobs=False))
         for _ in range(num_workers):
             stack.enter_context(ray_clusters.worker(head, 1, env))
-        settings = [f"run.executor={head.address}", f"fit.method={method}"]
+        settings = [f"run.executor={head.address}", *METHODS[method]]
         options = [part for setting in settings for part in ("--set", setting)]
         command = [sys.executable, "-m", "benchmarks.timed_driver", log, "fit", where / CONFIG, *options]
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": ray_clusters.TOKEN}
@@ -113,7 +113,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weak_scaling", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--laps", type=int, default=3)
     chosen = parser.parse_args()
     places = nations(chosen.folder.resolve(), chosen.rows)
