@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from cluster import PACKAGES
 from cluster import config as configs
 from cluster.config import Loaded
 from cluster.errors import (
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
 NEEDED = "CAUCUS_NEEDS_ENV"
 """Environment variable of a job with the names, separated by commas, of others that have to be set there."""
 ENTRYPOINT = "python -m cluster run run.yaml"
-PACKAGES = ("cluster", "fitting", "reporting", "sharding")
 LOOK_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 _ENDED = {"SUCCEEDED", "FAILED", "STOPPED"}

@@ -94,3 +94,19 @@ def factor(seed: int) -> str:
 
 def environment(names: tuple[str, ...]) -> dict[str, str | None]:
     return {name: os.environ.get(name) for name in names}
+
+
+def name_bundle(seconds: float) -> str:
+    """Return the name of Ray's task that runs this one."""
+    import ray
+
+    time.sleep(seconds)
+    return ray.get_runtime_context().get_task_id()
+
+
+def misbehave(task: tuple[int, str]) -> int:
+    """Do as told, for a task among short ones."""
+    number, how = task
+    if how == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return return_lambda(number) if how == "return a lock" else time_out_once(how) if how else number  # type: ignore[return-value]

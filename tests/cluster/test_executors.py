@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ray.exceptions import OutOfMemoryError
 
-from cluster import executors, ray_executor, threads
+from cluster import executors, ray_connection, ray_executor, threads
 from cluster.config import RunSection
 from cluster.errors import (
     ClusterTooSmallError,
@@ -132,6 +132,46 @@ class TestRayExecutor(ExecutorContract):
     def test_results_come_in_the_order_they_finish(self, executor: Executor):
         list(executor.map_unordered(work.sleep, [0.0, 0.0], max_in_flight=2))
         assert [o.task for o in executor.map_unordered(work.sleep, [1.5, 0.0], max_in_flight=2)] == [0.0, 1.5]
+
+    def test_short_tasks_go_in_bundles(self, executor: Executor):
+        outcomes = list(executor.map_unordered(work.name_bundle, [0.001] * 200))
+        assert len(outcomes) == 200
+        assert len({o.value for o in outcomes}) < 50
+
+    def test_long_tasks_go_alone_also_after_short_ones(self, executor: Executor):
+        tasks = [0.001] * 40 + [0.1 + 0.001 * i for i in range(8)]
+        outcomes = {o.task: o.value for o in executor.map_unordered(work.name_bundle, tasks)}
+        assert len({outcomes[task] for task in tasks[40:]}) == 8
+
+    def test_bundles_count_as_their_tasks_in_flight(self, executor: Executor):
+        taken, done = [], 0
+
+        def tasks() -> Iterator[float]:
+            for _ in range(300):
+                taken.append(1)
+                yield 0.001
+
+        for _ in executor.map_unordered(work.name_bundle, tasks(), max_in_flight=16):
+            assert len(taken) - done <= 16
+            done += 1
+        assert done == 300
+
+    @pytest.mark.parametrize(("how", "error", "attempt"), [("die", WorkerDiedError, 4), ("return a lock", TaskError, None)])
+    def test_a_task_spoils_no_other_of_its_bundle(
+        self, executor: Executor, how: str, error: type[Exception], attempt: int | None
+    ):
+        outcomes = {o.task[0]: o for o in executor.map_unordered(work.misbehave, [(i, how if i == 150 else "") for i in range(200)])}
+        bad = outcomes.pop(150)
+        assert isinstance(bad.error, error)
+        assert attempt in (None, bad.attempt)
+        assert {i: o.value for i, o in outcomes.items()} == {i: i for i in range(200) if i != 150}
+        assert max(o.attempt for o in outcomes.values()) == 2, "there was a bundle, and each of it ran again alone"
+
+    def test_an_error_that_passes_is_tried_again_without_the_rest_of_its_bundle(self, executor: Executor, tmp_path: Path):
+        tasks = [(i, str(tmp_path / "tries") if i == 150 else "") for i in range(200)]
+        outcomes = {o.task[0]: o for o in executor.map_unordered(work.misbehave, tasks)}
+        assert [i for i, o in outcomes.items() if o.attempt > 1] == [150]
+        assert all(o.error is None for o in outcomes.values())
 
     def test_a_killed_worker_costs_an_attempt_only(self, executor: Executor, tmp_path: Path):
         file = tmp_path / "pids"
@@ -300,7 +340,7 @@ def test_the_server_of_a_driver_elsewhere_is_started_once_more(reason: str, trie
 @pytest.mark.ray
 def test_a_head_that_is_gone_is_said_before_ray_ends_the_process(local_ray: Executor, monkeypatch: pytest.MonkeyPatch):
     """Ray ends a driver with code 1, whatever it is doing, once it has missed its head for a minute."""
-    monkeypatch.setattr(ray_executor, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(ray_connection, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(local_ray, "_head", ("127.0.0.1", 1))
     monkeypatch.setattr(local_ray, "_looked", -math.inf)
     with pytest.raises(ClusterUnreachableError, match=r"head takes no connection.*caucus doctor") as told:
@@ -309,9 +349,9 @@ def test_a_head_that_is_gone_is_said_before_ray_ends_the_process(local_ray: Exec
 
 
 def test_a_ray_of_our_own_has_a_token_where_the_home_folder_cannot_keep_one(tmp_path: Path):
-    given = ray_executor._token({}, tmp_path / "missing")
+    given = ray_connection._token({}, tmp_path / "missing")
     assert len(given["RAY_AUTH_TOKEN"]) == 64
-    assert given != ray_executor._token({}, tmp_path / "missing")
-    assert ray_executor._token({}, tmp_path) == {}
+    assert given != ray_connection._token({}, tmp_path / "missing")
+    assert ray_connection._token({}, tmp_path) == {}
     for name, value in (("RAY_AUTH_TOKEN", "x"), ("RAY_AUTH_TOKEN_PATH", "/x"), ("RAY_AUTH_MODE", "disabled")):
-        assert ray_executor._token({name: value}, tmp_path / "missing") == {}
+        assert ray_connection._token({name: value}, tmp_path / "missing") == {}

@@ -84,7 +84,7 @@ def test_files_inside_the_packages_are_sent_too(head: Node):
 def test_a_token_that_is_not_the_clusters_is_known(token: str, is_refused: str, head: Node, monkeypatch: pytest.MonkeyPatch):
     """Ray says after 20 to 30 s that it could not connect; this is asked before."""
     monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-    code = "import sys; from cluster.ray_executor import _refuses; print(*map(_refuses, sys.argv[1:]))"
+    code = "import sys; from cluster.ray_connection import _refuses; print(*map(_refuses, sys.argv[1:]))"
     command = [sys.executable, "-c", code, head.address, head.client]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == [is_refused] * 2
