@@ -16,7 +16,7 @@ from pathlib import Path
 
 from cluster import cli, tasks
 
-fit_sites = tasks.fit_sites
+fit_site = tasks.fit_site
 
 
 @dataclass(frozen=True)
@@ -53,25 +53,18 @@ def compile_seconds() -> list[float]:
 
 def timed_fit(log: str, task: tasks.SiteTask) -> tasks.SiteResult:
     """In a worker."""
-    return timed_fits(log, tasks.Together((task,)))[0]
-
-
-def timed_fits(log: str, together: tasks.Together) -> list[tasks.SiteResult]:
-    """In a worker; several shards of one task are one line, by the name of the first."""
-    first = together.tasks[0]
-    seconds = compile_seconds() if first.method == "nuts" else []
+    seconds = compile_seconds() if task.method == "nuts" else []
     before, began = sum(seconds), time.monotonic()
-    results = fit_sites(together)
-    fit = Fit(os.getpid(), first.round, first.entry["shard_id"], began, time.monotonic(), sum(seconds) - before)
+    result = fit_site(task)
+    fit = Fit(os.getpid(), task.round, task.entry["shard_id"], began, time.monotonic(), sum(seconds) - before)
     with open(log, "a") as lines:
         lines.write(json.dumps(asdict(fit)) + "\n")  # one write: workers append to one file
-    return results
+    return result
 
 
 def main() -> None:
     """Wrap the fit and run the command."""
     tasks.fit_site = functools.partial(timed_fit, sys.argv[1])  # type: ignore[assignment]
-    tasks.fit_sites = functools.partial(timed_fits, sys.argv[1])  # type: ignore[assignment]
     sys.argv = ["caucus", *sys.argv[2:]]
     cli.main()
 

@@ -2,6 +2,7 @@
 
 A simulated nation of 51 states is fitted by one worker, and two such nations in one file (102 states, each twice) by two; a worker is a
 Ray node of one core, the head has none and only the driver runs beside. Commands alternate, ``--laps`` times; the table has medians.
+Three cases: NUTS, vi, and vi with precincts, whose fits are longer.
 
 * Weak scaling: time with one worker over time with two, for the tasks alone (sum over rounds, from the first that begins to the last that
   ends) and for the stage (what `caucus fit` notes; the driver merges between rounds).
@@ -24,6 +25,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
@@ -34,30 +36,48 @@ from benchmarks.timed_driver import Fit
 from sharding import simulate
 
 PAGE = REPOSITORY / "docs" / "scaling.md"
-CONFIG = "nation-turnout.yaml"
-METHODS = {"nuts": ("fit.method=nuts",), "vi": ("fit.method=vi",), "vi, 8 shards a task": ("fit.method=vi", "run.shards_per_task=8")}
+
+
+class Case(NamedTuple):
+    """What is fitted: a config of `configs/`, and its simulated nation. ``method`` is `fit.method`."""
+
+    config: str
+    method: str
+    num_rows: int
+    num_precincts: int = 0
+
+
+CASES = {
+    "nuts": Case("nation-turnout", "nuts", 10_000_000),
+    "vi": Case("nation-turnout", "vi", 10_000_000),
+    "vi, precincts": Case("nation-precincts", "vi", 6_000_000, 50_000),
+}
+BY_STATE = ("--set", "shards.by=state", "--set", "shards.min_cells=1")
 EQUAL = {"RAY_worker_niceness": "0"}
 """Ray gives workers a niceness of 15: whatever else runs on this machine would take their time."""
 
 
-def nations(folder: Path, num_rows: int) -> dict[int, Path]:
+def nations(folder: Path, case: Case) -> dict[int, Path]:
     """A nation, and two in one file, by the number of workers that fit them; made once."""
-    one, two = folder / "one", folder / "two"
+    one, two = folder / case.config / "one", folder / case.config / "two"
     if not one.exists():
-        simulate.simulate(str(one), num_rows=num_rows, seed=1)
+        simulate.simulate(str(one), num_rows=case.num_rows, seed=1, num_precincts=case.num_precincts)
         (two / "voters").mkdir(parents=True)
-        again = "SELECT * REPLACE (state || '2' AS state, county || '2' AS county, voter_id || '2' AS voter_id)"
+        columns = ["state", "county", "voter_id", *(["precinct"] if case.num_precincts else [])]
+        renamed = ", ".join(f"{column} || '2' AS {column}" for column in columns)
+        again = f"SELECT * REPLACE ({renamed})"
         source = f"FROM '{one}/voters/*.parquet'"
         duckdb.sql(f"COPY (SELECT * {source} UNION ALL {again} {source}) TO '{two}/voters/voters.parquet'")
     for where in (one, two):
-        shutil.copy(REPOSITORY / "configs" / CONFIG, where)
-        subprocess.run([ray_clusters.BIN / "caucus", "shard", where / CONFIG], check=True, capture_output=True)
+        file = where / f"{case.config}.yaml"
+        shutil.copy(REPOSITORY / "configs" / file.name, file)
+        subprocess.run([ray_clusters.BIN / "caucus", "shard", file, *BY_STATE], check=True, capture_output=True)
     return {1: one, 2: two}
 
 
-def fit(where: Path, num_workers: int, method: str) -> tuple[list[Fit], float]:
+def fit(where: Path, num_workers: int, case: Case) -> tuple[list[Fit], float]:
     """Fit on a cluster of so many workers, from nothing: every fit of a shard, and seconds of the stage."""
-    run, log = where / "runs" / "nation-turnout", where / "fits"
+    run, log = where / "runs" / case.config, where / "fits"
     shutil.rmtree(run / "sites", ignore_errors=True)
     log.unlink(missing_ok=True)
     shutil.rmtree(where / "cache", ignore_errors=True)  # nothing has been compiled before
@@ -66,9 +86,8 @@ def fit(where: Path, num_workers: int, method: str) -> tuple[list[Fit], float]:
         head = stack.enter_context(ray_clusters.head(0, env, jobs=False))
         for _ in range(num_workers):
             stack.enter_context(ray_clusters.worker(head, 1, env))
-        settings = [f"run.executor={head.address}", *METHODS[method]]
-        options = [part for setting in settings for part in ("--set", setting)]
-        command = [sys.executable, "-m", "benchmarks.timed_driver", log, "fit", where / CONFIG, *options]
+        options = [*BY_STATE, "--set", f"run.executor={head.address}", "--set", f"fit.method={case.method}"]
+        command = [sys.executable, "-m", "benchmarks.timed_driver", log, "fit", where / f"{case.config}.yaml", *options]
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": ray_clusters.TOKEN}
         subprocess.run(command, check=True, cwd=REPOSITORY, env=environment, stdout=sys.stderr)
     fits = timed_driver.read(log)
@@ -109,28 +128,29 @@ def split(trial: dict[str, float]) -> str:
 
 
 def main() -> int:
-    """Run every method on both nations, in turn, and write the table."""
+    """Run every case on both nations, in turn, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weak_scaling", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--laps", type=int, default=3)
     chosen = parser.parse_args()
-    places = nations(chosen.folder.resolve(), chosen.rows)
-    manifest = json.loads((places[1] / "runs" / "nation-turnout" / "shards" / "manifest.json").read_text())
-    num_cells = sum(shard["num_cells"] for shard in manifest["shards"])
-    trials = {"one": (1, places[1]), "two": (2, places[2]), "half": (2, places[1])}
-    columns = []
-    for method in chosen.methods:
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in trials}
-        for _, (name, (num_workers, where)) in itertools.product(range(chosen.laps), trials.items()):
-            fits, stage = fit(where, num_workers, method)
-            found[name].append({**seconds(fits, num_workers), "stage": stage})
-            print(method, name, found[name][-1], file=sys.stderr, flush=True)
+    columns, sizes = [], []
+    for name in chosen.cases:
+        case = CASES[name]
+        places = nations(chosen.folder.resolve(), case)
+        manifest = json.loads((places[1] / "runs" / case.config / "shards" / "manifest.json").read_text())
+        sizes.append(f"{sum(shard['num_cells'] for shard in manifest['shards']):,}")
+        trials = {"one": (1, places[1]), "two": (2, places[2]), "half": (2, places[1])}
+        found: dict[str, list[dict[str, float]]] = {trial: [] for trial in trials}
+        for _, (trial, (num_workers, where)) in itertools.product(range(chosen.laps), trials.items()):
+            fits, stage = fit(where, num_workers, case)
+            found[trial].append({**seconds(fits, num_workers), "stage": stage})
+            print(name, trial, found[trial][-1], file=sys.stderr, flush=True)
         columns.append({n: {k: statistics.median(lap[k] for lap in laps) for k in laps[0]} for n, laps in found.items()})
-    lines = ["| | " + " | ".join(chosen.methods) + " |", "|---|" + "--:|" * len(chosen.methods)]
+    lines = ["| | " + " | ".join(chosen.cases) + " |", "|---|" + "--:|" * len(chosen.cases)]
+    lines += [f"| voters | {' | '.join(f'{CASES[name].num_rows:,}' for name in chosen.cases)} |", f"| cells | {' | '.join(sizes)} |"]
     lines += [f"| {name} | " + " | ".join(cell(c) for c in columns) + " |" for name, cell in ROWS.items()]
-    lines += ["", f"{chosen.rows:,} voters, {num_cells:,} cells; medians of {chosen.laps}. Load of the machine: {os.getloadavg()[0]:.1f}."]
+    lines += ["", f"Medians of {chosen.laps}. Load of the machine: {os.getloadavg()[0]:.1f}."]
     print("\n".join(lines))
     write("weak-scaling", lines, PAGE)
     return 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster import job_commands, threads
+from cluster import freed_memory, job_commands, threads
 from cluster.commands import Debug, Insecure, MaybeAddress, RunFile, Settings, app, command, load
 from cluster.errors import AuditFailedError
 
@@ -296,6 +296,7 @@ def _tell_verdict(finished: "Finished", *, is_judged: bool) -> None:
 def main() -> None:
     """Run the command in ``sys.argv``."""
     threads.set_environment()
+    freed_memory.keep()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is stopped gives its lease back
     app(prog_name="caucus", args=sys.argv[1:])

@@ -5,12 +5,16 @@ A shard never encodes anything by itself (method note: one level order, one refe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fitting.errors import ModelError
+
+_TABLE_SIZE = 1 << 20
+"""Combinations of levels, observed or not, that are looked up in a table; more are searched for among the observed ones."""
 
 
 class Numeric(NamedTuple):
@@ -109,9 +113,15 @@ class Coding(NamedTuple):
     def locate(self, columns: tuple[str, ...], codes: np.ndarray) -> np.ndarray:
         """Index of each combination of codes, (n, num_columns), among the group's levels; -1 where it was never observed."""
         sizes = [len(self.factors[c]) for c in columns]
-        known = _key(self.group_levels(columns), sizes)
-        wanted = _key(codes, sizes)
-        wanted[(np.asarray(codes) < 0).any(axis=1)] = -1
+        known, wanted = _key(self.group_levels(columns), sizes), _key(codes, sizes)
+        missing = np.zeros(len(codes), dtype=bool)
+        for column in np.asarray(codes).T:
+            missing |= column < 0
+        wanted[missing] = -1
+        if (size := math.prod(sizes)) <= _TABLE_SIZE:
+            table = np.full(size + 1, -1)  # its last place is that of -1
+            table[known] = np.arange(len(known))
+            return table[wanted]
         place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return np.where(known[place] == wanted, place, -1)
 

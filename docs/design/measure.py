@@ -1,4 +1,4 @@
-"""The figures of the design pages: ``python docs/design/measure.py [rounds | scales | tree | arrays | noise | float32 | pareto | cells | threads]``.
+"""The figures of the design pages: ``python docs/design/measure.py [rounds | scales | tree | arrays | noise | float32 | pareto | cells | threads | freed_memory]``.
 
 Each part prints Markdown. Times are CPU seconds on one thread, so that a busy machine changes them little; they are still
 those of one machine. The reference posterior of the small nation is the one that the tests use (`tests/fitting/reference`).
@@ -6,6 +6,10 @@ those of one machine. The reference posterior of the small nation is the one tha
 
 from __future__ import annotations
 
+import json
+import os
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -320,6 +324,27 @@ def part_threads() -> None:
     print(f"one thread twice: {'same' if np.array_equal(*found[1]) else 'different'} bytes; one and two threads: "
           f"{'same' if np.array_equal(one, two) else 'different'} bytes, "
           f"largest difference {np.abs(one - two).max():.1g} of {np.abs(one).max():.3g}\n")  # fmt: skip
+
+
+def part_freed_memory() -> None:
+    """A nation with precincts fitted in a process that gives freed arrays back, and in one that keeps them; in turn, medians of three."""
+    found: dict[str, list[list[float]]] = {"gives back": [], "keeps": []}
+    for _ in range(3):
+        for name, code in (("gives back", ""), ("keeps", "from cluster import freed_memory; freed_memory.keep(); ")):
+            code += "import sys; sys.path.insert(0, 'docs/design'); import measure; measure.fit_precincts()"
+            done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+            found[name].append(json.loads(done.stdout))
+    table(["freed memory", "wall s", "user s", "system s", "peak, MiB"], [[n, *np.median(f, axis=0)] for n, f in found.items()])
+
+
+def fit_precincts() -> None:
+    """Fit 2,000,000 voters in 20,000 precincts; print wall, user and system seconds of the fit, and the peak of the process."""
+    cells, before, began = simulate_cells(2_000_000, 1, num_precincts=20_000), os.times(), time.perf_counter()
+    formula = NATION.replace("state/county", "state/county/precinct")
+    in_memory.fit(cells, formula, shards=cells["state"], chosen_priors={"sd": "half_normal(1)"}, num_draws=1)
+    wall, after = time.perf_counter() - began, os.times()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps([wall, after.user - before.user, after.system - before.system, peak]))
 
 
 PARTS = {name[5:]: fn for name, fn in list(globals().items()) if name.startswith("part_")}

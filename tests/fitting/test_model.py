@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import cell_design, families, formula, in_memory, model, sites
+from fitting import cell_design, coding, families, formula, in_memory, model, sites
 from fitting.errors import ModelError
 
 STATES = ["AL", "OH", "WY"]
@@ -40,6 +40,19 @@ def by_name(built, seed=1):
     values = np.random.default_rng(seed).normal(size=built.tree.num_coefficients)
     values[built.is_padding] = 1e6
     return values, dict(zip(built.coefficient_names(), values, strict=True))
+
+
+@pytest.mark.parametrize("table_size", [0, coding._TABLE_SIZE], ids=["searched", "by table"])
+def test_combinations_are_located_one_by_one(table_size, monkeypatch):
+    monkeypatch.setattr(coding, "_TABLE_SIZE", table_size)
+    built, _, _ = build("y ~ 1 + (1 | state/county) + (1 | educ:race)", rows(size=40))
+    for columns in (("educ",), ("state", "county"), ("educ", "race")):
+        known = [tuple(row) for row in built.coding.group_levels(columns).tolist()]
+        sizes = [len(built.coding.factors[c]) for c in columns]
+        asked = np.stack([grid.ravel() for grid in np.meshgrid(*(np.arange(-1, size) for size in sizes))], axis=1)
+        expected = [known.index(row) if (row := tuple(codes)) in known else -1 for codes in asked.tolist()]
+        assert -1 in expected
+        assert built.coding.locate(columns, asked).tolist() == expected
 
 
 def test_linear_predictor_is_the_sum_that_the_formula_says():
