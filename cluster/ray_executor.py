@@ -89,7 +89,7 @@ class RayExecutor:
 
     def __init__(self, *, address: str, workers: int, task_gpus: float = 0.0, ship_code: bool = False):
         self._address, self._workers, self._is_ours = address, workers, address == ray_connection.LOCAL
-        environment = ENVIRONMENT | ({"JAX_PLATFORMS": ""} if task_gpus else {})  # whatever JAX finds, also where images say cpu
+        environment = ENVIRONMENT | ray_connection.INLINE | ({"JAX_PLATFORMS": ""} if task_gpus else {})  # whatever JAX finds, also where images say cpu
         ray_connection.connect(address, workers=workers, environment=environment, ship_code=ship_code)
         # of a job on a cluster the environment is the tasks', since that of the whole job may be set only once
         of_task: dict[str, Any] = {} if self._is_ours else {"runtime_env": {"env_vars": environment}, "num_gpus": task_gpus}
