@@ -79,7 +79,7 @@ class RunSection(Frozen):
         default_factory=threads.usable_cores, description="Processes for a Ray that is started here."
     )
     max_in_flight: PositiveInt | None = Field(
-        default=None, description="Tasks submitted and not yet finished; twice the workers if not given."
+        default=None, description="Tasks submitted and not yet finished; twice the workers if not given, in bundles where they are short."
     )
     task_gpus: float = Field(default=0.0, ge=0, description="GPUs that a task on a cluster asks for, such as 0.25.")
     shards_per_task: PositiveInt = Field(

@@ -228,6 +228,21 @@ class TestRayExecutor(ExecutorContract):
         assert outcome.error.exit_code == 2
         assert "Lower `shards.target_cells`" in str(outcome.error)
 
+    def test_memory_that_runs_out_in_a_bundle_is_tried_alone_with_as_much(
+        self, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
+    ):
+        get = ray_executor.ray.get
+
+        def out_of_memory_together(ref: object) -> list[object]:
+            if len(results := get(ref)) > 1:
+                raise OutOfMemoryError("the node ran low on memory")
+            return results
+
+        monkeypatch.setattr(ray_executor.ray, "get", out_of_memory_together)
+        outcomes = list(executor.map_unordered(work.square, range(100)))
+        assert sorted(o.value for o in outcomes) == [i * i for i in range(100)]
+        assert {o.attempt for o in outcomes} == {1, 2}
+
     def test_a_task_too_large_for_every_machine_is_told(self, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(ray_executor, "LOOK_SECONDS", 0.2)
         monkeypatch.setattr(ray_executor, "MACHINE_SECONDS", 0.5)
