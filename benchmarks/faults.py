@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -140,9 +141,9 @@ def workers(node: Node) -> list[int]:
 # ---- the faults: each plants its own, runs to a good end, and says how many there were ----
 
 
-def worker_killed(trial: Trial) -> tuple[int, str]:
-    """Workers are killed while they fit."""
-    killed = 0
+def worker_killed(trial: Trial, slow: float = SLOW) -> tuple[int, str]:
+    """Workers are killed while they fit; where that is not slow, several shards in a bundle."""
+    trial.faults, killed = {"slow": slow}, 0
     with cluster(trial) as machines:
         process = trial.start()
         for number in (0, 1, 2):
@@ -152,7 +153,9 @@ def worker_killed(trial: Trial) -> tuple[int, str]:
                 os.kill(pid, signal.SIGKILL)
                 killed += 1
         assert trial.end(process) == 0, trial.text()
-    return killed, f"{trial.text().count('worker died, task runs again')} tasks ran again"
+    sizes = [int(size) for size in re.findall(r"worker died, task runs again.*num_tasks=(\d+)", trial.text())]
+    assert slow == SLOW or max(sizes) > 1, "none was in a bundle"
+    return killed, f"{sum(sizes)} tasks ran again"
 
 
 def machine_killed(trial: Trial) -> tuple[int, str]:
@@ -302,9 +305,11 @@ def cut_off(trial: Trial) -> tuple[int, str]:
 def twice(trial: Trial) -> tuple[int, str]:
     """Every task runs two times at once, and both write."""
     with cluster(trial):
-        trial.faults = {"twice": True, "slow": 0.0}
+        trial.faults = {"twice": True, "slow": 0.1}  # too long for the two to come one after the other in a bundle
         trial.finish()
-    return len(trial.planted()), "the first commit counts"
+    planted = trial.planted()
+    assert "late write" in planted, planted
+    return planted.count("twice"), f"the first commit counts; late writes that met a site: {planted.count('late write')}"
 
 
 def clocks_differ(trial: Trial) -> tuple[int, str]:
@@ -317,6 +322,7 @@ def clocks_differ(trial: Trial) -> tuple[int, str]:
 
 FAULTS: dict[str, tuple[str, Callable[[Trial], tuple[int, str]]]] = {
     "worker": ("worker SIGKILL", worker_killed),
+    "bundle": ("worker SIGKILL, in a bundle of short tasks", partial(worker_killed, slow=0.01)),
     "machine": ("raylet and its machine killed", machine_killed),
     "head": ("head killed, new cluster", head_killed),
     "merge": ("head killed while the driver merges for 90 s, new cluster", partial(head_killed, merge=90.0)),

@@ -38,7 +38,7 @@ from benchmarks.peers.reference import UnfinishedReferenceError, summarise, writ
 from benchmarks.problems import REPOSITORY
 
 NUM_CHAINS, NUM_WARMUP, BLOCK, MAX_BLOCKS = 4, 800, 600, 20
-TARGET_ACCEPT = 0.9
+TARGET_ACCEPT = {"structured": 0.99}  # 0.9 where not given; a walk over six ages leaves its scale loose
 CENTREDNESS = {"categorical": 0.5}  # 1 where not given; two of its four scales can be near zero
 CODE_SHA256 = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
 CACHE = Path(__file__).resolve().parent.parent / "cache"
@@ -149,7 +149,8 @@ def run(problem: FamilyProblem, *, seed: int, min_ess: float) -> tuple[pd.DataFr
         data = {name: jnp.asarray(rows[name].to_numpy(int if name in whole else float))
                 for name in rows if name not in GROUPS}  # fmt: skip
         codes = {factor: jnp.asarray(rows[factor].str[1:].astype(int).to_numpy()) for factor in GROUPS}
-        kernel = NUTS(model, target_accept_prob=TARGET_ACCEPT, dense_mass=True, init_strategy=init_to_median())
+        accept = TARGET_ACCEPT.get(problem.name, 0.9)
+        kernel = NUTS(model, target_accept_prob=accept, dense_mass=True, init_strategy=init_to_median())
         mcmc = MCMC(kernel, num_warmup=NUM_WARMUP, num_samples=BLOCK, num_chains=NUM_CHAINS, progress_bar=False)
         key, start, num_diverging = jax.random.key(seed), time.perf_counter(), 0
         blocks: list[np.ndarray] = []
