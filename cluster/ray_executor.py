@@ -24,6 +24,7 @@ import math
 import pickle
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -137,13 +138,16 @@ class RayExecutor:
     ) -> Iterator[Outcome]:  # fmt: skip
         longest, fitting_since, has_more = 0.0, time.monotonic(), True
         usual = math.inf  # seconds of a task, by the last bundle
-        again: list[_Bundle] = []
+        again, back = deque[_Bundle](), deque[Any]()  # to be tried again, and given back by a worker that had no time left
         while True:
             if self._look_again():
                 self._repeat_stragglers(fn, running, longest, has_more)
-            while (again or has_more) and (room := self._room(running, max_in_flight, usual)):
-                bundle = again.pop(0) if again else _Bundle(list(itertools.islice(waiting, room)), memory_bytes)
-                if not bundle.tasks:
+            while (again or back or has_more) and (room := self._room(running, max_in_flight, usual)):
+                if again:
+                    bundle = again.popleft()
+                elif tasks := [back.popleft() for _ in range(min(room, len(back)))] or list(itertools.islice(waiting, room)):
+                    bundle = _Bundle(tasks, memory_bytes)
+                else:
                     has_more = False
                     break
                 try:
@@ -163,7 +167,7 @@ class RayExecutor:
                     continue  # the other attempt finished in the same moment
                 bundle = running.pop(ref)
                 bundle.refs.remove(ref)
-                outcomes, unfinished = self._outcomes(ref, bundle)
+                outcomes, unfinished, not_begun = self._outcomes(ref, bundle)
                 if not outcomes and bundle.refs:  # the other attempt is under way
                     bundle.attempt += 1
                     continue
@@ -171,6 +175,7 @@ class RayExecutor:
                     del running[other]
                     ray.cancel(other, force=False)
                 again += unfinished
+                back += not_begun
                 for outcome in outcomes:
                     usual = outcome.seconds
                     longest = max(longest, outcome.seconds)
@@ -246,14 +251,14 @@ class RayExecutor:
         log.warning("no machine is large enough for a task", extra={"needed": memory_bytes, "largest": largest})
         return fitting_since
 
-    def _outcomes(self, finished: ray.ObjectRef, bundle: _Bundle) -> tuple[list[Outcome], list[_Bundle]]:
-        """Outcomes of a bundle that finished, and what of it is to be tried again or was not begun."""
+    def _outcomes(self, finished: ray.ObjectRef, bundle: _Bundle) -> tuple[list[Outcome], list[_Bundle], list[Any]]:
+        """Outcomes of a bundle that finished, what of it is to be tried again, and tasks that were not begun."""
         try:
             results = ray.get(finished)
         except (ConnectionError, RaySystemError):
             raise
         except Exception as failure:
-            return self._outcomes_of_failure(failure, bundle)
+            return *self._outcomes_of_failure(failure, bundle), []
         outcomes, passing = [], []
         for task, (ran, trace) in zip(bundle.tasks, results, strict=False):
             if ran.is_transient and bundle.attempt < MAX_ATTEMPTS:
@@ -263,11 +268,10 @@ class RayExecutor:
             if ran.error is not None:
                 ran.error.add_note(f"In the worker:\n{trace}")
             outcomes.append(Outcome(task, ran.value, ran.error, ran.seconds, bundle.attempt, ran.storage_retries))
-        not_begun = [_Bundle([task], bundle.memory_bytes) for task in bundle.tasks[len(results) :]]
-        return outcomes, bundle.alone(passing) + not_begun
+        return outcomes, bundle.alone(passing), bundle.tasks[len(results) :]
 
     def _outcomes_of_failure(self, failure: Exception, bundle: _Bundle) -> tuple[list[Outcome], list[_Bundle]]:
-        """The same for one that Ray could not finish: of several tasks nobody knows whose fault it is, so each is tried alone."""
+        """Outcomes of one that Ray could not finish, or what is to be tried again: of several tasks nobody knows whose fault it is, so each is tried alone."""
         attempt, again = bundle.attempt, bundle.alone(bundle.tasks)
         told = {"attempt": attempt, "num_tasks": len(again)}
         error: Exception | None = None
