@@ -2,8 +2,8 @@
 
     python -m benchmarks.coordinator [--shards 10000]
 
-Measured, on Ray with two workers on this machine: how many stub fits a second go through the executor and back (`RayExecutor`, results of
-the size of a site's record), and the driver's memory; reading and multiplying the sites of 51 to ``--shards`` shards (files of the
+Measured, on Ray with two workers on this machine: how many stub fits a second go through the executor and back (`RayExecutor`, sent the moments
+of a state and giving back a site of that size, which the driver keeps), and the driver's memory; reading and multiplying the sites of 51 to ``--shards`` shards (files of the
 size of a state's site), and what the merge takes beside it. From these, by simulation: rounds of fits over many workers with a driver
 that hands out one task after the other and merges in between. Prints what it found, and writes it into `docs/scaling.md`.
 """
@@ -39,9 +39,9 @@ FIT_SECONDS, SPREAD = 20.0, 0.5
 ROUNDS = 5
 
 
-def stub(task: tuple[int, str]) -> tuple[int, bytes]:
+def stub(task: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
     """A fit without the fit: what a task gets and gives back has the size of what a real one does."""
-    return task[0], b"x" * 2_000
+    return task[0], task[1] + 1.0
 
 
 def throughput(num_tasks: int) -> dict[str, float]:
@@ -50,13 +50,13 @@ def throughput(num_tasks: int) -> dict[str, float]:
 
     executor = RayExecutor(address="local", workers=2)
     try:
-        tasks = [(i, "d" * 500) for i in range(num_tasks)]
-        list(executor.map_unordered(stub, tasks[:200]))  # workers are started
+        moments = np.random.default_rng(0).normal(size=ENTRIES + COEFFICIENTS)
+        list(executor.map_unordered(stub, ((i, moments.copy()) for i in range(200))))  # workers are started
         process = psutil.Process()
         before, started = process.memory_info().rss, time.perf_counter()
-        outcomes = list(executor.map_unordered(stub, tasks))
+        results = dict(o.value for o in executor.map_unordered(stub, ((i, moments.copy()) for i in range(num_tasks))))
         seconds = time.perf_counter() - started
-        assert sorted(outcome.value[0] for outcome in outcomes) == list(range(num_tasks))
+        assert sorted(results) == list(range(num_tasks))
         return {"tasks": num_tasks, "per_second": num_tasks / seconds, "bytes": process.memory_info().rss - before}
     finally:
         executor.close()
