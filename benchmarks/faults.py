@@ -332,7 +332,7 @@ FAULTS: dict[str, tuple[str, Callable[[Trial], tuple[int, str]]]] = {
     "storage": ("5% of storage calls fail (503, timeouts, lost answers)", storage_fails),
     "disk": ("full disk", disk_full),
     "cut-off": ("machine cut off for 30 s, comes back and writes late", cut_off),
-    "twice": ("every task completes twice", twice),
+    "twice": ("every task completes twice, at once", twice),
     "clocks": ("clocks a day apart", clocks_differ),
 }
 
