@@ -21,7 +21,7 @@ fit_site = tasks.fit_site
 
 @dataclass(frozen=True)
 class Fit:
-    """One fit of a shard: its worker, round, when it began and ended (seconds of one clock), and how much of that JAX compiled."""
+    """One fit of a shard: worker, round, when it began and ended (seconds of one clock), how much of that JAX compiled, and CPU seconds."""
 
     worker: int
     round: int
@@ -29,6 +29,7 @@ class Fit:
     began: float
     ended: float
     compiling: float
+    computing: float
 
 
 def read(log: Path) -> list[Fit]:
@@ -54,9 +55,10 @@ def compile_seconds() -> list[float]:
 def timed_fit(log: str, task: tasks.SiteTask) -> tasks.SiteResult:
     """In a worker."""
     seconds = compile_seconds() if task.method == "nuts" else []
-    before, began = sum(seconds), time.monotonic()
+    before, computed, began = sum(seconds), time.process_time(), time.monotonic()
     result = fit_site(task)
-    fit = Fit(os.getpid(), task.round, task.entry["shard_id"], began, time.monotonic(), sum(seconds) - before)
+    ended, compiled = time.monotonic(), sum(seconds) - before
+    fit = Fit(os.getpid(), task.round, task.entry["shard_id"], began, ended, compiled, time.process_time() - computed)
     with open(log, "a") as lines:
         lines.write(json.dumps(asdict(fit)) + "\n")  # one write: workers append to one file
     return result
