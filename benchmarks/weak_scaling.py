@@ -1,7 +1,7 @@
 """Twice the shards on twice the workers, and what Ray and JAX cost beside the fits: ``python -m benchmarks.weak_scaling FOLDER``.
 
 A simulated nation of 51 states is fitted by one worker, and two such nations in one file (102 states, each twice) by two; a worker is a
-Ray node of one core, the head has none and only the driver runs beside. Commands alternate, ``--laps`` times; the table has medians.
+Ray node of one core, one of them the head; the driver and Ray's own processes run beside. Commands alternate, ``--laps`` times; the table has medians.
 Cases are NUTS, vi, and, where it is asked for, vi with precincts, whose fits are longer.
 
 * Weak scaling: time with one worker over time with two, for the tasks alone (sum over rounds, from the first that begins to the last that
@@ -83,8 +83,8 @@ def fit(where: Path, num_workers: int, case: Case) -> tuple[list[Fit], float]:
     shutil.rmtree(where / "cache", ignore_errors=True)  # nothing has been compiled before
     env = {**EQUAL, "XDG_CACHE_HOME": str(where / "cache")}
     with ExitStack() as stack:
-        head = stack.enter_context(ray_clusters.head(0, env, jobs=False))
-        for _ in range(num_workers):
+        head = stack.enter_context(ray_clusters.head(1, env, jobs=False))
+        for _ in range(num_workers - 1):
             stack.enter_context(ray_clusters.worker(head, 1, env))
         options = [*BY_STATE, "--set", f"run.executor={head.address}", "--set", f"fit.method={case.method}"]
         command = [sys.executable, "-m", "benchmarks.timed_driver", log, "fit", where / f"{case.config}.yaml", *options]
