@@ -118,6 +118,14 @@ def local_ray() -> Iterator[Executor]:
     executor.close()
 
 
+def wait_for_free_workers() -> None:
+    """Until no task of a test before is left: now and then Ray does not interrupt what is called off, and it runs to its end."""
+    deadline = time.monotonic() + 180
+    while ray_executor.ray.available_resources().get("CPU", 0) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
 @pytest.mark.ray
 class TestRayExecutor(ExecutorContract):
     @pytest.fixture
@@ -194,26 +202,28 @@ class TestRayExecutor(ExecutorContract):
     def test_a_straggler_runs_a_second_time_and_the_first_result_counts(
         self, executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
+        wait_for_free_workers()
         monkeypatch.setattr(ray_executor, "LOOK_SECONDS", 0.2)
         monkeypatch.setattr(executor, "straggler_seconds", 0.5)
         began = time.monotonic()
-        outcomes = list(executor.map_unordered(work.say_pid_and_wait, [(str(tmp_path / "pids"), 600.0)]))
+        outcomes = list(executor.map_unordered(work.say_pid_and_wait, [(str(tmp_path / "pids"), 120.0)]))
         assert [(o.error, o.value) for o in outcomes] == [(None, 2)]
-        assert time.monotonic() - began < 300
+        assert time.monotonic() - began < 100
         assert len(list(executor.map_unordered(work.square, range(2)))) == 2, "the slow attempt was called off"
 
     def test_what_was_under_way_when_a_machine_was_lost_runs_again_without_delay(
         self, executor: RayExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ):
+        wait_for_free_workers()
         monkeypatch.setattr(ray_executor, "LOOK_SECONDS", 0.2)
         monkeypatch.setattr(executor, "straggler_seconds", 1e6)
         pids, nodes = tmp_path / "pids", ray_executor.ray.nodes
         lost = {"Alive": False, "Resources": {}}
         monkeypatch.setattr(ray_executor.ray, "nodes", lambda: [*nodes(), *([lost] if pids.exists() else [])])
         began = time.monotonic()
-        outcomes = list(executor.map_unordered(work.say_pid_and_wait, [(str(pids), 600.0)]))
+        outcomes = list(executor.map_unordered(work.say_pid_and_wait, [(str(pids), 120.0)]))
         assert [(o.error, o.value) for o in outcomes] == [(None, 2)]
-        assert time.monotonic() - began < 300
+        assert time.monotonic() - began < 100
 
     def test_memory_that_runs_out_is_tried_once_more_then_told(
         self, executor: RayExecutor, monkeypatch: pytest.MonkeyPatch
