@@ -271,12 +271,16 @@ class RayExecutor:
         return outcomes, bundle.alone(passing), bundle.tasks[len(results) :]
 
     def _outcomes_of_failure(self, failure: Exception, bundle: _Bundle) -> tuple[list[Outcome], list[_Bundle]]:
-        """Outcomes of one that Ray could not finish, or what is to be tried again: of several tasks nobody knows whose fault it is, so each is tried alone."""
+        """Outcomes of a bundle that Ray could not finish, or what of it is to be tried again.
+
+        Of several tasks nobody knows whose fault it is, so each is tried alone.
+        """
         attempt, again = bundle.attempt, bundle.alone(bundle.tasks)
         told = {"attempt": attempt, "num_tasks": len(again)}
         error: Exception | None = None
         if isinstance(failure, OutOfMemoryError):
-            log.warning("memory ran out, task runs again with more", extra=told)
+            how = "with more" if len(again) == 1 else "alone"
+            log.warning(f"memory ran out, task runs again {how}", extra=told)
             if bundle.memory_attempt == MAX_MEMORY_ATTEMPTS:
                 error = ShardTooLargeError(attempt, bundle.memory_bytes)
             elif len(again) == 1:

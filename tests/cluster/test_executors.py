@@ -119,7 +119,7 @@ def local_ray() -> Iterator[Executor]:
 
 
 def wait_for_free_workers() -> None:
-    """Until no task of a test before is left: now and then Ray does not interrupt what is called off, and it runs to its end."""
+    """Until no task of a test before is left. One that was called off once held its core for ten minutes; why is not known."""
     deadline = time.monotonic() + 180
     while ray_executor.ray.available_resources().get("CPU", 0) < 2:
         assert time.monotonic() < deadline
