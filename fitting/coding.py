@@ -111,12 +111,22 @@ class Coding(NamedTuple):
         ]
 
     def locate(self, columns: tuple[str, ...], codes: np.ndarray) -> np.ndarray:
-        """Index of each combination of codes, (n, num_columns), among the group's levels; -1 where it was never observed."""
+        """Index of each combination of codes, (n, num_columns), among the group's levels; -1 where it was never observed.
+
+        Raises
+        ------
+        ModelError
+            A code that its factor does not have.
+        """
         sizes = [len(self.factors[c]) for c in columns]
         known, wanted = _key(self.group_levels(columns), sizes), _key(codes, sizes)
         missing = np.zeros(len(codes), dtype=bool)
-        for column in np.asarray(codes).T:
+        for name, size, column in zip(columns, sizes, np.asarray(codes).T, strict=True):
             missing |= column < 0
+            if (highest := column.max(initial=-1)) >= size:
+                raise ModelError(
+                    f"column {name!r}", f"code {highest}", f"codes below {size}, its levels in the dictionary. Ingest again"
+                )
         wanted[missing] = -1
         if (size := math.prod(sizes)) <= _TABLE_SIZE:
             table = np.full(size + 1, -1)  # its last place is that of -1

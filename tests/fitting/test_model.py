@@ -55,6 +55,18 @@ def test_combinations_are_located_one_by_one(table_size, monkeypatch):
         assert built.coding.locate(columns, asked).tolist() == expected
 
 
+@pytest.mark.parametrize("table_size", [0, coding._TABLE_SIZE], ids=["searched", "by table"])
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_code_that_its_factor_does_not_have_is_refused(table_size, number, monkeypatch):
+    monkeypatch.setattr(coding, "_TABLE_SIZE", table_size)
+    built, coded, _ = build("y ~ 1 + (1 | educ:race)", rows(size=40))
+    columns = ("educ", "race")
+    codes, size = np.stack([coded[c] for c in columns], axis=1), len(built.coding.factors[columns[number]])
+    codes[7, number] = size
+    with pytest.raises(ModelError, match=f"column '{columns[number]}': found code {size}; expected codes below {size}"):
+        built.coding.locate(columns, codes)
+
+
 def test_linear_predictor_is_the_sum_that_the_formula_says():
     columns = rows()
     built, _, design = build(
