@@ -46,9 +46,9 @@ def stub(task: tuple[int, np.ndarray]) -> tuple[int, np.ndarray]:
 
 def throughput(num_tasks: int) -> dict[str, float]:
     """Tasks a second through Ray and back, and how much the driver's memory grew, bytes."""
-    from cluster import ray_executor
+    from cluster import bundles, ray_executor
 
-    ray_executor.MAX_BUNDLE = 1  # fits of seconds go alone
+    bundles.MAX_BUNDLE = 1  # fits of seconds go alone
     executor = ray_executor.RayExecutor(address="local", workers=2)
     try:
         moments = np.random.default_rng(0).normal(size=ENTRIES + COEFFICIENTS)

@@ -127,12 +127,14 @@ class Twice:
         self._executor, self._faults = executor, faults
 
     def map_unordered(
-        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int | None = None, memory_bytes: int = 0
-    ) -> Iterator[Outcome]:
+        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *,
+        num_tasks: int | None = None, max_in_flight: int | None = None, memory_bytes: int = 0,
+    ) -> Iterator[Outcome]:  # fmt: skip
         """See `Executor`."""
         doubled = (task for task in tasks for _ in range(2))
         seen: dict[int, Any] = {}  # the tasks are kept: an id belongs to another object once they are gone
-        for outcome in self._executor.map_unordered(fn, doubled, max_in_flight=max_in_flight, memory_bytes=memory_bytes):
+        options = {"num_tasks": num_tasks and 2 * num_tasks, "max_in_flight": max_in_flight, "memory_bytes": memory_bytes}
+        for outcome in self._executor.map_unordered(fn, doubled, **options):
             if id(outcome.task) in seen:
                 self._faults.note("twice")
                 continue

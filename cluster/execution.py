@@ -42,14 +42,17 @@ class Executor(Protocol):
     """Runs a module-level function on picklable tasks."""
 
     def map_unordered(
-        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int | None = None, memory_bytes: int = 0
-    ) -> Iterator[Outcome]:
+        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *,
+        num_tasks: int | None = None, max_in_flight: int | None = None, memory_bytes: int = 0,
+    ) -> Iterator[Outcome]:  # fmt: skip
         """Yield outcomes as tasks finish; a failed task yields its error, and never raises.
 
         Parameters
         ----------
         tasks
             Read lazily, so the longest had better come first.
+        num_tasks
+            How many they are, where that is known: short ones then go together and are still shared out evenly.
         max_in_flight
             Tasks that have been started and not yet finished, at most; None: enough to keep every core busy.
         memory_bytes

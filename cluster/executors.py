@@ -19,13 +19,14 @@ class SerialExecutor:
     """Runs tasks one after the other in this process, on one BLAS thread."""
 
     def map_unordered(
-        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int | None = None, memory_bytes: int = 0
-    ) -> Iterator[Outcome]:
+        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *,
+        num_tasks: int | None = None, max_in_flight: int | None = None, memory_bytes: int = 0,
+    ) -> Iterator[Outcome]:  # fmt: skip
         """See `Executor.map_unordered`; one task at a time, whatever ``max_in_flight``."""
-        for task in tasks:
-            with one_blas_thread():
+        with one_blas_thread():  # once: to look for the BLAS libraries takes as long as the fit of a small shard
+            for task in tasks:
                 ran = run_task(fn, task)
-            yield Outcome(task, ran.value, ran.error, ran.seconds, attempt=1)
+                yield Outcome(task, ran.value, ran.error, ran.seconds, attempt=1)
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 
 from cluster import PACKAGES
+from cluster.bundles import BUNDLE_BYTES
 from cluster.errors import ClusterError, ClusterUnreachableError, CodeMissingError, TokenRefusedError
 
 log = logging.getLogger(__name__)
@@ -26,9 +27,9 @@ ASK_SECONDS = 5.0
 """How long one question to a head may take."""
 HEAD_SECONDS = 40.0
 """How long a cluster's head may be silent."""
-INLINE = {"RAY_max_direct_call_object_size": str(4 << 20)}
-"""What a task is given, and gives back, of up to 4 MiB travels with it. Otherwise from 100 kB on it is fetched from another machine's
-object store first, which waits for a clock of 100 ms."""
+INLINE = {"RAY_max_direct_call_object_size": str(BUNDLE_BYTES)}
+"""What a task of Ray is given, and gives back, of up to so many bytes travels with it. Otherwise from 100 kB on it is fetched from another
+machine's object store first, which waits for a clock of 100 ms."""
 PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(12 * 3600)}
 """Or Ray itself ends this process after 60 s without a head, with code 1 and without a word, also while it merges and needs none."""
 LOCAL = "local"
@@ -50,8 +51,9 @@ def connect(address: str, *, workers: int, environment: Mapping[str, str], ship_
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # each is an outcome, or was told by the one before it
     is_ours = address == LOCAL
-    os.environ |= INLINE
-    os.environ |= _token(os.environ, Path(os.path.expanduser("~"))) if is_ours else PATIENCE
+    os.environ |= {**INLINE, **({} if is_ours else PATIENCE), **os.environ}
+    if is_ours:
+        os.environ |= _token(os.environ, Path(os.path.expanduser("~")))
     if ":" in address and _refuses(address):
         raise TokenRefusedError(address)
     umask = os.umask(0o077)  # sockets, logs and the access token are for this user only

@@ -1,8 +1,7 @@
 """Tasks on Ray, in bundles where they are short.
 
-A bundle is one core task of Ray, of one CPU and, on a cluster, the memory that the plan projects. Ray takes 2 to 3 ms to hand out the next, so
-tasks that take no longer than that go several at a time: as many as fit `BUNDLE_SECONDS`, judged by the one that finished last. The worker
-stops there too and gives back what it has not begun, so that a long task never takes others along.
+A bundle (`cluster.bundles`) is one core task of Ray, of one CPU and, on a cluster, the memory that the plan projects. The worker stops after
+`BUNDLE_SECONDS` and gives back what it has not begun, so that a long task never takes others along.
 
 Ray is told not to retry: what was under way when a worker died is submitted again from here, so that the attempts are counted. What is
 tried again, and how often:
@@ -18,15 +17,13 @@ be cut off and nobody notices for a while, and even when Ray knows that a machin
 the connection breaks. Both attempts can write; what they write is one file, and the first commit counts.
 """
 
-import itertools
 import logging
 import math
 import pickle
+import signal
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -40,6 +37,7 @@ from ray.exceptions import (
 )
 
 from cluster import ray_connection
+from cluster.bundles import BUNDLE_SECONDS, Bundle, Pace, Waiting
 from cluster.errors import ClusterTooSmallError, ShardTooLargeError, TaskError, WorkerDiedError
 from cluster.execution import Outcome, Ran, run_task
 from cluster.threads import ENVIRONMENT
@@ -49,30 +47,12 @@ log = logging.getLogger(__name__)
 MAX_ATTEMPTS = 4
 MAX_MEMORY_ATTEMPTS = 2
 DEATHS = (WorkerCrashedError, NodeDiedError, LocalRayletDiedError, ObjectLostError)
-BUNDLE_SECONDS, MAX_BUNDLE = 0.05, 64
-"""How long a bundle of short tasks may take, and how many there are in one at most."""
 LOOK_SECONDS = 5.0
 """How long to wait for a task before looking for stragglers, and for machines that are too small."""
 STRAGGLER_SECONDS, STRAGGLER_FACTOR = 30.0, 3.0
 """A bundle is a straggler after this time, if that is also this many times what the longest finished task took."""
 MACHINE_SECONDS = 600.0
 """How long to wait for a machine that is large enough: an autoscaler needs minutes."""
-
-
-@dataclass
-class _Bundle:
-    """Tasks that are one task of Ray: how often they were tried, what they ask for, and when they were last submitted."""
-
-    tasks: list[Any]
-    memory_bytes: int
-    attempt: int = 1
-    memory_attempt: int = 1
-    since: float = 0.0
-    refs: list[ray.ObjectRef] = field(default_factory=list)
-
-    def alone(self, tasks: Iterable[Any]) -> "list[_Bundle]":
-        """Some of its tasks, each alone, to be tried once more."""
-        return [_Bundle([task], self.memory_bytes, self.attempt + 1, self.memory_attempt) for task in tasks]
 
 
 class RayExecutor:
@@ -98,11 +78,13 @@ class RayExecutor:
         self._head = None if self._is_ours or address.startswith("ray://") else ray_connection.head()
         self._looked = self._lost_at = -math.inf  # when the cluster was looked at, and a machine was missed
         self._nodes: list[dict[str, Any]] = []
+        self._paces: dict[Callable[[Any], Any], Pace] = {}  # by function, from the last time that it was mapped
         self.straggler_seconds = None if self._is_ours else STRAGGLER_SECONDS  # None: none is looked for
 
     def map_unordered(
-        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *, max_in_flight: int | None = None, memory_bytes: int = 0
-    ) -> Iterator[Outcome]:
+        self, fn: Callable[[Any], Any], tasks: Iterable[Any], *,
+        num_tasks: int | None = None, max_in_flight: int | None = None, memory_bytes: int = 0,
+    ) -> Iterator[Outcome]:  # fmt: skip
         """See `cluster.execution.Executor.map_unordered`.
 
         Raises
@@ -115,9 +97,12 @@ class RayExecutor:
             The cluster is gone.
         """
         assert max_in_flight is None or max_in_flight >= 1
-        running: dict[ray.ObjectRef, _Bundle] = {}
+        running: dict[ray.ObjectRef, Bundle] = {}
+        waiting = Waiting(tasks, num_tasks, 0 if self._is_ours else memory_bytes)
+        pace = self._paces.get(fn, Pace())
         try:
-            yield from self._map(fn, iter(tasks), running, max_in_flight, 0 if self._is_ours else memory_bytes)
+            yield from self._map(fn, waiting, running, pace, max_in_flight)
+            self._paces[fn] = pace.again()
         except (ConnectionError, RaySystemError, ModuleNotFoundError) as error:
             running.clear()
             raise ray_connection.unusable(self._address, error) from error
@@ -133,35 +118,18 @@ class RayExecutor:
         ray.shutdown()
 
     def _map(
-        self, fn: Callable[[Any], Any], waiting: Iterator[Any], running: dict[ray.ObjectRef, _Bundle],
-        max_in_flight: int | None, memory_bytes: int,
-    ) -> Iterator[Outcome]:  # fmt: skip
-        longest, fitting_since, has_more = 0.0, time.monotonic(), True
-        usual = math.inf  # seconds of a task, by the last bundle
-        again, back = deque[_Bundle](), deque[Any]()  # to be tried again, and given back by a worker that had no time left
+        self, fn: Callable[[Any], Any], waiting: Waiting, running: dict[ray.ObjectRef, Bundle], pace: Pace, max_in_flight: int | None
+    ) -> Iterator[Outcome]:
+        fitting_since = time.monotonic()
         while True:
             if self._look_again():
-                self._repeat_stragglers(fn, running, longest, has_more)
-            while (again or back or has_more) and (room := self._room(running, max_in_flight, usual)):
-                if again:
-                    bundle = again.popleft()
-                elif tasks := [back.popleft() for _ in range(min(room, len(back)))] or list(itertools.islice(waiting, room)):
-                    bundle = _Bundle(tasks, memory_bytes)
-                else:
-                    has_more = False
-                    break
-                try:
-                    self._submit(fn, bundle, running)
-                except (TypeError, pickle.PicklingError) as refused:
-                    if len(bundle.tasks) == 1:
-                        yield Outcome(bundle.tasks[0], None, TaskError(type(refused).__name__, str(refused)), 0.0, 1)
-                    else:
-                        again += bundle.alone(bundle.tasks)
+                self._repeat_stragglers(fn, running, pace.longest, has_more=not waiting.is_drained)
+            yield from self._fill(fn, waiting, running, pace, max_in_flight)
             if not running:
                 return
             finished = ray.wait(list(running), num_returns=1, timeout=LOOK_SECONDS)[0]
             if not finished:
-                fitting_since = self._require_machines(memory_bytes, fitting_since)
+                fitting_since = self._require_machines(waiting.memory_bytes, fitting_since)
             for ref in finished:
                 if ref not in running:
                     continue  # the other attempt finished in the same moment
@@ -174,22 +142,33 @@ class RayExecutor:
                 for other in bundle.refs:
                     del running[other]
                     ray.cancel(other, force=False)
-                again += unfinished
-                back += not_begun
+                waiting.again += unfinished
+                waiting.back += not_begun
                 for outcome in outcomes:
-                    usual = outcome.seconds
-                    longest = max(longest, outcome.seconds)
+                    pace.note(outcome)
                     yield outcome
 
-    def _room(self, running: dict[ray.ObjectRef, _Bundle], max_in_flight: int | None, usual: float) -> int:
+    def _fill(
+        self, fn: Callable[[Any], Any], waiting: Waiting, running: dict[ray.ObjectRef, Bundle], pace: Pace, max_in_flight: int | None
+    ) -> Iterator[Outcome]:
+        """Submit bundles while there is room; outcomes are of tasks that cannot be sent."""
+        while (room := self._room(waiting, running, pace, max_in_flight)) and (bundle := waiting.take(room)):
+            try:
+                self._submit(fn, bundle, running)
+            except (TypeError, pickle.PicklingError) as refused:
+                if len(bundle.tasks) == 1:
+                    yield Outcome(bundle.tasks[0], None, TaskError(type(refused).__name__, str(refused)), 0.0, 1)
+                else:
+                    waiting.again += bundle.alone(bundle.tasks)
+
+    def _room(self, waiting: Waiting, running: dict[ray.ObjectRef, Bundle], pace: Pace, max_in_flight: int | None) -> int:
         """How many tasks the next bundle may have; 0 where enough are in flight."""
-        enough = self._enough()
-        size = min(MAX_BUNDLE, max(1, int(BUNDLE_SECONDS / max(usual, BUNDLE_SECONDS / MAX_BUNDLE))))
+        enough, size = self._enough(), pace.size()
         limit = max_in_flight or enough * size
         left = limit - sum(len(bundle.tasks) for bundle in running.values())
-        return max(0, min(max(1, limit // enough), size, left))
+        return max(0, min(max(1, limit // enough), size, waiting.fair_share(enough), left))
 
-    def _submit(self, fn: Callable[[Any], Any], bundle: _Bundle, running: dict[ray.ObjectRef, _Bundle], **options: Any) -> None:
+    def _submit(self, fn: Callable[[Any], Any], bundle: Bundle, running: dict[ray.ObjectRef, Bundle], **options: Any) -> None:
         if bundle.memory_bytes:
             options["memory"] = bundle.memory_bytes
         ref = self._remote.options(**options).remote(fn, bundle.tasks)
@@ -228,7 +207,7 @@ class RayExecutor:
         return max((int(machine.get("memory", 0)) for machine in self._machines()), default=0)
 
     def _repeat_stragglers(
-        self, fn: Callable[[Any], Any], running: dict[ray.ObjectRef, _Bundle], longest: float, has_more: bool
+        self, fn: Callable[[Any], Any], running: dict[ray.ObjectRef, Bundle], longest: float, has_more: bool
     ) -> None:
         """Submit once more what takes far longer than all others, and what was under way when a machine was lost."""
         if self.straggler_seconds is None:
@@ -251,7 +230,7 @@ class RayExecutor:
         log.warning("no machine is large enough for a task", extra={"needed": memory_bytes, "largest": largest})
         return fitting_since
 
-    def _outcomes(self, finished: ray.ObjectRef, bundle: _Bundle) -> tuple[list[Outcome], list[_Bundle], list[Any]]:
+    def _outcomes(self, finished: ray.ObjectRef, bundle: Bundle) -> tuple[list[Outcome], list[Bundle], list[Any]]:
         """Outcomes of a bundle that finished, what of it is to be tried again, and tasks that were not begun."""
         try:
             results = ray.get(finished)
@@ -270,7 +249,7 @@ class RayExecutor:
             outcomes.append(Outcome(task, ran.value, ran.error, ran.seconds, bundle.attempt, ran.storage_retries))
         return outcomes, bundle.alone(passing), bundle.tasks[len(results) :]
 
-    def _outcomes_of_failure(self, failure: Exception, bundle: _Bundle) -> tuple[list[Outcome], list[_Bundle]]:
+    def _outcomes_of_failure(self, failure: Exception, bundle: Bundle) -> tuple[list[Outcome], list[Bundle]]:
         """Outcomes of a bundle that Ray could not finish, or what of it is to be tried again.
 
         Of several tasks nobody knows whose fault it is, so each is tried alone.
@@ -299,12 +278,22 @@ class RayExecutor:
 
 def _run(fn: Callable[[Any], Any], tasks: list[Any]) -> list[tuple[Ran, str]]:
     """In the worker: run tasks until their time is over. Fewer results than tasks: the others were not begun."""
+    _allow_interrupts()
     since, results = time.monotonic(), []
     for task in tasks:
         results.append(_run_one(fn, task))
         if time.monotonic() - since > BUNDLE_SECONDS:
             break
     return results
+
+
+def _allow_interrupts() -> None:
+    """Let Ray call off what runs here: it raises an interrupt, which is silently nothing where interrupts are ignored.
+
+    They are where a shell script started Ray, or the run, in the background (POSIX, "Asynchronous Lists").
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _run_one(fn: Callable[[Any], Any], task: Any) -> tuple[Ran, str]:

@@ -81,7 +81,9 @@ class UserWork:
         """Results in the order of the shards; the first error of a shard is raised once the others are done."""
         results: list[Any] = [None] * len(self.entries)
         error = None
-        outcomes = self.executor.map_unordered(fn, items, max_in_flight=self.config.run.max_in_flight)
+        outcomes = self.executor.map_unordered(
+            fn, items, num_tasks=len(self.entries), max_in_flight=self.config.run.max_in_flight
+        )
         for done, outcome in enumerate(outcomes, start=1):
             self.progress.task(is_good=outcome.error is None, attempt=outcome.attempt)
             self.progress.update(done=done, total=len(self.entries), **shown)

@@ -63,6 +63,7 @@ class Work:
         outcomes = self.context.executor.map_unordered(
             fn,
             tasks_of_shards,
+            num_tasks=len(self.entries),  # or fewer, together
             max_in_flight=self.context.config.run.max_in_flight,
             memory_bytes=self.context.task_bytes,
         )

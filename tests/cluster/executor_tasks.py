@@ -65,6 +65,12 @@ def say_pid_and_wait(task: tuple[str, float]) -> int:
     return len(Path(file).read_text().split())
 
 
+def ignore_interrupts(seconds: float) -> None:
+    """Do to this worker what a shell script does to all that it starts in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    time.sleep(seconds)
+
+
 def time_out_once(file: str) -> int:
     """Fail the first time as a store does that is away; return how many attempts have been made."""
     with open(file, "a") as tries:
