@@ -13,9 +13,7 @@ target's), and each draw of the coefficients given psi is exact and independent.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +22,7 @@ from fitting import sandwich, scale_hmc, scale_marginal, scale_proposal
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
+from fitting.in_order import in_order
 from fitting.scale_hmc import Point
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
@@ -92,21 +91,6 @@ def start(hierarchy: Hierarchy, outcome_sd: float = 1.0, known: Mapping[str, flo
     return np.array([(known or {}).get(name, value) for name, value in zip(hierarchy.names(), psi.tolist(), strict=True)])
 
 
-def _map(fn: Callable[[int], Any], indices: Sequence[int], threads: int) -> Iterator[Any]:
-    """In order; each call is independent, so the number of threads changes no result. No more than two a thread are held."""
-    if threads == 1:
-        yield from map(fn, indices)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[Any]] = deque()
-        for i in indices:
-            waiting.append(pool.submit(fn, i))
-            if len(waiting) == 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
 def conditional_moments(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> Moments:
     """Moments of the coefficients given hyperparameters, shape (H,)."""
     tree = hierarchy.model.tree
@@ -142,7 +126,7 @@ def moments(
         points, log_q = scale_proposal.sample(proposal, uniforms)
     log_w, means = np.full(num_points, -np.inf), []
     highest, covariance = -np.inf, np.zeros(tree.num_entries)
-    results = _map(lambda i: _or_none(at, points[i]), range(num_points), threads)
+    results = in_order(lambda i: _or_none(at, points[i]), range(num_points), threads)
     for i, result in enumerate(results):  # covariances are large: each is added in, and let go
         if result is None or not np.isfinite(result[0] - log_q[i]):
             continue
@@ -282,11 +266,12 @@ def draw_in_turn(
         return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i], score_variance), points[i])
 
     current, log_w, theta = -1, -np.inf, np.empty(0)
-    for i, result in enumerate(_map(attempt, range(total), threads)):
+    for i, result in enumerate(in_order(attempt, range(total), threads)):
         weight = -np.inf if result is None else result[0] - log_q[i]
         is_first = current < 0 and bool(np.isfinite(weight))
         moved = is_first or (current >= 0 and bool(log_u[i] < weight - log_w))
         if moved:
+            assert result is not None, "its weight is above zero"
             current, log_w, theta = i, weight, result[1]
         if current < 0 or i < skipped:
             continue

@@ -26,6 +26,7 @@ ANCHOR_SD = 0.05
 MIN_DAMPING = 1 / 16
 LARGEST_STEP = 1.0  # on the log line, of an own parameter
 NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells together is positive
+FAR = 1.0  # posterior sds: a round that moves further is not worth integrating over the scales after it
 NUTS_ROUNDS = 3
 NUTS_TOLERANCE = 0.05
 
@@ -87,7 +88,7 @@ def merge(
 ) -> tuple[Natural, Proposal, Moments]:
     """Product of the sites, the proposal for psi, and the posterior's moments."""
     natural = combiner.product(hierarchy.model.tree, list(zip(restrictions, sites, strict=True)))
-    proposal = scale_proposal.propose(hierarchy, natural, psi)
+    proposal = scale_proposal.propose(hierarchy, natural, psi, threads)
     return natural, proposal, combiner.moments(hierarchy, natural, proposal, threads=threads)
 
 
@@ -110,18 +111,36 @@ def step(
         if state.sites:
             sites = tuple(blend(old, new, damping) for old, new in zip(state.sites, new_sites, strict=True))
         try:
-            _, proposal, moments = merge(hierarchy, restrictions, sites, state.psi, threads)
+            mode, moments = _merge_for_next(hierarchy, restrictions, sites, state, threads)
             break
         except ImproperPosteriorError:
             if not state.sites or hierarchy.family.is_log_concave or damping <= MIN_DAMPING:
                 raise
             damping /= 2
-    sd = np.sqrt(moments.covariance[hierarchy.model.tree.diagonal])
-    moves = np.abs(moments.mean - state.moments.mean) / sd
-    moves[hierarchy.model.is_padding] = 0.0
+    moves = _moves(hierarchy, state.moments, moments)
     where = int(np.argmax(moves))
-    info = RoundInfo(float(moves[where]), where, damping, proposal.mode)
-    return RoundsState(_within_reach(hierarchy, state.moments, moments), proposal.mode, sites, info.move), info
+    info = RoundInfo(float(moves[where]), where, damping, mode)
+    return RoundsState(_within_reach(hierarchy, state.moments, moments), mode, sites, info.move), info
+
+
+def _merge_for_next(
+    hierarchy: Hierarchy, restrictions: Sequence[Restriction], sites: Sequence[Site], state: RoundsState, threads: int
+) -> tuple[np.ndarray, Moments]:
+    """Mode of psi and what the next round fits under: given that mode while means move far, then with psi integrated out."""
+    natural = combiner.product(hierarchy.model.tree, list(zip(restrictions, sites, strict=True)))
+    mode = scale_proposal.find_mode(hierarchy, natural, state.psi)
+    moments = combiner.conditional_moments(hierarchy, natural, mode)
+    if _moves(hierarchy, state.moments, moments).max() <= FAR:
+        proposal = scale_proposal.around(hierarchy, natural, mode, threads)
+        moments = combiner.moments(hierarchy, natural, proposal, threads=threads)
+    return mode, moments
+
+
+def _moves(hierarchy: Hierarchy, before: Moments, after: Moments) -> np.ndarray:
+    """How far every mean moved, in posterior sds, shape (D,)."""
+    moves = np.abs(after.mean - before.mean) / np.sqrt(after.covariance[hierarchy.model.tree.diagonal])
+    moves[hierarchy.model.is_padding] = 0.0
+    return moves
 
 
 def _within_reach(hierarchy: Hierarchy, before: Moments, after: Moments) -> Moments:

@@ -14,7 +14,8 @@ from scipy.special import gammaln, stdtrit
 from fitting import scale_marginal
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
-from fitting.scale_marginal import Natural
+from fitting.in_order import in_order
+from fitting.scale_marginal import PSI_BOUND, Natural
 
 DEGREES_OF_FREEDOM = 5.0
 BOX = 3.0  # how far from its start one search goes: a line search that tries e^10 at once meets rounding, not the mode
@@ -28,7 +29,7 @@ class Proposal(NamedTuple):
     widths: np.ndarray
 
 
-def propose(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> Proposal:
+def propose(hierarchy: Hierarchy, sites: Natural, first: np.ndarray, threads: int = 1) -> Proposal:
     """Find the mode of psi and fit the proposal there.
 
     Raises
@@ -36,44 +37,65 @@ def propose(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> Proposal
     ImproperPosteriorError
         Sites and prior are no distribution at the starting point.
     """
-    size = hierarchy.size
-    if size == 0:
-        return Proposal(np.zeros(0), np.zeros((0, 0)), np.zeros((2, 0)))
+    return around(hierarchy, sites, find_mode(hierarchy, sites, first), threads)
 
-    def negative(psi: np.ndarray) -> tuple[float, np.ndarray]:
-        value, gradient = scale_marginal.value_and_gradient(hierarchy, sites, psi)
-        return -value, -gradient
 
-    mode = np.clip(first, -6.0, 6.0)
+def find_mode(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> np.ndarray:
+    """The mode of psi, (H,), searched from ``first``; raises as :func:`propose` does."""
+    if hierarchy.size == 0:
+        return np.zeros(0)
+    units = _units(hierarchy, sites)
+
+    def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = scale_marginal.value_and_gradient(hierarchy, sites, z * units)
+        return -value, -gradient * units
+
+    z = np.clip(first, -6.0, 6.0) / units
     try:
         while True:
-            box = np.clip(np.stack([mode - BOX, mode + BOX]), -scale_marginal.PSI_BOUND, scale_marginal.PSI_BOUND)
-            mode = optimize.minimize(
+            box = np.clip(z + np.array([[-BOX], [BOX]]) / units, -PSI_BOUND / units, PSI_BOUND / units)
+            z = optimize.minimize(
                 negative,
-                mode,
+                z,
                 jac=True,
                 method="L-BFGS-B",
                 bounds=box.T,
                 options={"maxiter": 100, "ftol": 1e-11, "gtol": 1e-4},
             ).x
-            if not np.any((mode == box) & (np.abs(mode) < scale_marginal.PSI_BOUND)):
-                break
+            if not np.any((z == box) & (np.abs(z) < PSI_BOUND / units)):
+                return z * units
     except np.linalg.LinAlgError:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan")) from None
-    step = 1e-3
-    hessian = np.empty((size, size))
-    for i in range(size):
-        shifted = [mode + s * step * (np.arange(size) == i) for s in (1.0, -1.0)]
-        hessian[i] = (negative(shifted[0])[1] - negative(shifted[1])[1]) / (2 * step)
+
+
+def _units(hierarchy: Hierarchy, sites: Natural) -> np.ndarray:
+    """What each hyperparameter is measured in while the mode is searched, (H,): about its posterior sd where the data are many.
+
+    The Fisher information of the log sd of n known effects is 2n. In these units the search takes 3 to 8 evaluations; in
+    those of psi it took 20 to 30 (51 states and 3,144 counties).
+    """
+    information = np.zeros(hierarchy.size)
+    for group, part in zip(hierarchy.model.groups, hierarchy.slices, strict=True):
+        information[part] = 2.0 * len(group.coefficients)
+    if hierarchy.residual_prior is not None:
+        information[-1] = 2.0 * sites.constants[0]
+    return (1.0 + information) ** -0.5
+
+
+def around(hierarchy: Hierarchy, sites: Natural, mode: np.ndarray, threads: int = 1) -> Proposal:
+    """The proposal at a mode, (H,)."""
+    size, step = hierarchy.size, 1e-3
+    if size == 0:
+        return Proposal(np.zeros(0), np.zeros((0, 0)), np.zeros((2, 0)))
+    at = [mode + s * step * row for row in np.eye(size) for s in (-1.0, 1.0)]
+    found = [g for _, g in in_order(lambda psi: scale_marginal.value_and_gradient(hierarchy, sites, psi), at, threads)]
+    hessian = -np.diff(np.reshape(found, (size, 2, size)), axis=1)[:, 0] / (2 * step)
     values, vectors = np.linalg.eigh(0.5 * (hessian + hessian.T))
     axes = vectors / np.sqrt(np.maximum(values, 0.05))
-    top = scale_marginal.log_density(hierarchy, sites, mode)
-    widths = np.ones((2, size))
-    for i in range(size):
-        for side, sign in enumerate((1.0, -1.0)):
-            drop = top - scale_marginal.log_density(hierarchy, sites, mode + sign * np.sqrt(2.0) * axes[:, i])
-            widths[side, i] = np.clip(1.0 / np.sqrt(max(drop, 1e-3)), 0.5, 3.0)
-    return Proposal(mode, axes, widths)
+    ends = [mode + sign * np.sqrt(2.0) * axis for sign in (1.0, -1.0) for axis in axes.T]
+    top, *low = in_order(lambda psi: scale_marginal.log_density(hierarchy, sites, psi), [mode, *ends], threads)
+    drop = (top - np.array(low)).reshape(2, size)
+    return Proposal(mode, axes, np.clip(1.0 / np.sqrt(np.maximum(drop, 1e-3)), 0.5, 3.0))
 
 
 def sample(proposal: Proposal, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -244,29 +244,34 @@ def solve(tree: Tree, factor: Factor, shift: Array, xp: Any = np) -> Array:
 
 def covariance(tree: Tree, factor: Factor) -> np.ndarray:
     """Marginal covariances of every coefficient with its path, stored like a precision, shape (E,) (selected inverse)."""
-    parts: list[np.ndarray] = []
+    entries = np.empty(tree.num_entries)
     full: np.ndarray | None = None
-    for level in range(tree.num_levels + 1):
-        inverse = factor.inverse_lower[level]
+    for level, block in enumerate(_levels(tree, entries)):
+        w, inverse = tree.widths[level], factor.inverse_lower[level]
+        cross, own = block[..., :w], block[..., w:]
         inverse_t = np.swapaxes(inverse, -1, -2)
-        own = inverse_t * inverse if inverse.shape[-1] == 1 else inverse_t @ inverse
+        np.matmul(inverse_t, inverse, out=own)
         if full is None:
-            parts.append(own)
             full = own
             continue
+        siblings = tree.siblings[level - 1]
         slope = inverse_t @ factor.coupling[level]
-        cross = -tree.siblings[level - 1].times_parent(slope, full)
-        own = own - cross @ np.swapaxes(slope, -1, -2)
-        parts.append(np.concatenate([cross, own], axis=-1))
+        cross[:] = -siblings.times_parent(slope, full)
+        own -= cross @ np.swapaxes(slope, -1, -2)
         if level < tree.num_levels:
-            full = _extend(full[tree.parents[level - 1]], cross, own)
-    return np.concatenate([p.ravel() for p in parts])
+            full = _extend(siblings, full, cross, own)
+    return entries
 
 
-def _extend(above: np.ndarray, cross: np.ndarray, own: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [np.concatenate([above, np.swapaxes(cross, -1, -2)], axis=-1), np.concatenate([cross, own], axis=-1)], axis=-2
-    )
+def _extend(siblings: Siblings, above: np.ndarray, cross: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Covariances of each node's whole path, (N, w + k, w + k), from those of its parent's."""
+    n, k, w = cross.shape
+    full = np.empty((n, w + k, w + k))
+    for p, begin, end in siblings.slices:
+        full[begin:end, :w, :w] = above[p]
+    full[:, :w, w:] = np.swapaxes(cross, -1, -2)
+    full[:, w:, :w], full[:, w:, w:] = cross, own
+    return full
 
 
 def precision_from_covariance(tree: Tree, entries: np.ndarray) -> np.ndarray:
@@ -292,7 +297,7 @@ def precision_from_covariance(tree: Tree, entries: np.ndarray) -> np.ndarray:
         slopes.append(slope)
         conditional.append(np.linalg.inv(own + cross @ np.swapaxes(slope, -1, -2)))
         if level < tree.num_levels:
-            full = _extend(full[tree.parents[level - 1]], cross, own)
+            full = _extend(tree.siblings[level - 1], full, cross, own)
     out: list[np.ndarray] = [np.empty(0)] * len(levels)
     update: np.ndarray | None = None
     for level in range(tree.num_levels, -1, -1):

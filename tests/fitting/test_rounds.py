@@ -1,0 +1,83 @@
+"""Rounds of sites: what the next one is fitted under, and that short cuts on the way change nothing at the end."""
+
+import numpy as np
+import pytest
+from scipy import optimize
+
+from fitting import combiner, in_memory, rounds, scale_marginal, scale_proposal
+
+FORMULA = "y ~ 1 + x + (1 | g) + (1 | h)"
+
+
+@pytest.fixture(scope="module")
+def cells(cells_of):
+    """5 large groups and 200 small ones, in three shards."""
+    rng = np.random.default_rng(3)
+    g, h = rng.integers(0, 5, 6000), rng.integers(0, 200, 6000)
+    x = rng.integers(0, 2, 6000).astype(float)
+    logit = -1.0 + 0.5 * x + rng.normal(0, 0.8, 5)[g] + rng.normal(0, 0.5, 200)[h]
+    columns = {"g": np.char.mod("g%d", g), "h": np.char.mod("h%03d", h), "x": x, "shard": rng.integers(0, 3, 6000)}
+    return cells_of(columns, rng.random(6000) < 1 / (1 + np.exp(-logit)))
+
+
+def fit(cells, **options):
+    return in_memory.fit(cells, FORMULA, shards=cells["shard"], num_draws=5, **options)
+
+
+@pytest.fixture(scope="module")
+def run(cells):
+    return fit(cells, tolerance=1e-4)
+
+
+def step(run, state):
+    return rounds.step(run.hierarchy, state, run.restrictions, run.sites)
+
+
+def test_a_far_round_takes_the_scales_at_their_mode_and_a_near_one_integrates_over_them(run):
+    far, info = step(run, rounds.init(run.hierarchy))
+    assert info.move > rounds.FAR
+    at_mode = combiner.conditional_moments(run.hierarchy, run.natural, far.psi)
+    near, info = step(run, far)
+    assert info.move <= rounds.FAR
+    integrated = combiner.moments(run.hierarchy, run.natural, scale_proposal.around(run.hierarchy, run.natural, near.psi))
+    for state, expected in ((far, at_mode), (near, integrated)):
+        np.testing.assert_array_equal(state.moments.mean, expected.mean)
+        np.testing.assert_array_equal(state.moments.covariance, expected.covariance)
+    diagonal = run.hierarchy.model.tree.diagonal
+    wider = near.moments.covariance[diagonal] / far.moments.covariance[diagonal]
+    assert wider.max() > 1.1, "or the test could not tell one from the other"
+
+
+def test_short_cuts_on_the_way_change_nothing_at_the_end(run, cells, monkeypatch):
+    monkeypatch.setattr(rounds, "FAR", 0.0)  # no mean ever moves less
+    always_at_mode = fit(cells, tolerance=1e-4)
+    monkeypatch.setattr(rounds, "FAR", np.inf)
+    always_integrated = fit(cells, tolerance=1e-4)
+    sd = np.sqrt(run.moments.covariance[run.hierarchy.model.tree.diagonal])
+
+    def off(other):
+        return np.abs((other.moments.mean - run.moments.mean) / sd).max()
+
+    assert off(always_integrated) < 1e-4
+    assert off(always_at_mode) > 1e-3, "the broken twin, whose sites never see the spread of the scales"
+
+
+def test_the_mode_of_the_scales_is_found_in_few_evaluations(run, monkeypatch):
+    hierarchy, count = run.hierarchy, 0
+    density = scale_marginal.value_and_gradient
+
+    def counted(*arguments):
+        nonlocal count
+        count += 1
+        return density(*arguments)
+
+    def negative(psi):
+        return -scale_marginal.log_density(hierarchy, run.natural, psi)
+
+    expected = optimize.minimize(negative, run.proposal.mode + 0.5, method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-9}).x
+    monkeypatch.setattr(scale_marginal, "value_and_gradient", counted)
+    for far in (-0.5, 0.5):
+        count = 0
+        found = scale_proposal.find_mode(hierarchy, run.natural, expected + far)
+        assert np.abs(np.linalg.solve(run.proposal.axes, found - expected)).max() < 0.01
+        assert count <= 9, "10 in units of psi"
