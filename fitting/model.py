@@ -167,7 +167,9 @@ class Model:
         touched = []
         for level, factor in enumerate(self.chain):
             located = self.coding.locate(factor, np.stack([columns[c] for c in factor], axis=1))
-            touched.append(np.unique(self.nodes[level][located]))
+            is_touched = np.zeros(self.tree.num_nodes[level + 1], dtype=bool)
+            is_touched[self.nodes[level][located]] = True
+            touched.append(np.flatnonzero(is_touched))
         return tuple(touched)
 
     def restriction(self, columns: Columns) -> Restriction:
