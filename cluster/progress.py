@@ -227,6 +227,7 @@ def _updated(
     }
     known = {name: value for name, value in news.items() if value is not None}
     is_new = (round is not None and round != status.round) or (phase is not None and phase != status.phase)
+    is_new |= done is not None and (status.done is None or done < status.done)  # what came before counts nothing
     started = now if is_new else status.started
     return replace(status, started=started, **known)  # type: ignore[arg-type]
 

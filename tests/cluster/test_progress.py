@@ -39,6 +39,18 @@ def test_plain_lines_are_few_and_say_everything():
     ]
 
 
+def test_what_a_stage_does_before_it_counts_is_not_in_the_time_that_is_left():
+    said, clock = io.StringIO(), Clock()
+    progress = PlainProgress(said, clock)
+    progress.begin("audit", "not run yet")
+    for begins_after in (11.0, 20.0):
+        clock.now += begins_after
+        progress.update(done=1, total=51)
+        clock.now += 10.0
+        progress.update(done=40)
+    assert said.getvalue().splitlines()[1:] == ["audit: shards 1/51", "audit: shards 40/51, 2.8 s left"] * 2
+
+
 def test_tasks_that_failed_or_were_tried_again_are_told():
     said = io.StringIO()
     progress = PlainProgress(said, Clock())
