@@ -162,11 +162,13 @@ class RayExecutor:
                     waiting.again += bundle.alone(bundle.tasks)
 
     def _room(self, waiting: Waiting, running: dict[ray.ObjectRef, Bundle], pace: Pace, max_in_flight: int | None) -> int:
-        """How many tasks the next bundle may have; 0 where enough are in flight."""
-        enough, size = self._enough(), pace.size()
-        limit = max_in_flight or enough * size
-        left = limit - sum(len(bundle.tasks) for bundle in running.values())
-        return max(0, min(max(1, limit // enough), size, waiting.fair_share(enough), left))
+        """How many tasks the next bundle may have; 0 where enough are in flight: bundles, or tasks where their number is limited."""
+        enough = self._enough()
+        size = min(pace.size(), waiting.fair_share(enough))
+        if max_in_flight is None:
+            return size if len(running) < enough else 0
+        left = max_in_flight - sum(len(bundle.tasks) for bundle in running.values())
+        return max(0, min(size, max(1, max_in_flight // enough), left))
 
     def _submit(self, fn: Callable[[Any], Any], bundle: Bundle, running: dict[ray.ObjectRef, Bundle], **options: Any) -> None:
         if bundle.memory_bytes:
