@@ -2,7 +2,7 @@
 
 A simulated nation of 51 states is fitted by one worker, and two such nations in one file (102 states, each twice) by two; a worker is a
 Ray node of one core, one of them the head; the driver and Ray's own processes run beside. Commands alternate, ``--laps`` times; the table has medians.
-Cases are NUTS, vi, and, where it is asked for, vi with precincts, whose fits are longer.
+Cases are NUTS, vi, and vi with precincts, whose fits are longer.
 
 * Weak scaling: time with one worker over time with two, for the tasks alone (sum over rounds, from the first that begins to the last that
   ends) and for the stage (what `caucus fit` notes; the driver merges between rounds).
@@ -133,7 +133,7 @@ def main() -> int:
     """Run every case on both nations, in turn, and write the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weak_scaling", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--cases", nargs="+", default=["nuts", "vi"], choices=list(CASES))
+    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--laps", type=int, default=3)
     chosen = parser.parse_args()
     columns, sizes = [], []
