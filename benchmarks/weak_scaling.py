@@ -2,7 +2,7 @@
 
 A simulated nation of 51 states is fitted by one worker, and two such nations in one file (102 states, each twice) by two; a worker is a
 Ray node of one core, one of them the head; the driver and Ray's own processes run beside. Commands alternate, ``--laps`` times; the table has medians.
-Cases are NUTS, vi, and vi with precincts, whose fits are longer.
+Cases are NUTS, and vi with a small model, with many terms and cells, and with precincts: fits of seconds, 6, 80 and 30 ms.
 
 * Weak scaling: time with one worker over time with two, for the tasks alone (sum over rounds, from the first that begins to the last that
   ends) and for the stage (what `caucus fit` notes; the driver merges between rounds).
@@ -39,27 +39,41 @@ PAGE = REPOSITORY / "docs" / "scaling.md"
 
 
 class Case(NamedTuple):
-    """What is fitted: a config of `configs/`, and its simulated nation. ``method`` is `fit.method`."""
+    """What is fitted: a config of `configs/`, and its simulated nation. ``method`` is `fit.method`, ``formula`` another than the config's."""
 
     config: str
     method: str
     num_rows: int
     num_precincts: int = 0
+    formula: str = ""
+
+    @property
+    def options(self) -> list[str]:
+        """What is set beside the config: a shard for every state."""
+        settings = ["shards.by=state", "shards.min_cells=1"] + ([f"model.formula={self.formula}"] if self.formula else [])
+        return [word for setting in settings for word in ("--set", setting)]
+
+
+MANY_TERMS = (
+    "voted ~ 1 + female + g2020 + g2022 + dem_share + pct_college + (1 | state/county) + (1 | race) + (1 | age) + (1 | education) + (1 | party)"
+    " + (1 | race:age) + (1 | race:education) + (1 | age:party) + (1 | state:race) + (1 | state:party) + (1 | state:age)"
+)
 
 
 CASES = {
     "nuts": Case("nation-turnout", "nuts", 10_000_000),
     "vi": Case("nation-turnout", "vi", 10_000_000),
+    "vi, many terms": Case("nation-turnout", "vi", 10_000_000, formula=MANY_TERMS),
     "vi, precincts": Case("nation-precincts", "vi", 6_000_000, 50_000),
 }
-BY_STATE = ("--set", "shards.by=state", "--set", "shards.min_cells=1")
 EQUAL = {"RAY_worker_niceness": "0"}
 """Ray gives workers a niceness of 15: whatever else runs on this machine would take their time."""
 
 
 def nations(folder: Path, case: Case) -> dict[int, Path]:
     """A nation, and two in one file, by the number of workers that fit them; made once."""
-    one, two = folder / case.config / "one", folder / case.config / "two"
+    name = case.config + ("-many-terms" if case.formula else "")
+    one, two = folder / name / "one", folder / name / "two"
     if not one.exists():
         simulate.simulate(str(one), num_rows=case.num_rows, seed=1, num_precincts=case.num_precincts)
         (two / "voters").mkdir(parents=True)
@@ -71,7 +85,7 @@ def nations(folder: Path, case: Case) -> dict[int, Path]:
     for where in (one, two):
         file = where / f"{case.config}.yaml"
         shutil.copy(REPOSITORY / "configs" / file.name, file)
-        subprocess.run([ray_clusters.BIN / "caucus", "shard", file, *BY_STATE], check=True, capture_output=True)
+        subprocess.run([ray_clusters.BIN / "caucus", "shard", file, *case.options], check=True, capture_output=True)
     return {1: one, 2: two}
 
 
@@ -86,7 +100,7 @@ def fit(where: Path, num_workers: int, case: Case) -> tuple[list[Fit], float]:
         head = stack.enter_context(ray_clusters.head(1, env, jobs=False))
         for _ in range(num_workers - 1):
             stack.enter_context(ray_clusters.worker(head, 1, env))
-        options = [*BY_STATE, "--set", f"run.executor={head.address}", "--set", f"fit.method={case.method}"]
+        options = [*case.options, "--set", f"run.executor={head.address}", "--set", f"fit.method={case.method}"]
         command = [sys.executable, "-m", "benchmarks.timed_driver", log, "fit", where / f"{case.config}.yaml", *options]
         environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": ray_clusters.TOKEN}
         subprocess.run(command, check=True, cwd=REPOSITORY, env=environment, stdout=sys.stderr)
