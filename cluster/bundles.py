@@ -63,9 +63,12 @@ class Pace:
 
 
 def _num_bytes(sent: Any) -> int:
-    """What travels, without a copy of its arrays."""
+    """What travels, without a copy of its arrays; as much as a bundle may have where nobody knows."""
     buffers: list[pickle.PickleBuffer] = []
-    rest = pickle.dumps(sent, protocol=5, buffer_callback=buffers.append)
+    try:
+        rest = pickle.dumps(sent, protocol=5, buffer_callback=buffers.append)
+    except (AttributeError, TypeError, pickle.PicklingError):  # Ray's own pickle knows more kinds of objects
+        return BUNDLE_BYTES
     return len(rest) + sum(buffer.raw().nbytes for buffer in buffers)
 
 

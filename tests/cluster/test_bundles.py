@@ -45,6 +45,11 @@ class TestPace:
         pace.note(outcome(0.001, value=bytes(2 * BUNDLE_BYTES)))
         assert pace.size() == 1
 
+    def test_what_only_ray_can_pickle_goes_alone(self):
+        pace = Pace()
+        pace.note(outcome(0.001, value=lambda: 0))
+        assert pace.size() == 1
+
     def test_a_failure_says_nothing_of_the_size(self):
         pace = Pace()
         pace.note(outcome(0.001, value=None, error=ValueError()))
