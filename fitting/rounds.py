@@ -35,12 +35,14 @@ class RoundsState(NamedTuple):
     """What the next round needs. ``moments`` are those of prior times all ``sites`` (or of the anchor, before any).
 
     Only where an own parameter of the likelihood moved far is their mean between the last round's and that.
+    ``is_integrated``: the hyperparameters are integrated out of them, and will be from now on.
     """
 
     moments: Moments
     psi: np.ndarray
     sites: tuple[Site, ...]
     move: float
+    is_integrated: bool = True
 
 
 class RoundInfo(NamedTuple):
@@ -62,7 +64,7 @@ def init(hierarchy: Hierarchy) -> RoundsState:
             mean[block.coefficients] = first[block.predictor]
     covariance = np.zeros(tree.num_entries)
     covariance[tree.diagonal] = ANCHOR_SD**2
-    return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome.sd), (), np.inf)
+    return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome.sd), (), np.inf, is_integrated=False)
 
 
 def moments_for(hierarchy: Hierarchy, state: RoundsState, restrictions: Sequence[Restriction], method: str) -> Moments:
@@ -111,7 +113,7 @@ def step(
         if state.sites:
             sites = tuple(blend(old, new, damping) for old, new in zip(state.sites, new_sites, strict=True))
         try:
-            mode, moments = _merge_for_next(hierarchy, restrictions, sites, state, threads)
+            mode, moments, is_integrated = _merge_for_next(hierarchy, restrictions, sites, state, threads)
             break
         except ImproperPosteriorError:
             if not state.sites or hierarchy.family.is_log_concave or damping <= MIN_DAMPING:
@@ -120,20 +122,25 @@ def step(
     moves = _moves(hierarchy, state.moments, moments)
     where = int(np.argmax(moves))
     info = RoundInfo(float(moves[where]), where, damping, mode)
-    return RoundsState(_within_reach(hierarchy, state.moments, moments), mode, sites, info.move), info
+    return RoundsState(_within_reach(hierarchy, state.moments, moments), mode, sites, info.move, is_integrated), info
 
 
 def _merge_for_next(
     hierarchy: Hierarchy, restrictions: Sequence[Restriction], sites: Sequence[Site], state: RoundsState, threads: int
-) -> tuple[np.ndarray, Moments]:
-    """Mode of psi and what the next round fits under: given that mode while means move far, then with psi integrated out."""
+) -> tuple[np.ndarray, Moments, bool]:
+    """Mode of psi, what the next round fits under, and whether psi is integrated out of that.
+
+    It is not, but given at its mode, while each round moves the means far and less far than the one before. Both can be more than
+    ``FAR`` apart, so there is no way back: rounds would go to and fro.
+    """
     natural = combiner.product(hierarchy.model.tree, list(zip(restrictions, sites, strict=True)))
     mode = scale_proposal.find_mode(hierarchy, natural, state.psi)
-    moments = combiner.conditional_moments(hierarchy, natural, mode)
-    if _moves(hierarchy, state.moments, moments).max() <= FAR:
-        proposal = scale_proposal.around(hierarchy, natural, mode, threads)
-        moments = combiner.moments(hierarchy, natural, proposal, threads=threads)
-    return mode, moments
+    if not state.is_integrated:
+        moments = combiner.conditional_moments(hierarchy, natural, mode)
+        if FAR < _moves(hierarchy, state.moments, moments).max() < state.move:
+            return mode, moments, False
+    proposal = scale_proposal.around(hierarchy, natural, mode, threads)
+    return mode, combiner.moments(hierarchy, natural, proposal, threads=threads), True
 
 
 def _moves(hierarchy: Hierarchy, before: Moments, after: Moments) -> np.ndarray:
