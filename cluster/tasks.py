@@ -249,18 +249,12 @@ def fit_sites(together: Together) -> list[SiteResult]:
 
 def _fit_by_quadrature(task: SiteTask) -> Site:
     shard, prior = load_shard(task.ref, task.entry), build_hierarchy(task.ref)
-    moments = task.moments or rounds.part_of(_anchor(task.ref), shard.restriction)
+    moments = task.moments or rounds.anchor(prior, shard.restriction)
     covariance = np.zeros_like(moments.covariance) if task.method == "laplace" else moments.covariance
     return sites.fit(
         shard.restriction.tree, shard.design, prior.family, moments.mean, covariance,
         num_nodes=task.num_nodes, convex=task.convex,
     )  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def _anchor(ref: ModelRef) -> Moments:
-    """What the first round fits under."""
-    return rounds.init(build_hierarchy(ref)).moments
 
 
 def _fit_by_nuts(sampled: Sequence[SiteTask]) -> list[tuple[Site, dict[str, float]]]:

@@ -20,7 +20,7 @@ from fitting.hierarchy import Hierarchy
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 from fitting.sites import Site
-from fitting.tree import Restriction
+from fitting.tree import Restriction, Tree
 
 ANCHOR_SD = 0.05
 MIN_DAMPING = 1 / 16
@@ -55,16 +55,26 @@ class RoundInfo(NamedTuple):
 
 
 def init(hierarchy: Hierarchy) -> RoundsState:
-    """The anchor that round 0 starts from: the overall outcome at the intercepts and own parameters, zero elsewhere, narrow."""
-    tree, coding = hierarchy.model.tree, hierarchy.model.coding
-    mean = np.zeros(tree.num_coefficients)
-    first = families.start(hierarchy.family, coding.outcome)
+    """The state that round 0 starts from: the anchor."""
+    psi = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
+    return RoundsState(_anchor_on(hierarchy, hierarchy.model.tree, slice(None)), psi, (), np.inf, is_integrated=False)
+
+
+def anchor(hierarchy: Hierarchy, restriction: Restriction) -> Moments:
+    """The anchor on the coefficients of one shard, without the covariances of all others."""
+    return _anchor_on(hierarchy, restriction.tree, restriction.coefficients)
+
+
+def _anchor_on(hierarchy: Hierarchy, tree: Tree, coefficients: np.ndarray | slice) -> Moments:
+    """The overall outcome at the intercepts and own parameters, zero elsewhere, narrow."""
+    mean = np.zeros(hierarchy.model.tree.num_coefficients)
+    first = families.start(hierarchy.family, hierarchy.model.coding.outcome)
     for block in hierarchy.model.fixed:
         if block.is_intercept or block.is_own:
             mean[block.coefficients] = first[block.predictor]
     covariance = np.zeros(tree.num_entries)
     covariance[tree.diagonal] = ANCHOR_SD**2
-    return RoundsState(Moments(mean, covariance), combiner.start(hierarchy, coding.outcome.sd), (), np.inf, is_integrated=False)
+    return Moments(mean[coefficients], covariance)
 
 
 def moments_for(hierarchy: Hierarchy, state: RoundsState, restrictions: Sequence[Restriction], method: str) -> Moments:

@@ -51,6 +51,14 @@ def test_a_far_round_takes_the_scales_at_their_mode_and_a_near_one_integrates_ov
     assert wider.max() > 1.1, "or the test could not tell one from the other"
 
 
+def test_the_anchor_of_a_shard_is_its_part_of_the_whole(run):
+    whole = rounds.init(run.hierarchy).moments
+    assert whole.mean.any()
+    for restriction in run.restrictions:
+        for part, expected in zip(rounds.anchor(run.hierarchy, restriction), rounds.part_of(whole, restriction), strict=True):
+            np.testing.assert_array_equal(part, expected)
+
+
 @pytest.mark.parametrize("change", [{"is_integrated": True}, {"move": 1.5}], ids=["integrated before", "moved less before"])
 def test_there_is_no_way_back_and_no_short_cut_for_rounds_that_move_further(run, change):
     state, info = step(run, rounds.init(run.hierarchy)._replace(**change))
