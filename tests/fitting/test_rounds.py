@@ -109,3 +109,22 @@ def test_the_mode_of_the_scales_is_found_in_few_evaluations(run, monkeypatch):
         found = scale_proposal.find_mode(hierarchy, run.natural, expected + far)
         assert np.abs(np.linalg.solve(run.proposal.axes, found - expected)).max() < 0.01
         assert count <= 9, "10 in units of psi"
+
+
+def test_the_proposal_has_the_curvature_and_the_widths_of_the_marginal_on_any_number_of_threads(run):
+    mode, size, h = run.proposal.mode, run.hierarchy.size, 1e-2
+
+    def density(psi):
+        return scale_marginal.log_density(run.hierarchy, run.natural, psi)
+
+    found = scale_proposal.around(run.hierarchy, run.natural, mode, threads=3)
+    for part, alone in zip(found, scale_proposal.around(run.hierarchy, run.natural, mode), strict=True):
+        np.testing.assert_array_equal(part, alone)
+    e = h * np.eye(size)
+    hessian = [[density(mode + a + b) - density(mode + a - b) - density(mode - a + b) + density(mode - a - b) for a in e] for b in e]
+    np.testing.assert_allclose(np.linalg.inv(found.axes @ found.axes.T), -np.array(hessian) / (4 * h**2), rtol=0.01, atol=0.05)
+    for side, sign in enumerate((1.0, -1.0)):
+        for i in range(size):
+            drop = density(mode) - density(mode + sign * np.sqrt(2.0) * found.axes[:, i])
+            np.testing.assert_allclose(found.widths[side, i], np.clip(drop**-0.5, 0.5, 3.0), rtol=1e-9)
+    assert np.abs(found.widths[0] / found.widths[1] - 1).max() > 0.02, "or sides could be exchanged unseen"
