@@ -79,7 +79,7 @@ def check(loaded: Loaded, progress: Progress, shared: SharedExecutor, by: str | 
             raise StageError("check", "survey weights make a pseudo-likelihood, which predicts no people", do)
         started = time.perf_counter()
         progress.begin("check", "of the model")
-        context = StageContext(config, path, shared.get(config.run, plan.num_cells(path)), progress, "check")
+        context = StageContext(config, path, shared.get(config.run, plan.work_ahead(config, path, is_fitted=True)), progress, "check")
         work = open_work(context)
         with one_blas_thread():
             summary = _check(work, _margins(work, by), directory.records["merge"].files[posterior_files.POSTERIOR])

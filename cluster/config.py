@@ -83,7 +83,7 @@ class RunSection(Frozen):
     )
     task_gpus: float = Field(default=0.0, ge=0, description="GPUs that a task on a cluster asks for, such as 0.25.")
     shards_per_task: PositiveInt = Field(
-        default=1, description="Shards that a task fits; NUTS samples them side by side, which is for a GPU."
+        default=1, description="Shards that a task fits; NUTS samples them side by side, which is for a GPU. 1 with classic and own models."
     )
     ship_code: bool = Field(
         default=False, description="Send this package's code to a running cluster that has not got it, or another version."
@@ -109,6 +109,11 @@ class RunSection(Frozen):
         if not re.fullmatch(r"serial|ray|auto|ray://.+|[\w.-]+:\d+", executor):
             raise ValueError(f"expected serial, ray, auto, ray://host:port or host:port, found {executor!r}")
         return executor
+
+    def require_single_shards(self, what: str) -> None:
+        """Refuse more than one shard for a task; ``what`` fits none together."""
+        if self.shards_per_task > 1:
+            raise ValueError(f"run: 'shards_per_task' is {self.shards_per_task} with {what}; expected 1. Remove it")
 
     @property
     def is_on_cluster(self) -> bool:
@@ -147,6 +152,12 @@ class RunConfig(Frozen):
                 f"fit: 'spread' is sandwich with the family {self.model.family} and the method {self.fit.method}; expected "
                 "bernoulli or binomial, and another method than exact. Set `fit.spread: model`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _alone(self) -> "RunConfig":
+        if self.fit.method == "classic":
+            self.run.require_single_shards("the method classic")
         return self
 
 

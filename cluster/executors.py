@@ -1,5 +1,6 @@
 """The executor that runs tasks in this process, and the choice of one for a run."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,8 @@ from cluster.threads import one_blas_thread
 if TYPE_CHECKING:
     from cluster.config import RunSection
 
-MIN_CELLS_FOR_RAY = 100_000  # about five seconds of work on one core; Ray starts in five
-MIN_CELLS_AFTER_FIT = 300_000  # the same where there is nothing to fit: 27 s instead of 35 s at 200,000 (`benchmarks/swap.py`)
+RAY_SECONDS = 10.0
+"""What Ray takes of a run on one machine: its start, its workers' imports, its own processes (`python -m benchmarks.break_even`)."""
 
 
 class SerialExecutor:
@@ -32,12 +33,24 @@ class SerialExecutor:
         """Nothing to give back."""
 
 
-def make(run: "RunSection", *, num_cells: int | None = None, is_fitted: bool = False) -> Executor:
+def is_serial(run: "RunSection", work_seconds: float | None) -> bool:
+    """Whether `make` returns an executor that runs tasks in this process."""
+    if run.executor != "auto" or run.is_on_cluster:
+        return run.executor == "serial"
+    work = math.inf if work_seconds is None else work_seconds
+    return run.workers == 1 or not _has_ray() or work * (1 - 1 / run.workers) < RAY_SECONDS
+
+
+def _has_ray() -> bool:
+    return find_spec("ray") is not None
+
+
+def make(run: "RunSection", *, work_seconds: float | None = None) -> Executor:
     """Return the executor that ``run.executor`` names.
 
-    ``auto`` is the cluster that this process is a job of, if it is one; otherwise Ray where it is installed, has more than
-    one worker to run, and ``num_cells`` (None: unknown, many) are enough to earn back the seconds that it takes to start:
-    more of them where all shards are fitted already.
+    ``auto`` is the cluster that this process is a job of, if it is one; otherwise Ray where it is installed and its workers
+    would save more of ``work_seconds`` (of one core, `cluster.plan.work_seconds`; None: unknown, many) than the
+    `RAY_SECONDS` that it costs.
 
     Ray is imported here and only if it is asked for. Call before JAX starts in this process: Ray starts its processes
     by fork, which a running JAX does not survive reliably.
@@ -49,12 +62,9 @@ def make(run: "RunSection", *, num_cells: int | None = None, is_fitted: bool = F
     ClusterUnreachableError
         Ray does not start, or nothing answers at the address.
     """
-    has_ray = find_spec("ray") is not None
-    enough = MIN_CELLS_AFTER_FIT if is_fitted else MIN_CELLS_FOR_RAY
-    is_small = run.workers == 1 or (num_cells is not None and num_cells < enough)
-    if run.executor == "serial" or (run.executor == "auto" and not run.is_on_cluster and (is_small or not has_ray)):
+    if is_serial(run, work_seconds):
         return SerialExecutor()
-    if not has_ray:
+    if not _has_ray():
         raise MissingExtraError("ray", f"run.executor: {run.executor}", "set `run.executor: serial`")
     from cluster.ray_executor import RayExecutor
 

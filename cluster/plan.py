@@ -11,9 +11,11 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import executors
 from cluster.config import RunConfig
 from cluster.errors import MemoryProjectionError
 from cluster.threads import usable_cores
+from fitting.config import ClassicConfig, FitConfig, NUTSConfig
 from fitting.errors import ModelError
 from sharding import storage
 
@@ -21,7 +23,10 @@ PROCESS_BYTES = 450 * 2**20
 """A process that has imported numpy, scipy and JAX and compiled a model."""
 
 SECONDS_PER_CELL_ROUND = 2e-6
-"""Seconds per cell and round on one core; 0.5e-6 to 4e-6, growing with the coefficients that meet in a cell."""
+"""Of a variational fit on one core; 0.5e-6 to 4e-6, growing with the coefficients that meet in a cell."""
+_USUAL_ROUNDS = 6
+_SECONDS_PER_CELL_DRAW = 5e-7  # of NUTS: all the gradients of one of its draws
+_SECONDS_PER_CELL_PREDICTION = 2e-8  # of a draw of the posterior, in the audit and in the sums of the estimates
 
 _DRIVER_ARRAYS = 20  # of all entries of the tree: sites, moments, their places and sums
 _DRIVER_ARRAYS_PER_THREAD = 8  # factor, update and covariances of one set of scales, and results waiting for their turn
@@ -31,7 +36,6 @@ _COPIES_OF_DRAWS = 4  # as read, transposed, by margin, by group
 _NO_DATA = (5_000, 5_000 * 60)  # coefficients and entries of a nation with its counties
 _ARRAYS_PER_NODE = 3  # value, first and second derivative of the log likelihood at every quadrature node
 _BYTES_PER_NUMBER = 8
-_SECONDS_TO_START_RAY = 6.0
 _MARGIN = 1.2
 
 
@@ -79,7 +83,8 @@ def make(config: RunConfig, directory: str) -> Plan:
         cells = sum(shard["num_cells"] for shard in shards)
         largest = max((shard["num_cells"] for shard in shards), default=0)
         num_shards = len(shards)
-    workers = 1 if config.run.executor == "serial" else config.run.workers
+    work = None if cells is None else work_seconds(config, cells)
+    workers = 1 if executors.is_serial(config.run, work) else config.run.workers
     nodes = getattr(config.fit, "quadrature_nodes", 1)
     cell_bytes = _BYTES_PER_NUMBER * (_ARRAYS_PER_NODE * nodes + 4 * terms)
     shard_bytes = math.ceil(_MARGIN * largest * cell_bytes)
@@ -94,10 +99,6 @@ def make(config: RunConfig, directory: str) -> Plan:
     if config.fit.method == "exact" or config.poststratify.frame != "file":
         at_driver += 3 * draws_bytes  # these hold all draws at once
     model_bytes = _MODEL_BYTES * coefficients
-    seconds = None
-    if cells is not None:
-        seconds = cells * (config.fit.rounds + 5) * SECONDS_PER_CELL_ROUND / workers
-        seconds += _SECONDS_TO_START_RAY if workers > 1 else 0.0
     return Plan(
         num_files=len(files),
         source_bytes=sum(storage.fingerprint(file)["num_bytes"] for file in files),
@@ -109,7 +110,7 @@ def make(config: RunConfig, directory: str) -> Plan:
         worker_bytes=PROCESS_BYTES + model_bytes + at_shard * config.run.shards_per_task,
         driver_bytes=PROCESS_BYTES + model_bytes + at_driver + (at_shard if workers == 1 else 0),
         available_bytes=available_bytes(),
-        seconds=seconds,
+        seconds=None if work is None else work / workers + (executors.RAY_SECONDS if workers > 1 else 0.0),
         is_estimate=manifest is None,
     )
 
@@ -133,10 +134,34 @@ def check(config: RunConfig, directory: str) -> Plan:
     return plan
 
 
-def num_cells(directory: str) -> int | None:
-    """Return the number of cells in all shards, None before ingest."""
+def work_seconds(config: RunConfig, num_cells: int, *, is_fitted: bool = False) -> float:
+    """What workers have to do in a run, in seconds of one core: fits (unless ``is_fitted``), audit and sums. Not the driver's merging.
+
+    By a factor of three: rates are of ten coefficients a cell (`python -m benchmarks.break_even` and `benchmarks.weak_scaling`).
+    """
+    fit = config.fit
+    draws = config.audit.draws + fit.draws * fit.chains
+    return num_cells * (_SECONDS_PER_CELL_PREDICTION * draws + (0.0 if is_fitted else _fit_seconds(fit)))
+
+
+def _fit_seconds(fit: FitConfig) -> float:
+    """Of one cell, in all rounds."""
+    from fitting.rounds import NUTS_ROUNDS
+
+    if isinstance(fit, ClassicConfig):
+        return _SECONDS_PER_CELL_DRAW * fit.chains * (fit.warmup + fit.draws)
+    variational = SECONDS_PER_CELL_ROUND * min(fit.rounds, _USUAL_ROUNDS)
+    if not isinstance(fit, NUTSConfig):
+        return variational
+    return variational + _SECONDS_PER_CELL_DRAW * NUTS_ROUNDS * fit.shard_chains * (fit.shard_warmup + fit.shard_draws)
+
+
+def work_ahead(config: RunConfig, directory: str, *, is_fitted: bool) -> float | None:
+    """`work_seconds` of the data that are ingested, None before."""
     manifest = _shard_manifest(directory)
-    return None if manifest is None else sum(shard["num_cells"] for shard in manifest["shards"])
+    if manifest is None:
+        return None
+    return work_seconds(config, sum(shard["num_cells"] for shard in manifest["shards"]), is_fitted=is_fitted)
 
 
 def available_bytes() -> int:

@@ -62,10 +62,10 @@ class SharedExecutor:
     def __init__(self) -> None:
         self._executor: Executor | None = None
 
-    def get(self, run: RunSection, num_cells: int | None, *, is_fitted: bool = False) -> Executor:
+    def get(self, run: RunSection, work_seconds: float | None) -> Executor:
         """Return the executor, made as `executors.make` does if there is none yet."""
         if self._executor is None:
-            self._executor = executors.make(run, num_cells=num_cells, is_fitted=is_fitted)
+            self._executor = executors.make(run, work_seconds=work_seconds)
         return self._executor
 
     def close(self) -> None:
@@ -273,8 +273,8 @@ def _run_stage(
         _ingest(step, config, directory.path, progress)
     elif step.stage in ON_WORKERS:
         task_bytes = plan.check(config, directory.path).worker_bytes
-        num_cells = plan.num_cells(directory.path)
-        executor = shared.get(config.run, num_cells, is_fitted=step.stage != "fit")  # before JAX is imported
+        ahead = plan.work_ahead(config, directory.path, is_fitted=step.stage != "fit")
+        executor = shared.get(config.run, ahead)  # before JAX is imported
         context = StageContext(config, directory.path, executor, progress, step.key, task_bytes, retries)
         _function(step.stage, config)(context)
         if step.stage == "merge":

@@ -112,6 +112,11 @@ class UserRunConfig(Frozen):
             raise ValueError("model: 'file' is a path inside the config's folder, without `..`")
         return self
 
+    @model_validator(mode="after")
+    def _alone(self) -> UserRunConfig:
+        self.run.require_single_shards("a model of your own")
+        return self
+
 
 @dataclass(frozen=True)
 class UserLoaded:

@@ -30,7 +30,7 @@ def projection(plan: Plan) -> list[str]:
         f"cells: {cells}; shards: {shards}, the largest of {about}{plan.largest_shard_cells:,} cells",
         f"memory: {_size(plan.needed_bytes)} of {_size(plan.available_bytes)} available "
         f"(driver {_size(plan.driver_bytes)}, {plan.workers} workers of {_size(plan.worker_bytes)})",
-        f"time of fit, merge and audit: {seconds}",
+        f"time of fits, audit and estimates, without the merge: {seconds}",
     ]
 
 

@@ -127,6 +127,14 @@ def test_a_fault_of_an_override_names_the_override(write):
     assert "expected a section with keys" in found
 
 
+def test_shards_together_are_refused_where_they_would_not_be(write):
+    assert config.load(write(GOOD), ["run.shards_per_task=3", "fit.method=nuts"]).config.run.shards_per_task == 3
+    assert config.load(write(GOOD), ["fit.method=classic"])
+    (found,) = faults(write(GOOD), "run.shards_per_task=3", "fit.method=classic")
+    assert found.startswith("--set run.shards_per_task=3: `run.shards_per_task`: ")
+    assert "is 3 with the method classic; expected 1" in found
+
+
 def test_secrets_are_not_repeated(write):
     text = GOOD.replace("binomial", "binomial\n  priors: {secret_token: [hunter2]}")
     assert "hunter2" not in "\n".join(faults(write(text)))

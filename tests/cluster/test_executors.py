@@ -321,18 +321,19 @@ def test_auto_in_a_job_of_a_cluster_is_that_cluster(monkeypatch: pytest.MonkeyPa
 
 
 def test_auto_is_serial_where_there_is_little_to_do():
-    small = executors.make(RunSection(directory="unused", executor="auto", workers=8), num_cells=5_000)
-    alone = executors.make(RunSection(directory="unused", executor="auto", workers=1), num_cells=10**9)
+    small = executors.make(RunSection(directory="unused", executor="auto", workers=8), work_seconds=9.0)
+    alone = executors.make(RunSection(directory="unused", executor="auto", workers=1), work_seconds=1e9)
     assert isinstance(small, SerialExecutor)
     assert isinstance(alone, SerialExecutor)
 
 
-def test_auto_does_not_start_ray_for_what_follows_the_fit_of_a_nation(monkeypatch: pytest.MonkeyPatch):
+def test_auto_starts_ray_where_its_workers_save_more_than_it_costs(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ray_executor, "RayExecutor", lambda **_: "Ray")
-    run = RunSection(directory="unused", executor="auto", workers=2)
-    assert isinstance(executors.make(run, num_cells=200_000, is_fitted=True), SerialExecutor)
-    assert executors.make(run, num_cells=200_000) == "Ray"
-    assert executors.make(run, num_cells=2_000_000, is_fitted=True) == "Ray"
+    two, many = (RunSection(directory="unused", executor="auto", workers=workers) for workers in (2, 16))
+    assert isinstance(executors.make(two, work_seconds=1.9 * executors.RAY_SECONDS), SerialExecutor)
+    assert executors.make(two, work_seconds=2.1 * executors.RAY_SECONDS) == "Ray"
+    assert executors.make(many, work_seconds=1.9 * executors.RAY_SECONDS) == "Ray"
+    assert executors.make(two) == "Ray"
 
 
 @pytest.mark.ray

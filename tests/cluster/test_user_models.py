@@ -135,6 +135,11 @@ def test_a_misspelt_key_names_the_right_one(project):
         user_config.load(project)
 
 
+def test_shards_together_are_refused(project):
+    with pytest.raises(ConfigError, match=r"'shards_per_task' is 2 with a model of your own; expected 1"):
+        user_config.load(project, ["run.shards_per_task=2"])
+
+
 def test_an_absent_column_is_an_error(project):
     result = caucus(project, "--allow-code", "--set", "data.columns=[state, yy]")
     assert result.exit_code == 2
