@@ -1,4 +1,4 @@
-"""Projected memory: a worker's grows with its shard, the driver's with what it holds; neither with all draws of a nation."""
+"""Projected memory: a worker's grows with its shard, the driver's with what it holds; neither with all draws of a nation. Projected work."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster import config, plan
+from cluster import config, executors, plan
 
 CONFIG = """\
 name: precincts
@@ -71,3 +71,36 @@ def test_what_holds_all_draws_is_projected_to(tmp_path, setting):
 
 def test_a_dictionary_of_another_formula_is_no_obstacle(tmp_path):
     assert planned(tmp_path, 100, 4_000, "model.formula=voted ~ 1 + (1 | race)").driver_bytes > 0
+
+
+def work(folder: Path, *settings: str, num_cells: int = 100_000, is_fitted: bool = False) -> float:
+    (folder / "run.yaml").write_text(CONFIG)
+    return plan.work_seconds(config.load(folder / "run.yaml", settings).config, num_cells, is_fitted=is_fitted)
+
+
+def test_work_goes_by_cells_rounds_and_draws(tmp_path):
+    usual = work(tmp_path)
+    assert work(tmp_path, num_cells=300_000) == pytest.approx(3 * usual)
+    assert work(tmp_path, "fit.rounds=1") < usual
+    assert work(tmp_path, "fit.rounds=50") == usual  # rounds end by themselves
+    after = work(tmp_path, is_fitted=True)
+    assert 0 < after < usual
+    assert work(tmp_path, "audit.draws=2000", is_fitted=True) > after
+    assert work(tmp_path, "fit.draws=500", is_fitted=True) > after
+    assert work(tmp_path, "fit.method=nuts", is_fitted=True) == after
+
+
+def test_sampling_is_more_work_than_variational_fits(tmp_path):
+    assert work(tmp_path, "fit.method=nuts") > 20 * work(tmp_path)
+    assert work(tmp_path, "fit={method: nuts, shard_draws: 1000}") > 2 * work(tmp_path, "fit.method=nuts")
+    assert work(tmp_path, "fit={method: classic, warmup: 1500}") == pytest.approx(2 * work(tmp_path, "fit.method=classic"), rel=0.1)
+
+
+def test_a_plan_has_the_workers_that_auto_will_have(tmp_path):
+    little = planned(tmp_path / "a", 4_000, 80_000, "run.executor=auto")  # 160,000 cells
+    much = planned(tmp_path / "b", 16_000, 320_000, "run.executor=auto")  # 640,000
+    sampled = planned(tmp_path / "c", 4_000, 80_000, "run.executor=auto", "fit.method=nuts")
+    assert (little.workers, much.workers, sampled.workers) == (1, 2, 2)
+    assert little.driver_bytes > planned(tmp_path / "d", 4_000, 80_000).driver_bytes  # it fits the shards, too
+    assert little.seconds is not None
+    assert much.seconds == pytest.approx(4 * little.seconds / 2 + executors.RAY_SECONDS)
