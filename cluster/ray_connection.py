@@ -30,6 +30,8 @@ HEAD_SECONDS = 40.0
 INLINE = {"RAY_max_direct_call_object_size": str(BUNDLE_BYTES)}
 """What a task of Ray is given, and gives back, of up to so many bytes travels with it. Otherwise from 100 kB on it is fetched from another
 machine's object store first, which waits for a clock of 100 ms."""
+CLIENT_TRIES, CLIENT_PAUSE = 4, 2.0
+"""How often a head is asked for the server of a driver by ``ray://``, and seconds between."""
 PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(12 * 3600)}
 """Or Ray itself ends this process after 60 s without a head, with code 1 and without a word, also while it merges and needs none."""
 LEASE = {"RAY_worker_lease_timeout_milliseconds": "20000"}
@@ -68,7 +70,7 @@ def connect(address: str, *, workers: int, environment: Mapping[str, str], ship_
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             warnings.filterwarnings("ignore", "Ray Client connection timed out", UserWarning)  # it is raised, too
             _start(
-                tries=2 if is_ours or address.startswith("ray://") else 1,
+                tries=2 if is_ours else CLIENT_TRIES if address.startswith("ray://") else 1,
                 address=address,
                 runtime_env={"env_vars": dict(environment)} if is_ours else code,
                 logging_level=logging.ERROR,
@@ -153,7 +155,8 @@ def _refuses(address: str) -> bool:
 def _start(tries: int, **settings: Any) -> None:
     """Call `ray.init`; a Ray of our own that was too slow to start, as on a busy machine, is started once more.
 
-    So is the server that a head starts for a driver by ``ray://``, which fails now and then (psutil.ZombieProcess, Ray 2.60).
+    So is the server that a head starts for a driver by ``ray://``, after a pause: it fails now and then, on a busy machine twice
+    in a row (psutil.ZombieProcess, Ray 2.60).
     """
     was_running = ray.is_initialized()
     for tries_left in reversed(range(tries)):
@@ -167,3 +170,5 @@ def _start(tries: int, **settings: Any) -> None:
             if not tries_left or (settings["address"] != LOCAL and "Initialization failure" not in str(error)):
                 raise
             log.warning("Ray did not start, starting it again", extra={"reason": str(error).partition("\n")[0]})
+            if settings["address"] != LOCAL:
+                time.sleep(CLIENT_PAUSE)
