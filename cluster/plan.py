@@ -137,7 +137,7 @@ def check(config: RunConfig, directory: str) -> Plan:
 def work_seconds(config: RunConfig, num_cells: int, *, is_fitted: bool = False) -> float:
     """What workers have to do in a run, in seconds of one core: fits (unless ``is_fitted``), audit and sums. Not the driver's merging.
 
-    By a factor of three: rates are of ten coefficients a cell (`python -m benchmarks.break_even` and `benchmarks.weak_scaling`).
+    Right by a factor of three: rates are of ten coefficients a cell (`python -m benchmarks.break_even` and `benchmarks.weak_scaling`).
     """
     fit = config.fit
     draws = config.audit.draws + fit.draws * fit.chains
