@@ -6,12 +6,10 @@ Cases are NUTS, and vi with a small model, with many terms and cells, and with p
 
 * Weak scaling: time with one worker over time with two, for the tasks alone (sum over rounds, from the first that begins to the last that
   ends) and for the stage (what `caucus fit` notes; the driver merges between rounds).
-  With ``--cores`` the one worker has one core for all of it, Ray and the driver included, as two have two; otherwise it has a core that it need not
-  share, which two workers on two cores have not.
 * Overhead, on the 51 states by one worker and by two: what a worker does beside fitting while a round is under way. It waits for a task, or JAX traces
   and compiles (its own clock, see `benchmarks.timed_driver`; no program was kept from before). In percent of the fits themselves.
 
-Writes the tables of docs/scaling.md.
+Writes the table of docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -25,8 +23,7 @@ import signal
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,26 +89,14 @@ def nations(folder: Path, case: Case) -> dict[int, Path]:
     return {1: one, 2: two}
 
 
-@contextmanager
-def on_cores(num_cores: int) -> Iterator[None]:
-    """Keep what is started to so many cores."""
-    every = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(every)[:num_cores])
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, every)
-
-
-def fit(where: Path, num_workers: int, case: Case, num_cores: int) -> tuple[list[Fit], float]:
-    """Fit on a cluster of so many workers, from nothing, all on so many cores: every fit of a shard, and seconds of the stage."""
+def fit(where: Path, num_workers: int, case: Case) -> tuple[list[Fit], float]:
+    """Fit on a cluster of so many workers, from nothing: every fit of a shard, and seconds of the stage."""
     run, log = where / "runs" / case.config, where / "fits"
     shutil.rmtree(run / "sites", ignore_errors=True)
     log.unlink(missing_ok=True)
     shutil.rmtree(where / "cache", ignore_errors=True)  # nothing has been compiled before
     env = {**EQUAL, "XDG_CACHE_HOME": str(where / "cache")}
     with ExitStack() as stack:
-        stack.enter_context(on_cores(num_cores))
         head = stack.enter_context(ray_clusters.head(1, env, jobs=False))
         for _ in range(num_workers - 1):
             stack.enter_context(ray_clusters.worker(head, 1, env))
@@ -164,7 +149,6 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--laps", type=int, default=3)
-    parser.add_argument("--cores", action="store_true", help="as many cores as workers, for all that runs")
     chosen = parser.parse_args()
     columns, sizes = [], []
     for name in chosen.cases:
@@ -175,7 +159,7 @@ def main() -> int:
         trials = {"one": (1, places[1]), "two": (2, places[2]), "half": (2, places[1])}
         found: dict[str, list[dict[str, float]]] = {trial: [] for trial in trials}
         for _, (trial, (num_workers, where)) in itertools.product(range(chosen.laps), trials.items()):
-            fits, stage = fit(where, num_workers, case, num_workers if chosen.cores else os.cpu_count() or 1)
+            fits, stage = fit(where, num_workers, case)
             found[trial].append({**seconds(fits, num_workers), "stage": stage})
             print(name, trial, found[trial][-1], file=sys.stderr, flush=True)
         columns.append({n: {k: statistics.median(lap[k] for lap in laps) for k in laps[0]} for n, laps in found.items()})
@@ -184,7 +168,7 @@ def main() -> int:
     lines += [f"| {name} | " + " | ".join(cell(c) for c in columns) + " |" for name, cell in ROWS.items()]
     lines += ["", f"Medians of {chosen.laps}. Load of the machine: {os.getloadavg()[0]:.1f}."]
     print("\n".join(lines))
-    write("weak-scaling-cores" if chosen.cores else "weak-scaling", lines, PAGE)
+    write("weak-scaling", lines, PAGE)
     return 0
 
 
