@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import shutil
 import statistics
@@ -24,7 +23,7 @@ from benchmarks.problems import REPOSITORY
 from benchmarks.races import CAUCUS
 from benchmarks.weak_scaling import CASES, Case
 from cluster import config, executors, plan
-from sharding import simulate
+from sharding import simulate, store
 
 PAGE = REPOSITORY / "docs" / "sizing.md"
 NATIONS = {
@@ -59,11 +58,10 @@ def run(file: Path, options: list[str]) -> float:
 def expected(file: Path, options: list[str]) -> tuple[int, float, str]:
     """Cells of the run that was just made, the work that is expected of its workers, and what `auto` makes of it."""
     loaded = config.load(file, options[1::2]).config
-    manifest = json.loads((Path(loaded.run.directory) / "shards" / "manifest.json").read_text())
-    cells = sum(shard["num_cells"] for shard in manifest["shards"])
-    work = plan.work_seconds(loaded, cells)
+    shards = store.read_manifest(loaded.run.directory)["shards"]
+    work = plan.work_seconds(loaded, shards)
     is_serial = executors.is_serial(loaded.run, work)
-    return cells, work, "serial" if is_serial else "ray"
+    return sum(shard["num_cells"] for shard in shards), work, "serial" if is_serial else "ray"
 
 
 def main() -> int:

@@ -8,8 +8,10 @@ merged posterior's entries, a few dozen numbers per coefficient, and never all d
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster import executors
 from cluster.config import RunConfig
@@ -83,7 +85,7 @@ def make(config: RunConfig, directory: str) -> Plan:
         cells = sum(shard["num_cells"] for shard in shards)
         largest = max((shard["num_cells"] for shard in shards), default=0)
         num_shards = len(shards)
-    work = None if cells is None else work_seconds(config, cells)
+    work = None if manifest is None else work_seconds(config, manifest["shards"])
     workers = 1 if executors.is_serial(config.run, work) else config.run.workers
     nodes = getattr(config.fit, "quadrature_nodes", 1)
     cell_bytes = _BYTES_PER_NUMBER * (_ARRAYS_PER_NODE * nodes + 4 * terms)
@@ -134,14 +136,21 @@ def check(config: RunConfig, directory: str) -> Plan:
     return plan
 
 
-def work_seconds(config: RunConfig, num_cells: int, *, is_fitted: bool = False) -> float:
+def work_seconds(config: RunConfig, shards: Iterable[Mapping[str, Any]], *, is_fitted: bool = False) -> float:
     """What workers have to do in a run, in seconds of one core: fits (unless ``is_fitted``), audit and sums. Not the driver's merging.
 
     Right by a factor of three: rates are of ten coefficients a cell (`python -m benchmarks.break_even` and `benchmarks.weak_scaling`).
+
+    Parameters
+    ----------
+    shards
+        Their entries in the manifest. No more cells have an outcome than there are outcomes: of a survey matched to a voter file few.
     """
+    sizes = [(shard["num_cells"], min(shard["num_cells"], shard["num_trials"])) for shard in shards]
+    num_cells, num_known = (sum(size) for size in zip(*sizes, strict=True)) if sizes else (0, 0)
     fit = config.fit
-    draws = config.audit.draws + fit.draws * fit.chains
-    return num_cells * (_SECONDS_PER_CELL_PREDICTION * draws + (0.0 if is_fitted else _fit_seconds(fit)))
+    of_known = _SECONDS_PER_CELL_PREDICTION * config.audit.draws + (0.0 if is_fitted else _fit_seconds(fit))
+    return num_known * of_known + num_cells * _SECONDS_PER_CELL_PREDICTION * fit.draws * fit.chains
 
 
 def _fit_seconds(fit: FitConfig) -> float:
@@ -159,9 +168,7 @@ def _fit_seconds(fit: FitConfig) -> float:
 def work_ahead(config: RunConfig, directory: str, *, is_fitted: bool) -> float | None:
     """`work_seconds` of the data that are ingested, None before."""
     manifest = _shard_manifest(directory)
-    if manifest is None:
-        return None
-    return work_seconds(config, sum(shard["num_cells"] for shard in manifest["shards"]), is_fitted=is_fitted)
+    return None if manifest is None else work_seconds(config, manifest["shards"], is_fitted=is_fitted)
 
 
 def available_bytes() -> int:

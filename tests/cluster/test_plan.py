@@ -42,8 +42,8 @@ def planned(folder: Path, num_precincts: int, largest: int, *settings: str) -> p
     (run / "dictionary.json").write_text(json.dumps(dictionary))
     cells = 40 * num_precincts
     sizes = [largest, cells - largest] if largest < cells else [cells]
-    one = {"shard_id": "s", "path": "shards/s.parquet", "sha256": "0", "num_rows": 1, "num_trials": 1, "num_bytes": 1}
-    manifest = {"schema_version": 1, "shards": [one | {"num_cells": n} for n in sizes], "totals": {"rows_read": cells}}
+    one = {"shard_id": "s", "path": "shards/s.parquet", "sha256": "0", "num_rows": 1, "num_bytes": 1}
+    manifest = {"schema_version": 1, "shards": [one | {"num_cells": n, "num_trials": n} for n in sizes], "totals": {"rows_read": cells}}
     (run / "shards/manifest.json").write_text(json.dumps(manifest))
     (folder / "run.yaml").write_text(CONFIG)
     return plan.make(config.load(folder / "run.yaml", settings).config, str(run))
@@ -73,9 +73,10 @@ def test_a_dictionary_of_another_formula_is_no_obstacle(tmp_path):
     assert planned(tmp_path, 100, 4_000, "model.formula=voted ~ 1 + (1 | race)").driver_bytes > 0
 
 
-def work(folder: Path, *settings: str, num_cells: int = 100_000, is_fitted: bool = False) -> float:
+def work(folder: Path, *settings: str, num_cells: int = 100_000, num_trials: int = 10**6, is_fitted: bool = False) -> float:
     (folder / "run.yaml").write_text(CONFIG)
-    return plan.work_seconds(config.load(folder / "run.yaml", settings).config, num_cells, is_fitted=is_fitted)
+    shards = [{"num_cells": n, "num_trials": num_trials} for n in (num_cells // 4, num_cells - num_cells // 4)]
+    return plan.work_seconds(config.load(folder / "run.yaml", settings).config, shards, is_fitted=is_fitted)
 
 
 def test_work_goes_by_cells_rounds_and_draws(tmp_path):
@@ -88,6 +89,13 @@ def test_work_goes_by_cells_rounds_and_draws(tmp_path):
     assert work(tmp_path, "audit.draws=2000", is_fitted=True) > after
     assert work(tmp_path, "fit.draws=500", is_fitted=True) > after
     assert work(tmp_path, "fit.method=nuts", is_fitted=True) == after
+
+
+def test_cells_without_an_outcome_are_only_summed(tmp_path):
+    one_in_ten = work(tmp_path, "fit.method=nuts", num_trials=5_000)  # of two shards, 10,000 of 100,000 cells at most
+    nobody = work(tmp_path, "fit.method=nuts", num_trials=0)
+    assert nobody == pytest.approx(work(tmp_path, is_fitted=True) - work(tmp_path, is_fitted=True, num_trials=0), rel=1e-9)  # 1,000 draws each
+    assert one_in_ten - nobody == pytest.approx((work(tmp_path, "fit.method=nuts") - nobody) / 10)
 
 
 def test_sampling_is_more_work_than_variational_fits(tmp_path):
