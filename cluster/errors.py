@@ -1,7 +1,7 @@
 """Errors of the cluster layer, and the exit code each of them ends a command with.
 
 Exit codes tell a scheduler what to do next: 0 good, 2 mend the config or the data, 3 fitted but the audit failed,
-4 safe to run again, 130 interrupted. Anything unforeseen ends with 1: a fault of Caucus itself.
+4 safe to run again, 130 interrupted, 141 nobody reads the output any more. Anything unforeseen ends with 1: a fault of Caucus itself.
 """
 
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ EXIT_MEND = 2
 EXIT_AUDIT_FAILED = 3
 EXIT_RUN_AGAIN = 4
 EXIT_INTERRUPTED = 130
+EXIT_UNREAD = 141
 
 
 class ClusterError(Exception):

@@ -1,6 +1,7 @@
 """Every exception -> one clear message and the exit code that says what to do next."""
 
 import os
+import select
 import sys
 import traceback
 
@@ -9,11 +10,13 @@ from cluster.errors import (
     EXIT_INTERRUPTED,
     EXIT_MEND,
     EXIT_RUN_AGAIN,
+    EXIT_UNREAD,
     ClusterError,
 )
 
 _MEND = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _REMOTE_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs", "azure", "google", "requests"}
+_STDOUT = 1
 _LAYERS = {"sharding": "ShardingError", "fitting": "FittingError", "reporting": "ReportingError"}
 
 
@@ -39,12 +42,25 @@ def explain(error: BaseException) -> tuple[str, int]:
 
 
 def tell(error: BaseException, *, debug: bool) -> int:
-    """Print the message to stderr, with ``debug`` the traceback before it, and return the exit code."""
+    """Print the message to stderr, with ``debug`` the traceback before it, and return the exit code.
+
+    Nothing is said where output went to a pipe that has been closed (``caucus status | head -1``): so do other commands.
+    """
+    if isinstance(error, BrokenPipeError) and _is_unread(_STDOUT):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)  # for what is still to be flushed
+        return EXIT_UNREAD
     message, code = explain(error)
     if debug:
         traceback.print_exception(error)
     print(f"caucus: {message}", file=sys.stderr)
     return code
+
+
+def _is_unread(descriptor: int) -> bool:
+    """Whether it is the writing end of a pipe that nobody reads."""
+    pipe = select.poll()
+    pipe.register(descriptor, select.POLLOUT)
+    return any(happened & select.POLLERR for _, happened in pipe.poll(0))
 
 
 def _is_of_a_remote_store(error: BaseException) -> bool:

@@ -250,3 +250,11 @@ def test_bad_input(name: str, good: Path, tmp_path: Path):
     mended = line.caucus("run", folder / "run.yaml")
     assert mended.code == 0, mended
     assert "verdict: pass" in mended.out
+
+
+def test_output_that_nobody_reads_any_more_is_no_error(good: Path):
+    with line.started("validate", good / "run.yaml") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
