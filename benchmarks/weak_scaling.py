@@ -50,7 +50,7 @@ class Case(NamedTuple):
     @property
     def options(self) -> list[str]:
         """What is set beside the config: a shard for every state."""
-        settings = ["shards.by=state", "shards.min_cells=1"] + ([f"model.formula={self.formula}"] if self.formula else [])
+        settings = ["shards.by=state", "shards.min_cells=1", "shards.target_cells=1000000"] + ([f"model.formula={self.formula}"] if self.formula else [])
         return [word for setting in settings for word in ("--set", setting)]
 
 
@@ -65,6 +65,7 @@ CASES = {
     "vi": Case("nation-turnout", "vi", 10_000_000),
     "vi, many terms": Case("nation-turnout", "vi", 10_000_000, formula=MANY_TERMS),
     "vi, precincts": Case("nation-precincts", "vi", 6_000_000, 50_000),
+    "vi, 250 million voters": Case("nation-turnout", "vi", 250_000_000, formula=MANY_TERMS),
 }
 EQUAL = {"RAY_worker_niceness": "0"}
 """Ray gives workers a niceness of 15: whatever else runs on this machine would take their time."""
@@ -72,16 +73,16 @@ EQUAL = {"RAY_worker_niceness": "0"}
 
 def nations(folder: Path, case: Case) -> dict[int, Path]:
     """A nation, and two in one file, by the number of workers that fit them; made once."""
-    name = case.config + ("-many-terms" if case.formula else "")
+    name = f"{case.config}-{case.num_rows}" + ("-many-terms" if case.formula else "")
     one, two = folder / name / "one", folder / name / "two"
     if not one.exists():
         simulate.simulate(str(one), num_rows=case.num_rows, seed=1, num_precincts=case.num_precincts)
         (two / "voters").mkdir(parents=True)
         columns = ["state", "county", "voter_id", *(["precinct"] if case.num_precincts else [])]
         renamed = ", ".join(f"{column} || '2' AS {column}" for column in columns)
-        again = f"SELECT * REPLACE ({renamed})"
-        source = f"FROM '{one}/voters/*.parquet'"
-        duckdb.sql(f"COPY (SELECT * {source} UNION ALL {again} {source}) TO '{two}/voters/voters.parquet'")
+        for file in (one / "voters").iterdir():
+            os.link(file, two / "voters" / file.name)
+            duckdb.sql(f"COPY (SELECT * REPLACE ({renamed}) FROM '{file}') TO '{two}/voters/again-{file.name}'")
     for where in (one, two):
         file = where / f"{case.config}.yaml"
         shutil.copy(REPOSITORY / "configs" / file.name, file)

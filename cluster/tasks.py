@@ -17,7 +17,7 @@ import numpy as np
 
 from cluster import compile_cache, site_files
 from cluster.site_files import SiteFile
-from fitting import audit, cell_design, families, hierarchy, predict, relayout, rounds, sandwich, sites
+from fitting import audit, families, hierarchy, predict, relayout, rounds, sandwich, sites
 from fitting.audit import ShardAudit
 from fitting.cell_design import CellDesign
 from fitting.coding import Coding
@@ -201,13 +201,13 @@ def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
         return _cache[key]
     built = build_hierarchy(ref).model
     columns = store.read_shard(ref.directory, entry)
-    kept = np.flatnonzero(columns["num_trials"])
-    part = {name: values[kept] for name, values in columns.items()}
+    has_outcome = columns["num_trials"] > 0
+    part = columns if has_outcome.all() else {name: values[has_outcome] for name, values in columns.items()}
     nodes = built.touched_nodes(part)
     restriction = built.tree.restrict(nodes)
     wanted = (*build_hierarchy(ref).family.statistics, *(name for name in sandwich.SQUARED if name in part))
     statistics = {name: part[name].astype(np.float64) for name in wanted}
-    shard = Shard(restriction, nodes, cell_design.localise(built.design(part, statistics), restriction))
+    shard = Shard(restriction, nodes, built.design(part, statistics, within=restriction))
     _cache[key] = shard
     while len(_cache) > 1 and sum(map(_num_bytes, _cache.values())) > CACHE_BYTES:
         _cache.popitem(last=False)
@@ -349,7 +349,7 @@ def sum_shard(task: SumTask) -> ShardSums:
     columns = store.read_shard(task.ref.directory, task.entry)
     statistics = {name: columns[name].astype(np.float64) for name in prior.family.statistics}
     restriction = prior.model.tree.restrict(task.nodes)
-    design = cell_design.localise(prior.model.design(columns, statistics), restriction)
+    design = prior.model.design(columns, statistics, within=restriction)
     groups, sizes, codes = {}, {}, []
     for i, margin in enumerate(task.margins):
         kinds, which = margin_tables.groups_of(columns, margin, _sizes(coding, margin), design.num_cells)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
-
-from fitting.tree import Restriction
 
 
 class NewLevels(NamedTuple):
@@ -41,9 +39,14 @@ class CellDesign(NamedTuple):
         """Number of linear predictors: one, or one a category."""
         return max(self.predictors) + 1
 
+    def runs(self, size: int) -> Iterator[slice]:
+        """Consecutive runs of at most so many cells."""
+        return (slice(begin, begin + size) for begin in range(0, self.num_cells, size))
 
-def localise(design: CellDesign, restriction: Restriction) -> CellDesign:
-    """The same design with coefficients numbered within a restriction."""
-    place = np.full(int(restriction.coefficients.max()) + 1, -1, dtype=np.int32)
-    place[restriction.coefficients] = np.arange(len(restriction.coefficients), dtype=np.int32)
-    return design._replace(places=tuple(place[i] for i in design.places))
+    def some(self, cells: slice) -> CellDesign:
+        """The same of some of the cells; no array is copied."""
+        return self._replace(
+            places=tuple(place[cells] for place in self.places),
+            values=tuple(None if value is None else value[cells] for value in self.values),
+            statistics={name: column[cells] for name, column in self.statistics.items()},
+        )

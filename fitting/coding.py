@@ -110,8 +110,8 @@ class Coding(NamedTuple):
             ":".join(names[code] for names, code in zip(levels, row, strict=True)) for row in self.group_levels(columns)
         ]
 
-    def locate(self, columns: tuple[str, ...], codes: np.ndarray) -> np.ndarray:
-        """Index of each combination of codes, (n, num_columns), among the group's levels; -1 where it was never observed.
+    def locate(self, columns: tuple[str, ...], codes: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        """Index of each combination of codes, (n,) for each column, among the group's levels; -1 where it was never observed.
 
         Raises
         ------
@@ -119,19 +119,18 @@ class Coding(NamedTuple):
             A code that its factor does not have.
         """
         sizes = [len(self.factors[c]) for c in columns]
-        known, wanted = _key(self.group_levels(columns), sizes), _key(codes, sizes)
-        missing = np.zeros(len(codes), dtype=bool)
-        for name, size, column in zip(columns, sizes, np.asarray(codes).T, strict=True):
-            missing |= column < 0
+        known, wanted = _key(self.group_levels(columns).T, sizes), _key(codes, sizes)
+        for name, size, column in zip(columns, sizes, codes, strict=True):
             if (highest := column.max(initial=-1)) >= size:
                 raise ModelError(
                     f"column {name!r}", f"code {highest}", f"codes below {size}, its levels in the dictionary. Ingest again"
                 )
-        wanted[missing] = -1
+            if column.min(initial=0) < 0:
+                wanted[column < 0] = -1
         if (size := math.prod(sizes)) <= _TABLE_SIZE:
             table = np.full(size + 1, -1)  # its last place is that of -1
             table[known] = np.arange(len(known))
-            return table[wanted]
+            return table.take(wanted)
         place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return np.where(known[place] == wanted, place, -1)
 
@@ -147,7 +146,7 @@ class Coding(NamedTuple):
             if owner is None:
                 return None
             codes.append(self.parents[owner][column][levels[:, columns.index(owner)]])
-        place = self.locate(onto, np.stack(codes, axis=1))
+        place = self.locate(onto, codes)
         return None if (place < 0).any() else place
 
 
@@ -156,7 +155,7 @@ def distinct(codes: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.nd
 
     ``sizes`` bound the codes of each column; their product must be below 2^63.
     """
-    keys, which = np.unique(_key(codes, sizes), return_inverse=True)
+    keys, which = np.unique(_key(codes.T, sizes, len(codes)), return_inverse=True)
     columns: list[np.ndarray] = []
     for size in reversed(sizes):
         keys, column = np.divmod(keys, size)
@@ -164,8 +163,10 @@ def distinct(codes: np.ndarray, sizes: Sequence[int]) -> tuple[np.ndarray, np.nd
     return np.stack(columns[::-1], axis=1), which
 
 
-def _key(codes: np.ndarray, sizes: Sequence[int]) -> np.ndarray:
-    key = np.zeros(len(codes), dtype=np.int64)
-    for column, size in enumerate(sizes):
-        key = key * size + np.asarray(codes)[:, column]
+def _key(columns: Sequence[np.ndarray] | np.ndarray, sizes: Sequence[int], num_rows: int = 0) -> np.ndarray:
+    """One number for each combination of codes; ``num_rows`` where there may be no column."""
+    key = np.array(columns[0], dtype=np.int64) if len(columns) else np.zeros(num_rows, dtype=np.int64)
+    for column, size in zip(columns[1:], sizes[1:], strict=True):
+        key *= size
+        key += column
     return key

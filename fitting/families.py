@@ -29,7 +29,9 @@ from fitting.likelihoods import (
 )
 
 Statistics = Mapping[str, np.ndarray]
-CHUNK_VALUES = 1 << 21  # values of (P, P, cells, nodes) held at once
+CHUNK_VALUES = 1 << 17
+"""Values of (P, P, cells, nodes) formed at once, so that they stay in a core's cache; up to 16 times as many for `MIN_CHUNK` cells."""
+MIN_CHUNK = 128
 
 _LIKELIHOODS: Mapping[str, ModuleType] = {
     "binomial": binomial, "gaussian": gaussian, "poisson": poisson, "negative_binomial": negative_binomial,
@@ -193,7 +195,8 @@ def expected_derivatives(
     nodes, weights = quadrature.rule(size, len(family.own), num_nodes, small=largest < quadrature.SMALL_VARIANCE)
     lower = quadrature.square_root(covariance)
     gradient, curvature = np.empty((size, num_cells)), np.empty((size, size, num_cells))
-    chunk = max(1, CHUNK_VALUES // (size * size * len(weights)))
+    of_cell = size * size * len(weights)
+    chunk = max(1, CHUNK_VALUES // of_cell, min(MIN_CHUNK, 16 * CHUNK_VALUES // of_cell))
     for begin in range(0, num_cells, chunk):
         part = slice(begin, begin + chunk)
         spread = sum(lower[:, k, part, None] * nodes[k] for k in range(size))

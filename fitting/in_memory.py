@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fitting import audit as audits
-from fitting import cell_design, combiner, families, formula, hierarchy, rounds, scale_proposal, sites, verdict
 from fitting import columns as data_columns
+from fitting import combiner, families, formula, hierarchy, rounds, scale_proposal, sites, verdict
 from fitting.cell_design import CellDesign
 from fitting.coding import Coding, Numeric, OutcomeSummary
 from fitting.columns import DataColumns
@@ -175,8 +175,8 @@ def fit(
         part = {name: values[rows] for name, values in coded.items()}
         restriction = built.restriction(part)
         restrictions.append(restriction)
-        whole = built.design(part, {name: values[rows] for name, values in statistics.items()})
-        designs.append(cell_design.localise(whole, restriction))
+        own = {name: values[rows] for name, values in statistics.items()}
+        designs.append(built.design(part, own, within=restriction))
 
     def site(s: int, state: rounds.RoundsState, under: Moments, number: int, coming: rounds.Round) -> Site:
         restriction, design = restrictions[s], designs[s]

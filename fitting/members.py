@@ -43,7 +43,7 @@ class Combination:
 
     def locate(self, coding: Coding, columns: Mapping[str, np.ndarray]) -> list[Located]:
         """See `Members`."""
-        return [(coding.locate(self.columns, np.stack([columns[c] for c in self.columns], axis=1)), None)]
+        return [(coding.locate(self.columns, [columns[c] for c in self.columns]), None)]
 
 
 class MembershipConfig(BaseModel):

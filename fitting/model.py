@@ -122,21 +122,29 @@ class Model:
         return names
 
     def design(
-        self, columns: Columns, statistics: Mapping[str, np.ndarray], new_levels: list[NewLevels] | None = None
-    ) -> CellDesign:
+        self, columns: Columns, statistics: Mapping[str, np.ndarray], new_levels: list[NewLevels] | None = None,
+        *, within: Restriction | None = None,
+    ) -> CellDesign:  # fmt: skip
         """Arrays of some cells from factor codes (int) and raw numerics (float), each of shape (n,).
 
         A combination of levels never observed at ingest is an error, unless ``new_levels`` is given: then it gets places
         after the model's own and is noted there, for ``fitting.predict`` to draw from the group's distribution.
+
+        Parameters
+        ----------
+        within
+            A part of the tree that has all nodes of these cells: coefficients are numbered there.
         """
         parts: list[tuple[int, int, np.ndarray, np.ndarray | None]] = []
         next_place = self.tree.num_coefficients
+        number = np.arange(next_place, dtype=np.int32) if within is None else within.numbers(next_place)
         for g, group in enumerate(self.groups):
             effects = [terms.values(self.coding, part, columns) for part in terms.expand(self.coding, group.parts)]
+            places_of_level = number[group.coefficients.T]
             for located, weight in group.members.locate(self.coding, columns):
-                places = group.coefficients[located]
-                unknown = located < 0
-                if unknown.any():
+                places = [of_level.take(located) for of_level in places_of_level]
+                if located.min(initial=0) < 0:
+                    unknown = located < 0
                     if new_levels is None:
                         raise ModelError(
                             f"group term of {group.name!r}",
@@ -145,17 +153,17 @@ class Model:
                         )
                     codes = np.stack([columns[c][unknown] for c in group.columns], axis=1)
                     kinds, which = np.unique(codes, axis=0, return_inverse=True)
-                    size = len(group.coefficient_names)
                     new_levels.append(NewLevels(g, next_place, len(kinds)))
-                    places[unknown] = next_place + which.reshape(-1, 1) * size + np.arange(size)
-                    next_place += len(kinds) * size
-                for j, effect in enumerate(effects):
+                    for j, place in enumerate(places):
+                        place[unknown] = next_place + which.ravel() * len(places) + j
+                    next_place += len(kinds) * len(places)
+                for place, effect in zip(places, effects, strict=True):
                     value = effect if weight is None else (weight if effect is None else weight * effect)
-                    parts.append((group.level, group.predictor, places[:, j].astype(np.int32), value))
+                    parts.append((group.level, group.predictor, place, value))
         num_cells = len(next(iter((*columns.values(), *statistics.values()))))  # a lone intercept has no columns
         for block in self.fixed:
             kind, value = terms.fixed_nonzero(self.coding, block.columns, block.full, columns, num_cells)
-            place = block.coefficients[np.minimum(kind, len(block.coefficients) - 1)].astype(np.int32)
+            place = number[block.coefficients].take(np.minimum(kind, len(block.coefficients) - 1))
             parts.append((0, block.predictor, place, value))
         parts.sort(key=lambda part: -part[0])
         return CellDesign(
@@ -166,7 +174,7 @@ class Model:
         """Nodes of the tree that these cells touch, sorted, per level below the root."""
         touched = []
         for level, factor in enumerate(self.chain):
-            located = self.coding.locate(factor, np.stack([columns[c] for c in factor], axis=1))
+            located = self.coding.locate(factor, [columns[c] for c in factor])
             is_touched = np.zeros(self.tree.num_nodes[level + 1], dtype=bool)
             is_touched[self.nodes[level][located]] = True
             touched.append(np.flatnonzero(is_touched))

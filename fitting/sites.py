@@ -19,6 +19,11 @@ from fitting.cell_design import CellDesign
 from fitting.families import Family, expected_derivatives
 from fitting.tree import Tree
 
+CELLS_AT_ONCE = 1 << 14
+"""Cells whose pairs of nonzeros are formed together: their arrays stay in a core's cache, and are not asked of the system anew."""
+Partner = tuple[int, np.ndarray, np.ndarray | None]
+"""The second nonzero of a pair: its number, its position in the first one's row, (n,), and the product of both values."""
+
 
 class Site(NamedTuple):
     r"""Natural parameters on a shard's part of the tree, shapes (E_s,) and (D_s,).
@@ -32,14 +37,17 @@ class Site(NamedTuple):
     constants: np.ndarray
 
 
-def pairs(tree: Tree, design: CellDesign) -> Iterator[tuple[int, int, np.ndarray, np.ndarray | None]]:
-    """For every pair of nonzeros, deeper first: their numbers, places in the tree matrix (n,), and product of values."""
-    rows = [tree.row_start.take(index) for index in design.places]
+def pairs(tree: Tree, design: CellDesign) -> Iterator[tuple[int, np.ndarray, Iterator[Partner]]]:
+    """Every nonzero, deepest first: its number, its rows in the tree matrix, (n,), and those that are not deeper."""
     positions = [tree.path_position.take(index) for index in design.places]
-    for i, row in enumerate(rows):
-        for j in range(i, len(rows)):
+
+    def partners(i: int) -> Iterator[Partner]:
+        for j in range(i, len(positions)):
             a, b = design.values[i], design.values[j]
-            yield i, j, row + positions[j], b if a is None else (a if b is None else a * b)
+            yield j, positions[j], b if a is None else (a if b is None else a * b)
+
+    for i, index in enumerate(design.places):
+        yield i, tree.row_start.take(index), partners(i)
 
 
 def predictor_mean(design: CellDesign, mean: np.ndarray) -> np.ndarray:
@@ -77,16 +85,19 @@ def predictor_covariance(tree: Tree, design: CellDesign, covariance: np.ndarray)
     """Covariance of each cell's linear predictors, shape (P, P, n), from path covariances (E,)."""
     size = design.num_predictors
     total = np.zeros((size, size, design.num_cells))
-    for i, j, place, value in pairs(tree, design):
-        part = covariance.take(place)
-        if value is not None:
-            part *= value
-        p, q = design.predictors[i], design.predictors[j]
-        if p == q:
-            total[p, p] += part if i == j else 2.0 * part
-        else:
-            total[p, q] += part
-            total[q, p] += part
+    for cells in design.runs(CELLS_AT_ONCE):
+        of_cells = total[..., cells]
+        for i, row, partners in pairs(tree, design.some(cells)):
+            for j, position, value in partners:
+                part = covariance.take(row + position)
+                if value is not None:
+                    part *= value
+                p, q = design.predictors[i], design.predictors[j]
+                if p == q:
+                    of_cells[p, p] += part if i == j else 2.0 * part
+                else:
+                    of_cells[p, q] += part
+                    of_cells[q, p] += part
     diagonal = np.arange(size)
     total[diagonal, diagonal] = np.maximum(total[diagonal, diagonal], 0.0)
     return total
@@ -96,13 +107,18 @@ def information(tree: Tree, design: CellDesign, weight: np.ndarray) -> np.ndarra
     """``sum_pq Z_p' diag(weight_pq) Z_q`` on the tree's pattern, shape (E,), for weights of shape (P, P, n)."""
     entries = np.zeros(tree.num_entries)
     depth = [int(tree.level_of[index[:1]].sum()) for index in design.places]  # a nonzero is of one level in all cells
-    for i, j, place, value in pairs(tree, design):
-        w = weight[design.predictors[i], design.predictors[j]]
-        if i != j and depth[i] == depth[j]:
-            twice = design.places[i] == design.places[j]
-            if twice.any():  # one coefficient twice in a cell: both orders of the pair are one place, on the diagonal
-                w = w * (1.0 + twice)
-        entries += np.bincount(place, w if value is None else w * value, tree.num_entries)
+    for cells in design.runs(CELLS_AT_ONCE):
+        some, of_cells = design.some(cells), weight[..., cells]
+        for i, row, partners in pairs(tree, some):
+            first, last = int(row.min()), int(row.max()) + tree.widths[depth[i]] + tree.block_sizes[depth[i]]
+            row -= first
+            for j, position, value in partners:
+                w = of_cells[design.predictors[i], design.predictors[j]]
+                if i != j and depth[i] == depth[j]:
+                    twice = some.places[i] == some.places[j]
+                    if twice.any():  # one coefficient twice in a cell: both orders of the pair are one place, on the diagonal
+                        w = w * (1.0 + twice)
+                entries[first:last] += np.bincount(row + position, w if value is None else w * value, last - first)
     for level, (n, k, w) in enumerate(zip(tree.num_nodes, tree.block_sizes, tree.widths, strict=True)):
         if k > 1:  # within a block each pair was added on one side only
             block = entries[tree.entry_starts[level] : tree.entry_starts[level + 1]].reshape(n, k, w + k)
@@ -128,7 +144,7 @@ def fit(
     Parameters
     ----------
     design
-        With coefficients numbered on ``tree`` (``fitting.cell_design.localise``).
+        With coefficients numbered on ``tree`` (``within`` of `fitting.model.Model.design`).
     mean, covariance
         Moments of q, shapes (D_s,) and (E_s,). A covariance of zeros gives the Laplace site at ``mean``.
     convex

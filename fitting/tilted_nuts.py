@@ -144,7 +144,7 @@ def fit(
     Parameters
     ----------
     design
-        With coefficients numbered on ``tree`` (``fitting.cell_design.localise``).
+        With coefficients numbered on ``tree`` (``within`` of `fitting.model.Model.design`).
     mean, covariance
         Moments of the merged posterior on the shard's part of the tree, shapes (D_s,) and (E_s,).
     site

@@ -140,6 +140,12 @@ class Restriction(NamedTuple):
     coefficients: np.ndarray
     entries: np.ndarray
 
+    def numbers(self, num_coefficients: int) -> np.ndarray:
+        """Number in the subtree of each coefficient of the whole tree, shape (D,); -1 where it is not there."""
+        numbers = np.full(num_coefficients, -1, dtype=np.int32)
+        numbers[self.coefficients] = np.arange(len(self.coefficients), dtype=np.int32)
+        return numbers
+
 
 class Factor(NamedTuple):
     """Block Cholesky factor: per level the inverse of the lower factor, (N, k, k), and its product with the coupling, (N, k, w)."""

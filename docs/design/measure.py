@@ -199,8 +199,8 @@ def part_arrays() -> None:
 
     def inputs(r: Any, d: Any, m: Any) -> tuple[Any, ...]:
         # the multipliers of `female` are left out: a little less work than NumPy has
-        pairs = list(sites.pairs(r.tree, d))
-        own, crossed = ([place for i, j, place, _ in pairs if (i == j) == same] for same in (True, False))
+        pairs = [(i == j, row + position) for i, row, partners in sites.pairs(r.tree, d) for j, position, _ in partners]
+        own, crossed = ([place for is_own, place in pairs if is_own == same] for same in (True, False))
         return own, crossed, list(d.places), dict(d.statistics), m.mean, m.covariance
 
     prepared = [inputs(*part) for part in parts]

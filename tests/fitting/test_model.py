@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import cell_design, coding, families, formula, in_memory, model, sites
+from fitting import coding, families, formula, in_memory, model, sites
 from fitting.errors import ModelError
 
 STATES = ["AL", "OH", "WY"]
@@ -52,7 +52,7 @@ def test_combinations_are_located_one_by_one(table_size, monkeypatch):
         asked = np.stack([grid.ravel() for grid in np.meshgrid(*(np.arange(-1, size) for size in sizes))], axis=1)
         expected = [known.index(row) if (row := tuple(codes)) in known else -1 for codes in asked.tolist()]
         assert -1 in expected
-        assert built.coding.locate(columns, asked).tolist() == expected
+        assert built.coding.locate(columns, asked.T).tolist() == expected
 
 
 @pytest.mark.parametrize("table_size", [0, coding._TABLE_SIZE], ids=["searched", "by table"])
@@ -64,7 +64,7 @@ def test_a_code_that_its_factor_does_not_have_is_refused(table_size, number, mon
     codes, size = np.stack([coded[c] for c in columns], axis=1), len(built.coding.factors[columns[number]])
     codes[7, number] = size
     with pytest.raises(ModelError, match=f"column '{columns[number]}': found code {size}; expected codes below {size}"):
-        built.coding.locate(columns, codes)
+        built.coding.locate(columns, codes.T)
 
 
 def test_linear_predictor_is_the_sum_that_the_formula_says():
@@ -173,7 +173,7 @@ def test_a_shard_has_the_same_predictors_on_its_own_part():
     chosen = np.flatnonzero(columns["state"] == "OH")
     part = {name: values[chosen] for name, values in coded.items()}
     restriction = built.restriction(part)
-    local = cell_design.localise(built.design(part, {"num_trials": np.ones(len(chosen))}), restriction)
+    local = built.design(part, {"num_trials": np.ones(len(chosen))}, within=restriction)
     assert restriction.tree.num_nodes == (1, 1, 5)
     np.testing.assert_allclose(
         sites.predictor_mean(local, theta[restriction.coefficients]), sites.predictor_mean(design, theta)[:, chosen]

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from ruamel.yaml import YAML
 from scipy import integrate
 
-from fitting import cell_design, families, hierarchy, in_memory, relayout, sites
+from fitting import families, hierarchy, in_memory, relayout, sites
 from fitting.config import ModelConfig
 from fitting.errors import ModelError
 from fitting.structures import StructureConfig
@@ -351,7 +351,7 @@ def test_a_site_in_another_layout_has_the_same_density_and_comes_back_the_same(c
         part = {name: values[rows] for name, values in coded.items()}
         nodes = old.touched_nodes(part)
         restriction = old.tree.restrict(nodes)
-        design = cell_design.localise(old.design(part, {n: v[rows] for n, v in statistics.items()}), restriction)
+        design = old.design(part, {n: v[rows] for n, v in statistics.items()}, within=restriction)
         zero = np.zeros(restriction.tree.num_coefficients), np.zeros(restriction.tree.num_entries)
         site = sites.fit(restriction.tree, design, families.BINOMIAL, *zero, num_nodes=5)
         nodes_new, moved = relayout.move(old, new, nodes, site)
