@@ -2,14 +2,16 @@
 
 A simulated nation of 51 states is fitted by one worker, and two such nations in one file (102 states, each twice) by two; a worker is a
 Ray node of one core, one of them the head; the driver and Ray's own processes run beside. Commands alternate, ``--laps`` times; the table has medians.
-Cases are NUTS, and vi with a small model, with many terms and cells, and with precincts: fits of seconds, 6, 80 and 30 ms.
+Cases are NUTS, and vi with a small model, with many terms, with precincts, and with many terms of 250 million voters.
 
 * Weak scaling: time with one worker over time with two, for the tasks alone (sum over rounds, from the first that begins to the last that
   ends) and for the stage (what `caucus fit` notes; the driver merges between rounds).
+* The machine's own: the very same fits of the nation by a plain process, and by two at once that know nothing of each other
+  (`benchmarks.replayed_fits`). Two cores that share a cache, memory and their maker's other guests do not give twice what one gives.
 * Overhead, on the 51 states by one worker and by two: what a worker does beside fitting while a round is under way. It waits for a task, or JAX traces
   and compiles (its own clock, see `benchmarks.timed_driver`; no program was kept from before). In percent of the fits themselves.
 
-Writes the table of docs/scaling.md.
+What was found is kept in FOLDER by case, so cases can be run one after the other (``--cases``). Writes the table of docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -23,13 +25,14 @@ import signal
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
 
-from benchmarks import ray_clusters, timed_driver
+from benchmarks import ray_clusters, replayed_fits, timed_driver
 from benchmarks.family_page import write
 from benchmarks.problems import REPOSITORY
 from benchmarks.timed_driver import Fit
@@ -110,6 +113,19 @@ def fit(where: Path, num_workers: int, case: Case) -> tuple[list[Fit], float]:
     return fits, json.loads((run / "manifest.json").read_text())["stages"]["fit"]["seconds"]
 
 
+def plain_fits(where: Path, num_processes: int, case: Case) -> dict[str, float]:
+    """The nation's fits by so many plain processes at once; what they are is found out once, by a run in one process."""
+    recorded, folder = where / f"tasks-{case.method}", where / "plain"
+    if not recorded.exists():
+        shutil.rmtree(where / "runs" / case.config / "sites", ignore_errors=True)
+        command = [sys.executable, "-m", "benchmarks.replayed_fits", "record", recorded, "fit", where / f"{case.config}.yaml"]
+        options = [*case.options, "--set", f"fit.method={case.method}"]
+        subprocess.run([*command, *options], check=True, cwd=REPOSITORY, stdout=sys.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
+    found = replayed_fits.at_once(recorded, folder, num_processes, dict(os.environ))
+    return {"tasks": found["seconds"], "computing": found["computing"]}
+
+
 def seconds(fits: list[Fit], num_workers: int) -> dict[str, float]:
     """Seconds of the tasks of all rounds, and of the workers: fitting, compiling, waiting for a task."""
     rounds = [list(group) for _, group in itertools.groupby(sorted(fits, key=lambda f: f.round), lambda f: f.round)]
@@ -119,29 +135,63 @@ def seconds(fits: list[Fit], num_workers: int) -> dict[str, float]:
     return {"computing": computing, "tasks": tasks, "fitting": busy - compiling, "compiling": compiling, "waiting": num_workers * tasks - busy}
 
 
-def overhead(trial: dict[str, float]) -> str:
+Trials = dict[str, dict[str, float]]
+"""What one lap found, by trial."""
+
+
+def scaling(lap: Trials, what: str = "tasks") -> float:
+    """Of a run."""
+    return lap["one"][what] / lap["two"][what]
+
+
+def machines_own(lap: Trials) -> float:
+    """Of plain processes."""
+    return lap["plain one"]["tasks"] / lap["plain two"]["tasks"]
+
+
+def median(laps: Sequence[Trials], of_lap: Callable[[Trials], float]) -> str:
+    """Of a ratio, which is taken within laps: a machine's speed changes from one to the next."""
+    return f"{statistics.median(map(of_lap, laps)):.2f}"
+
+
+def mean_seconds(laps: Sequence[Trials], trial: str, what: str = "tasks") -> str:
+    """The median over laps."""
+    return f"{statistics.median(lap[trial][what] for lap in laps):.1f}"
+
+
+def each(laps: Sequence[Trials], of_lap: Callable[[Trials], float]) -> str:
+    """A ratio of every lap."""
+    return ", ".join(f"{of_lap(lap):.2f}" for lap in laps)
+
+
+def share(laps: Sequence[Trials], trial: str) -> str:
     """Compiling and waiting, of fitting."""
-    return f"{(trial['compiling'] + trial['waiting']) / trial['fitting']:.1%}"
+    return f"{statistics.median((lap[trial]['compiling'] + lap[trial]['waiting']) / lap[trial]['fitting'] for lap in laps):.1%}"
 
 
-ROWS = {
-    "51 shards, one worker: tasks, s": lambda c: f"{c['one']['tasks']:.1f}",
-    "102 shards, two workers: tasks, s": lambda c: f"{c['two']['tasks']:.1f}",
-    "**weak scaling of the tasks**": lambda c: f"**{c['one']['tasks'] / c['two']['tasks']:.2f}**",
-    "CPU seconds of its fits: one nation alone, and each of the two": lambda c: f"{c['one']['computing']:.1f}, {c['two']['computing'] / 2:.1f}",
-    "51 shards, one worker: stage, s": lambda c: f"{c['one']['stage']:.1f}",
-    "102 shards, two workers: stage, s": lambda c: f"{c['two']['stage']:.1f}",
-    "weak scaling of the stage": lambda c: f"{c['one']['stage'] / c['two']['stage']:.2f}",
-    "51 shards, one worker: fitting, compiling, waiting, s": lambda c: split(c["one"]),
-    "51 shards, two workers: fitting, compiling, waiting, s": lambda c: split(c["half"]),
-    "**compiling and waiting, of fitting: one worker**": lambda c: f"**{overhead(c['one'])}**",
-    "**two workers**": lambda c: f"**{overhead(c['half'])}**",
-}
-
-
-def split(trial: dict[str, float]) -> str:
+def split(laps: Sequence[Trials], trial: str) -> str:
     """Seconds of the workers."""
-    return f"{trial['fitting']:.1f}, {trial['compiling']:.1f}, {trial['waiting']:.1f}"
+    return ", ".join(mean_seconds(laps, trial, what) for what in ("fitting", "compiling", "waiting"))
+
+
+ROWS: dict[str, Callable[[Sequence[Trials]], str]] = {
+    "51 shards, one worker: tasks, s": lambda laps: mean_seconds(laps, "one"),
+    "102 shards, two workers: tasks, s": lambda laps: mean_seconds(laps, "two"),
+    "**weak scaling of the tasks**": lambda laps: f"**{median(laps, scaling)}**",
+    "each lap": lambda laps: each(laps, scaling),
+    "51 shards, a plain process: s": lambda laps: mean_seconds(laps, "plain one"),
+    "51 shards each, two plain processes at once: s": lambda laps: mean_seconds(laps, "plain two"),
+    "what the machine gives": lambda laps: median(laps, machines_own),
+    "**weak scaling, of what the machine gives**": lambda laps: f"**{median(laps, lambda lap: scaling(lap) / machines_own(lap))}**",
+    "each lap, of what the machine gives": lambda laps: each(laps, lambda lap: scaling(lap) / machines_own(lap)),
+    "51 shards, one worker: stage, s": lambda laps: mean_seconds(laps, "one", "stage"),
+    "102 shards, two workers: stage, s": lambda laps: mean_seconds(laps, "two", "stage"),
+    "weak scaling of the stage": lambda laps: median(laps, lambda lap: scaling(lap, "stage")),
+    "51 shards, one worker: fitting, compiling, waiting, s": lambda laps: split(laps, "one"),
+    "51 shards, two workers: fitting, compiling, waiting, s": lambda laps: split(laps, "half"),
+    "**compiling and waiting, of fitting: one worker**": lambda laps: f"**{share(laps, 'one')}**",
+    "**two workers**": lambda laps: f"**{share(laps, 'half')}**",
+}
 
 
 def main() -> int:
@@ -151,26 +201,44 @@ def main() -> int:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--laps", type=int, default=3)
     chosen = parser.parse_args()
-    columns, sizes = [], []
+    folder = chosen.folder.resolve()
     for name in chosen.cases:
-        case = CASES[name]
-        places = nations(chosen.folder.resolve(), case)
-        manifest = json.loads((places[1] / "runs" / case.config / "shards" / "manifest.json").read_text())
-        sizes.append(f"{sum(shard['num_cells'] for shard in manifest['shards']):,}")
-        trials = {"one": (1, places[1]), "two": (2, places[2]), "half": (2, places[1])}
-        found: dict[str, list[dict[str, float]]] = {trial: [] for trial in trials}
-        for _, (trial, (num_workers, where)) in itertools.product(range(chosen.laps), trials.items()):
-            fits, stage = fit(where, num_workers, case)
-            found[trial].append({**seconds(fits, num_workers), "stage": stage})
-            print(name, trial, found[trial][-1], file=sys.stderr, flush=True)
-        columns.append({n: {k: statistics.median(lap[k] for lap in laps) for k in laps[0]} for n, laps in found.items()})
-    lines = ["| | " + " | ".join(chosen.cases) + " |", "|---|" + "--:|" * len(chosen.cases)]
-    lines += [f"| voters | {' | '.join(f'{CASES[name].num_rows:,}' for name in chosen.cases)} |", f"| cells | {' | '.join(sizes)} |"]
-    lines += [f"| {name} | " + " | ".join(cell(c) for c in columns) + " |" for name, cell in ROWS.items()]
-    lines += ["", f"Medians of {chosen.laps}. Load of the machine: {os.getloadavg()[0]:.1f}."]
+        laps = [lap(name, CASES[name], nations(folder, CASES[name])) for _ in range(chosen.laps)]
+        (folder / f"{name}.json").write_text(json.dumps({"laps": laps, "load": round(os.getloadavg()[0], 1)}))
+    lines = table(folder)
     print("\n".join(lines))
     write("weak-scaling", lines, PAGE)
     return 0
+
+
+def lap(name: str, case: Case, places: dict[int, Path]) -> Trials:
+    """Every trial once."""
+    found: Trials = {}
+    for trial, (num_workers, where) in {"one": (1, places[1]), "two": (2, places[2]), "half": (2, places[1])}.items():
+        if trial != "half":
+            found[f"plain {trial}"] = plain_fits(places[1], num_workers, case)
+        fits, stage = fit(where, num_workers, case)
+        found[trial] = {**seconds(fits, num_workers), "stage": stage, "fits": len(fits)}
+    print(name, json.dumps(found), file=sys.stderr, flush=True)
+    return found
+
+
+def table(folder: Path) -> list[str]:
+    """Of every case that has been run in the folder."""
+    found = {name: json.loads(kept.read_text()) for name in CASES if (kept := folder / f"{name}.json").exists()}
+    lines = ["| | " + " | ".join(found) + " |", "|---|" + "--:|" * len(found)]
+    cells = []
+    for name in found:
+        case = CASES[name]
+        manifest = nations(folder, case)[1] / "runs" / case.config / "shards" / "manifest.json"
+        cells.append(f"{sum(shard['num_cells'] for shard in json.loads(manifest.read_text())['shards']):,}")
+    lines += [f"| voters | {' | '.join(f'{CASES[name].num_rows:,}' for name in found)} |", f"| cells | {' | '.join(cells)} |"]
+    ms = [f"{1e3 * statistics.median(lap['plain one']['tasks'] / lap['one']['fits'] for lap in kept['laps']):,.0f}" for kept in found.values()]
+    lines.append(f"| a fit in a plain process, ms | {' | '.join(ms)} |")
+    lines += [f"| {row} | " + " | ".join(cell(kept["laps"]) for kept in found.values()) + " |" for row, cell in ROWS.items()]
+    ends = [f"{len(kept['laps'])}; {kept['load']}" for kept in found.values()]
+    lines.append(f"| laps; load of the machine | {' | '.join(ends)} |")
+    return lines
 
 
 if __name__ == "__main__":
