@@ -11,7 +11,7 @@ Cases are NUTS, and vi with a small model, with many terms, with precincts, and 
 * Overhead, on the 51 states by one worker and by two: what a worker does beside fitting while a round is under way. It waits for a task, or JAX traces
   and compiles (its own clock, see `benchmarks.timed_driver`; no program was kept from before). In percent of the fits themselves.
 
-What was found is kept in FOLDER by case, so cases can be run one after the other (``--cases``). Writes the table of docs/scaling.md.
+Every lap is kept in FOLDER, so cases can be run one after the other (``--cases``), and laps be added. Writes the table of docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -42,13 +42,17 @@ PAGE = REPOSITORY / "docs" / "scaling.md"
 
 
 class Case(NamedTuple):
-    """What is fitted: a config of `configs/`, and its simulated nation. ``method`` is `fit.method`, ``formula`` another than the config's."""
+    """What is fitted: a config of `configs/`, and its simulated nation. ``method`` is `fit.method`, ``formula`` another than the config's.
+
+    Without ``is_replayed`` no plain process does the same.
+    """
 
     config: str
     method: str
     num_rows: int
     num_precincts: int = 0
     formula: str = ""
+    is_replayed: bool = True
 
     @property
     def options(self) -> list[str]:
@@ -64,7 +68,7 @@ MANY_TERMS = (
 
 
 CASES = {
-    "nuts": Case("nation-turnout", "nuts", 10_000_000),
+    "nuts": Case("nation-turnout", "nuts", 10_000_000, is_replayed=False),  # twelve minutes more
     "vi": Case("nation-turnout", "vi", 10_000_000),
     "vi, many terms": Case("nation-turnout", "vi", 10_000_000, formula=MANY_TERMS),
     "vi, precincts": Case("nation-precincts", "vi", 6_000_000, 50_000),
@@ -174,16 +178,18 @@ def split(laps: Sequence[Trials], trial: str) -> str:
     return ", ".join(mean_seconds(laps, trial, what) for what in ("fitting", "compiling", "waiting"))
 
 
-ROWS: dict[str, Callable[[Sequence[Trials]], str]] = {
+Rows = dict[str, Callable[[Sequence[Trials]], str]]
+REPLAYED: Rows = {
+    "a fit in a plain process, ms": lambda laps: f"{1e3 * statistics.median(lap['plain one']['tasks'] / lap['one']['fits'] for lap in laps):.0f}",
+    "51 shards, a plain process: s": lambda laps: mean_seconds(laps, "plain one"),
+    "51 shards each, two plain processes at once: s": lambda laps: mean_seconds(laps, "plain two"),
+    "weak scaling of these, each lap": lambda laps: each(laps, machines_own),
+}
+ROWS: Rows = {
     "51 shards, one worker: tasks, s": lambda laps: mean_seconds(laps, "one"),
     "102 shards, two workers: tasks, s": lambda laps: mean_seconds(laps, "two"),
     "**weak scaling of the tasks**": lambda laps: f"**{median(laps, scaling)}**",
     "each lap": lambda laps: each(laps, scaling),
-    "51 shards, a plain process: s": lambda laps: mean_seconds(laps, "plain one"),
-    "51 shards each, two plain processes at once: s": lambda laps: mean_seconds(laps, "plain two"),
-    "what the machine gives": lambda laps: median(laps, machines_own),
-    "**weak scaling, of what the machine gives**": lambda laps: f"**{median(laps, lambda lap: scaling(lap) / machines_own(lap))}**",
-    "each lap, of what the machine gives": lambda laps: each(laps, lambda lap: scaling(lap) / machines_own(lap)),
     "51 shards, one worker: stage, s": lambda laps: mean_seconds(laps, "one", "stage"),
     "102 shards, two workers: stage, s": lambda laps: mean_seconds(laps, "two", "stage"),
     "weak scaling of the stage": lambda laps: median(laps, lambda lap: scaling(lap, "stage")),
@@ -191,6 +197,7 @@ ROWS: dict[str, Callable[[Sequence[Trials]], str]] = {
     "51 shards, two workers: fitting, compiling, waiting, s": lambda laps: split(laps, "half"),
     "**compiling and waiting, of fitting: one worker**": lambda laps: f"**{share(laps, 'one')}**",
     "**two workers**": lambda laps: f"**{share(laps, 'half')}**",
+    "load of the machine before each lap": lambda laps: ", ".join(f"{lap['machine']['load']:.1f}" for lap in laps),
 }
 
 
@@ -199,12 +206,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.weak_scaling", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--laps", type=int, default=3)
+    parser.add_argument("--laps", type=int, default=3, help="how many to add to those in the folder")
     chosen = parser.parse_args()
     folder = chosen.folder.resolve()
     for name in chosen.cases:
-        laps = [lap(name, CASES[name], nations(folder, CASES[name])) for _ in range(chosen.laps)]
-        (folder / f"{name}.json").write_text(json.dumps({"laps": laps, "load": round(os.getloadavg()[0], 1)}))
+        for _ in range(chosen.laps):
+            kept = folder / f"{name}.json"
+            laps = json.loads(kept.read_text()) if kept.exists() else []
+            kept.write_text(json.dumps([*laps, lap(name, CASES[name], nations(folder, CASES[name]))]))
     lines = table(folder)
     print("\n".join(lines))
     write("weak-scaling", lines, PAGE)
@@ -213,9 +222,9 @@ def main() -> int:
 
 def lap(name: str, case: Case, places: dict[int, Path]) -> Trials:
     """Every trial once."""
-    found: Trials = {}
+    found: Trials = {"machine": {"load": os.getloadavg()[0]}}
     for trial, (num_workers, where) in {"one": (1, places[1]), "two": (2, places[2]), "half": (2, places[1])}.items():
-        if trial != "half":
+        if trial != "half" and case.is_replayed:
             found[f"plain {trial}"] = plain_fits(places[1], num_workers, case)
         fits, stage = fit(where, num_workers, case)
         found[trial] = {**seconds(fits, num_workers), "stage": stage, "fits": len(fits)}
@@ -224,20 +233,17 @@ def lap(name: str, case: Case, places: dict[int, Path]) -> Trials:
 
 
 def table(folder: Path) -> list[str]:
-    """Of every case that has been run in the folder."""
-    found = {name: json.loads(kept.read_text()) for name in CASES if (kept := folder / f"{name}.json").exists()}
+    """Of every lap of every case that has been run in the folder."""
+    found: dict[str, list[Trials]] = {name: json.loads(kept.read_text()) for name in CASES if (kept := folder / f"{name}.json").exists()}
     lines = ["| | " + " | ".join(found) + " |", "|---|" + "--:|" * len(found)]
     cells = []
     for name in found:
-        case = CASES[name]
-        manifest = nations(folder, case)[1] / "runs" / case.config / "shards" / "manifest.json"
+        manifest = nations(folder, CASES[name])[1] / "runs" / CASES[name].config / "shards" / "manifest.json"
         cells.append(f"{sum(shard['num_cells'] for shard in json.loads(manifest.read_text())['shards']):,}")
     lines += [f"| voters | {' | '.join(f'{CASES[name].num_rows:,}' for name in found)} |", f"| cells | {' | '.join(cells)} |"]
-    ms = [f"{1e3 * statistics.median(lap['plain one']['tasks'] / lap['one']['fits'] for lap in kept['laps']):,.0f}" for kept in found.values()]
-    lines.append(f"| a fit in a plain process, ms | {' | '.join(ms)} |")
-    lines += [f"| {row} | " + " | ".join(cell(kept["laps"]) for kept in found.values()) + " |" for row, cell in ROWS.items()]
-    ends = [f"{len(kept['laps'])}; {kept['load']}" for kept in found.values()]
-    lines.append(f"| laps; load of the machine | {' | '.join(ends)} |")
+    for row, cell in (REPLAYED | ROWS).items():
+        known = [cell(laps) if row in ROWS or CASES[name].is_replayed else "–" for name, laps in found.items()]
+        lines.append(f"| {row} | {' | '.join(known)} |")
     return lines
 
 

@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import secrets
+import signal
 import socket
+import threading
 import time
 import warnings
 from collections.abc import Mapping
@@ -64,6 +66,7 @@ def connect(address: str, *, workers: int, environment: Mapping[str, str], ship_
     umask = os.umask(0o077)  # sockets, logs and the access token are for this user only
     folder = Path(__file__).resolve().parent.parent
     code = {"py_modules": [str(folder / package) for package in PACKAGES]} if ship_code else {}
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         with warnings.catch_warnings():
             # Ray's processes are forks that exec at once, so JAX's threads, if there are any, are not missed in them.
@@ -82,6 +85,8 @@ def connect(address: str, *, workers: int, environment: Mapping[str, str], ship_
         raise unusable(address, error) from error
     finally:
         os.umask(umask)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)  # Ray's own prints a stack and ends this process where it stands
 
 
 def unusable(address: str, error: Exception) -> ClusterError:

@@ -1,4 +1,4 @@
-"""The figures of the design pages: ``python docs/design/measure.py [rounds | scales | tree | arrays | noise | float32 | pareto | cells | threads | freed_memory]``.
+"""The figures of the design pages: ``python docs/design/measure.py [rounds | scales | tree | pairs | arrays | noise | float32 | pareto | cells | threads | freed_memory]``.
 
 Each part prints Markdown. Times are CPU seconds on one thread, so that a busy machine changes them little; they are still
 those of one machine. The reference posterior of the small nation is the one that the tests use (`tests/fitting/reference`).
@@ -23,7 +23,18 @@ threads.set_environment()
 import numpy as np  # noqa: E402  # after the number of threads is set
 import pyarrow.parquet as pq  # noqa: E402
 
-from fitting import audit, combiner, families, in_memory, rounds, scale_marginal, scale_proposal, sites, tilted_nuts  # noqa: E402
+from fitting import (  # noqa: E402
+    audit,
+    combiner,
+    families,
+    in_memory,
+    quadrature,
+    rounds,
+    scale_marginal,
+    scale_proposal,
+    sites,
+    tilted_nuts,
+)
 from fitting import chain as chain_choice  # noqa: E402
 from fitting import tree as tr  # noqa: E402
 from sharding.simulate import simulate_cells  # noqa: E402
@@ -172,6 +183,26 @@ def part_tree() -> None:
            ["covariances on the pattern", 1000 * selected, 1000 * inverse]])  # fmt: skip
 
 
+def part_pairs() -> None:
+    """One variational site of 125,000 cells, by how many cells form their pairs together, and how many values their quadrature."""
+    cells = simulate_cells(2_000_000, 1)
+    run = in_memory.fit(cells, NATION, chosen_priors={"sd": "half_normal(1)"}, num_draws=1)
+    (restriction,), (design,) = run.restrictions, run.designs
+    moments = rounds.part_of(run.moments, restriction)
+    before, rows = (sites.CELLS_AT_ONCE, families.CHUNK_VALUES), []
+    for at_once, values in ((design.num_cells, 1 << 21), (1 << 16, 1 << 17), before, (1 << 12, 1 << 17)):
+        sites.CELLS_AT_ONCE, families.CHUNK_VALUES = at_once, values
+        taken = []
+        for _ in range(20):
+            began = os.times()
+            sites.fit(restriction.tree, design, families.BINOMIAL, *moments, num_nodes=11)
+            ended = os.times()
+            taken.append([1e3 * (ended.user - began.user), 1e3 * (ended.system - began.system)])
+        rows.append([f"{at_once:,}", f"{values:,}", *np.mean(taken, axis=0)])
+    sites.CELLS_AT_ONCE, families.CHUNK_VALUES = before
+    table(["cells at once", "values at once", "user ms", "system ms"], rows)
+
+
 def part_arrays() -> None:
     """One variational site per shard of a nation: NumPy, and the same arithmetic compiled by JAX."""
     import jax
@@ -179,7 +210,7 @@ def part_arrays() -> None:
 
     cells = simulate_cells(2_000_000, 1)
     run = in_memory.fit(cells, NATION, shards=cells["state"], chosen_priors={"sd": "half_normal(1)"}, num_draws=1)
-    nodes, weights = families.nodes_and_weights(11, 1.0)
+    (nodes,), weights = quadrature.rule(1, 0, 11, small=False)
     parts = [(r, d, rounds.part_of(run.moments, r)) for r, d in zip(run.restrictions, run.designs, strict=True)]
 
     @jax.jit

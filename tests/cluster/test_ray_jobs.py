@@ -185,6 +185,9 @@ def test_submit_stop_and_submit_again(cluster: ray_clusters.Node, tmp_path: Path
     assert "  now: " in shown
     stopped = line.caucus("stop", file, *to)
     assert (stopped.code, "-2  stopped" in stopped.out) == (0, True), stopped
+    ended = line.caucus("logs", file, *to).out
+    assert "caucus: interrupted" in ended, "it gave its lease back"
+    assert "SIGTERM" not in ended
 
     done = line.caucus("submit", file, *to)
     assert done.code == 0, done
