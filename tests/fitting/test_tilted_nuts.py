@@ -23,7 +23,7 @@ def make_design(places, trials, successes, values=None):
     places = [np.asarray(place) for place in places]
     values = [None] * len(places) if values is None else values
     while len(places) < NUM_NONZEROS:
-        places, values = [*places, places[0]], [*values, np.zeros(len(places[0]))]
+        places, values = [*places, places[-1]], [*values, np.zeros(len(places[-1]))]  # of the last level, which is the least deep
     statistics = {"num_trials": np.asarray(trials), "num_successes": np.asarray(successes)}
     return CellDesign(tuple(places), tuple(values), (0,) * len(places), statistics)
 
