@@ -158,7 +158,7 @@ def median(laps: Sequence[Trials], of_lap: Callable[[Trials], float]) -> str:
     return f"{statistics.median(map(of_lap, laps)):.2f}"
 
 
-def mean_seconds(laps: Sequence[Trials], trial: str, what: str = "tasks") -> str:
+def median_seconds(laps: Sequence[Trials], trial: str, what: str = "tasks") -> str:
     """The median over laps."""
     return f"{statistics.median(lap[trial][what] for lap in laps):.1f}"
 
@@ -175,23 +175,23 @@ def share(laps: Sequence[Trials], trial: str) -> str:
 
 def split(laps: Sequence[Trials], trial: str) -> str:
     """Seconds of the workers."""
-    return ", ".join(mean_seconds(laps, trial, what) for what in ("fitting", "compiling", "waiting"))
+    return ", ".join(median_seconds(laps, trial, what) for what in ("fitting", "compiling", "waiting"))
 
 
 Rows = dict[str, Callable[[Sequence[Trials]], str]]
 REPLAYED: Rows = {
     "a fit in a plain process, ms": lambda laps: f"{1e3 * statistics.median(lap['plain one']['tasks'] / lap['one']['fits'] for lap in laps):.0f}",
-    "51 shards, a plain process: s": lambda laps: mean_seconds(laps, "plain one"),
-    "51 shards each, two plain processes at once: s": lambda laps: mean_seconds(laps, "plain two"),
+    "51 shards, a plain process: s": lambda laps: median_seconds(laps, "plain one"),
+    "51 shards each, two plain processes at once: s": lambda laps: median_seconds(laps, "plain two"),
     "weak scaling of these, each lap": lambda laps: each(laps, machines_own),
 }
 ROWS: Rows = {
-    "51 shards, one worker: tasks, s": lambda laps: mean_seconds(laps, "one"),
-    "102 shards, two workers: tasks, s": lambda laps: mean_seconds(laps, "two"),
+    "51 shards, one worker: tasks, s": lambda laps: median_seconds(laps, "one"),
+    "102 shards, two workers: tasks, s": lambda laps: median_seconds(laps, "two"),
     "**weak scaling of the tasks**": lambda laps: f"**{median(laps, scaling)}**",
     "each lap": lambda laps: each(laps, scaling),
-    "51 shards, one worker: stage, s": lambda laps: mean_seconds(laps, "one", "stage"),
-    "102 shards, two workers: stage, s": lambda laps: mean_seconds(laps, "two", "stage"),
+    "51 shards, one worker: stage, s": lambda laps: median_seconds(laps, "one", "stage"),
+    "102 shards, two workers: stage, s": lambda laps: median_seconds(laps, "two", "stage"),
     "weak scaling of the stage": lambda laps: median(laps, lambda lap: scaling(lap, "stage")),
     "51 shards, one worker: fitting, compiling, waiting, s": lambda laps: split(laps, "one"),
     "51 shards, two workers: fitting, compiling, waiting, s": lambda laps: split(laps, "half"),

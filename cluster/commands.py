@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Bayesian multilevel models on national voter files: sharded, merged, and audited against all of the data.",
-    epilog="Exit codes: 0 good, 2 mend the config or the data, 3 the audit failed, 4 safe to run again, 130 interrupted.",
+    epilog="Exit codes: 0 good, 2 mend the config or the data, 3 the audit failed, 4 safe to run again, 130 interrupted, 141 output closed.",
 )
 
 RunFile = Annotated[str, typer.Argument(metavar="RUN.yaml", help="The config, or a run directory.")]

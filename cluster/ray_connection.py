@@ -85,7 +85,7 @@ def connect(address: str, *, workers: int, environment: Mapping[str, str], ship_
         raise unusable(address, error) from error
     finally:
         os.umask(umask)
-        if threading.current_thread() is threading.main_thread():
+        if terminated is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)  # Ray's own prints a stack and ends this process where it stands
 
 

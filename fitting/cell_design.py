@@ -41,10 +41,10 @@ class CellDesign(NamedTuple):
 
     def runs(self, size: int) -> Iterator[slice]:
         """Consecutive runs of at most so many cells."""
-        return (slice(begin, begin + size) for begin in range(0, self.num_cells, size))
+        return (slice(begin, min(begin + size, self.num_cells)) for begin in range(0, self.num_cells, size))
 
-    def some(self, cells: slice) -> CellDesign:
-        """The same of some of the cells; no array is copied."""
+    def some(self, cells: slice | np.ndarray) -> CellDesign:
+        """The same of some of the cells; of a slice no array is copied."""
         return self._replace(
             places=tuple(place[cells] for place in self.places),
             values=tuple(None if value is None else value[cells] for value in self.values),

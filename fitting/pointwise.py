@@ -28,21 +28,10 @@ class Persons(NamedTuple):
     statistics: dict[str, np.ndarray]
 
 
-def take(design: CellDesign, rows: slice | np.ndarray) -> CellDesign:
-    """Some cells of a design."""
-    return design._replace(
-        places=tuple(place[rows] for place in design.places),
-        values=tuple(None if value is None else value[rows] for value in design.values),
-        statistics={name: values[rows] for name, values in design.statistics.items()},
-    )
-
-
 def chunks(design: CellDesign, num_draws: int) -> Iterator[tuple[slice, CellDesign]]:
     """Runs of cells so short that an array of cells by draws stays small, in order."""
-    size = max(1, CHUNK_NUMBERS // max(1, num_draws))
-    for begin in range(0, design.num_cells, size):
-        rows = slice(begin, min(begin + size, design.num_cells))
-        yield rows, take(design, rows)
+    for rows in design.runs(max(1, CHUNK_NUMBERS // max(1, num_draws))):
+        yield rows, design.some(rows)
 
 
 def predictors(design: CellDesign, theta: np.ndarray) -> np.ndarray:

@@ -184,7 +184,7 @@ def fit_together(
 
 def _begin(shard: Tilted, family: Family) -> _Begun | tuple[Site, TiltedInfo]:
     """Whiten a shard's tilted distribution; its site, where nothing has to be sampled or nothing can be."""
-    design, tree = _with_trials(shard.design), shard.tree
+    design, tree = shard.design.some(np.flatnonzero(shard.design.statistics["num_trials"])), shard.tree
     if family.has_residual_scale or design.num_cells == 0:
         return sites.fit(tree, design, family, shard.mean, shard.covariance, num_nodes=1), EXACT
     posterior = tr.precision_from_covariance(tree, shard.covariance)
@@ -352,17 +352,6 @@ def _target(tree: Tree, design: CellDesign, reference: _Reference) -> Target:
         lower=_pad(lower, (size, size)),
         precision=_pad(lower.T @ site_precision @ lower, (size, size)),
         shift=_pad(shift, (size,)),
-    )
-
-
-def _with_trials(design: CellDesign) -> CellDesign:
-    """The cells that carry likelihood."""
-    kept = np.flatnonzero(design.statistics["num_trials"])
-    return CellDesign(
-        tuple(place[kept] for place in design.places),
-        tuple(None if value is None else value[kept] for value in design.values),
-        design.predictors,
-        {name: column[kept] for name, column in design.statistics.items()},
     )
 
 

@@ -245,7 +245,7 @@ def test_a_run_is_left_out_as_if_refitted(nation):
     i = int(np.argmax(left_out.lpd - left_out.elpd))
     rest = {name: np.delete(values, i) for name, values in nation.items()}
     again = in_memory.fit(rest, formula, shards=rest["state"], num_draws=1000)
-    cell = pointwise.take(run.designs[0], np.array([i]))
+    cell = run.designs[0].some(np.array([i]))
     theta = again.draws.theta.reshape(4000, -1)[:, again.restrictions[0].coefficients].T
     density = np.exp(pointwise.log_likelihood(BINOMIAL, cell.statistics, pointwise.predictors(cell, theta))[0])
     noise = np.sqrt(2) * density.std() / density.mean() / np.sqrt(4000)  # both have about the same

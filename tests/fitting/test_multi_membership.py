@@ -139,7 +139,9 @@ def assert_algebra(tree, design, dense, rng):
     )
 
 
-def test_a_coefficient_twice_in_a_cell_counts_with_the_sum_of_its_values():
+@pytest.mark.parametrize("at_once", [7, sites.CELLS_AT_ONCE], ids=["in runs of cells", "all cells at once"])
+def test_a_coefficient_twice_in_a_cell_counts_with_the_sum_of_its_values(at_once, monkeypatch):
+    monkeypatch.setattr(sites, "CELLS_AT_ONCE", at_once)
     tree, design, dense, rng = repeated()
     assert_algebra(tree, design, dense, rng)
     last = np.zeros_like(dense)  # the last of its values instead

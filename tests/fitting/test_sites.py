@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from fitting import in_memory, sites
+from fitting import families, in_memory, sites
 from fitting import tree as tr
 from fitting.cell_design import CellDesign
 from fitting.families import BINOMIAL, GAUSSIAN, log_likelihood
@@ -41,7 +41,9 @@ def random_moments(rng, tree):
     return rng.normal(size=tree.num_coefficients), tr.from_dense(tree, covariance), covariance
 
 
-def test_predictors_equal_dense_algebra():
+@pytest.mark.parametrize("at_once", [7, sites.CELLS_AT_ONCE], ids=["in runs of cells", "all cells at once"])
+def test_predictors_equal_dense_algebra(at_once, monkeypatch):
+    monkeypatch.setattr(sites, "CELLS_AT_ONCE", at_once)
     tree, design, dense, rng = random_shard(0)
     mean, entries, covariance = random_moments(rng, tree)
     weight = rng.uniform(size=design.num_cells)
@@ -140,3 +142,26 @@ def test_cells_without_trials_say_nothing():
     for family in (BINOMIAL, GAUSSIAN):
         site = sites.fit(tree, nothing, family, mean, covariance, num_nodes=11)
         assert all(not part.any() for part in site)
+
+
+@pytest.mark.parametrize("num_predictors", [1, 3])
+def test_the_site_is_the_same_in_runs_of_any_length(num_predictors, monkeypatch):
+    tree, design, _, rng = random_shard(4)
+    families_of = {1: BINOMIAL, 3: families.make("categorical", None, ("a", "b", "c", "d"))}
+    counts = {name: rng.integers(0, 9, design.num_cells).astype(float) for name in families_of[num_predictors].counts}
+    design = design._replace(
+        predictors=(0, 0, 0, 0) if num_predictors == 1 else (0, 1, 2, 1),
+        statistics=design.statistics | counts | ({"num_trials": sum(counts.values())} if counts else {}),
+    )
+    mean, covariance, _ = random_moments(rng, tree)
+
+    def site():
+        return sites.fit(tree, design, families_of[num_predictors], mean, covariance, num_nodes=11)
+
+    whole = site()
+    monkeypatch.setattr(sites, "CELLS_AT_ONCE", 7)
+    monkeypatch.setattr(families, "CHUNK_VALUES", 1)
+    monkeypatch.setattr(families, "MIN_CHUNK", 3)
+    assert whole.precision.any()
+    for one, other in zip(whole, site(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11)
