@@ -22,6 +22,7 @@ import numpy as np
 
 from fitting import audit as audits
 from fitting import classic, combiner, gates, in_memory, own_effects, rounds, sites
+from fitting import tree as tr
 from fitting.cell_design import CellDesign
 from fitting.combiner import Draws, Moments
 from fitting.config import AuditConfig
@@ -236,7 +237,7 @@ def errors(run: ClassicRun, *, num_nodes: int = 11, threads: int = 1) -> tuple[E
     theta = run.draws.theta.reshape(-1, tree.num_coefficients)
     psi = run.draws.psi.reshape(len(theta), -1)
     mean = np.where(real, theta.mean(axis=0), 0.0)
-    covariance = combiner.outer(tree, (theta - theta.mean(axis=0)).T) / (len(theta) - 1)
+    covariance = tr.outer(tree, (theta - theta.mean(axis=0)).T) / (len(theta) - 1)
 
     def refresh(moments: Moments) -> list[Site]:
         parts = [rounds.part_of(moments, r) for r in restrictions]

@@ -29,7 +29,6 @@ from fitting.scale_proposal import Proposal
 from fitting.sites import Site
 from fitting.tree import Restriction, Tree
 
-NODES_AT_ONCE = 4096
 MANY_HYPERPARAMETERS = 12  # with more of them an independence sampler hardly accepts: Hamiltonian paths instead
 CHAIN_POINTS = 100
 
@@ -134,7 +133,9 @@ def moments(
         if log_w[i] > highest:
             covariance *= np.exp(highest - log_w[i])
             highest = log_w[i]
-        covariance += np.exp(log_w[i] - highest) * result[2]
+        of_point = result[2]
+        of_point *= np.exp(log_w[i] - highest)
+        covariance += of_point
         means.append(result[1])
     if not means:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
@@ -145,7 +146,7 @@ def moments(
     mean = between @ weights
     between -= mean[:, None]
     between *= np.sqrt(weights)
-    return Moments(mean, covariance + outer(tree, between))
+    return Moments(mean, covariance + tr.outer(tree, between))
 
 
 def _or_none(fn: Callable[[np.ndarray], Any], psi: np.ndarray) -> Any:
@@ -153,27 +154,6 @@ def _or_none(fn: Callable[[np.ndarray], Any], psi: np.ndarray) -> Any:
         return fn(psi) if np.all(np.abs(psi) <= scale_marginal.PSI_BOUND) else None
     except np.linalg.LinAlgError:
         return None
-
-
-def outer(tree: Tree, vectors: np.ndarray) -> np.ndarray:
-    """``V V'`` on the tree's pattern, shape (E,), for V of shape (D, M)."""
-    entries = np.empty(tree.num_entries)
-    path: np.ndarray | None = None
-    for level in range(tree.num_levels + 1):
-        n, k = tree.num_nodes[level], tree.block_sizes[level]
-        own = vectors[tree.coefficient_starts[level] : tree.coefficient_starts[level + 1]].reshape(n, k, -1)
-        block = entries[tree.entry_starts[level] : tree.entry_starts[level + 1]].reshape(n, k, -1)
-        paths = []  # those of all nodes of the deepest level would be the largest array of all
-        for begin in range(0, n, NODES_AT_ONCE):
-            some = slice(begin, begin + NODES_AT_ONCE)
-            part = (
-                own[some] if path is None else np.concatenate([path[tree.parents[level - 1][some]], own[some]], axis=1)
-            )
-            np.matmul(own[some], np.swapaxes(part, 1, 2), out=block[some])
-            if level < tree.num_levels:
-                paths.append(part)
-        path = np.concatenate(paths) if paths else None
-    return entries
 
 
 def draw(

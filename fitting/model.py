@@ -172,13 +172,16 @@ class Model:
 
     def touched_nodes(self, columns: Columns) -> tuple[np.ndarray, ...]:
         """Nodes of the tree that these cells touch, sorted, per level below the root."""
-        touched = []
-        for level, factor in enumerate(self.chain):
-            located = self.coding.locate(factor, [columns[c] for c in factor])
+        touched: list[np.ndarray] = []
+        for level in range(self.tree.num_levels - 1, -1, -1):
             is_touched = np.zeros(self.tree.num_nodes[level + 1], dtype=bool)
-            is_touched[self.nodes[level][located]] = True
+            if touched:
+                is_touched[self.tree.parents[level + 1][touched[-1]]] = True
+            else:
+                factor = self.chain[level]
+                is_touched[self.nodes[level][self.coding.locate(factor, [columns[c] for c in factor])]] = True
             touched.append(np.flatnonzero(is_touched))
-        return tuple(touched)
+        return tuple(touched[::-1])
 
     def restriction(self, columns: Columns) -> Restriction:
         """The part of the tree that these cells touch."""

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from fitting.siblings import Siblings
+from fitting.descendants import Descendants
 
 Array = Any  # a NumPy or JAX array; shapes are given in words
 
@@ -111,11 +111,20 @@ class Tree:
         return self.row_start + self.path_position
 
     @cached_property
-    def siblings(self) -> tuple[Siblings, ...]:
-        """Children by parent, for each level below the root."""
-        return tuple(
-            Siblings(p, k, n) for p, k, n in zip(self.parents, self.block_sizes[1:], self.num_nodes[:-1], strict=True)
-        )
+    def under(self) -> tuple[tuple[Descendants, ...], ...]:
+        """``under[i][j]``: nodes of level i by their ancestors at level j < i."""
+        levels: list[tuple[Descendants, ...]] = [()]
+        for i in range(1, self.num_levels + 1):
+            ancestor, pairs = self.parents[i - 1], []
+            for j in range(i - 1, -1, -1):
+                pairs.append(Descendants(ancestor, self.block_sizes[i], self.num_nodes[j]))
+                ancestor = self.parents[j - 1][ancestor] if j else ancestor
+            levels.append(tuple(pairs[::-1]))
+        return tuple(levels)
+
+    def on_path(self, level: int) -> slice:
+        """Where the coefficients of a level's nodes are on paths through them."""
+        return slice(self.widths[level], self.widths[level] + self.block_sizes[level])
 
     def restrict(self, nodes: Sequence[np.ndarray]) -> Restriction:
         """Subtree of the given nodes (sorted indices per level below the root; closed under parents)."""
@@ -183,63 +192,60 @@ def _cholesky(blocks: Array, xp: Any) -> Array:
     return xp.sqrt(blocks) if blocks.shape[-1] == 1 else xp.linalg.cholesky(blocks)
 
 
+def _times(own: Array, rows: Array) -> Array:
+    """Matrices of nodes, (N, k, k), times their rows, (N, k, m)."""
+    return own * rows if own.shape[-1] == 1 else own @ rows
+
+
 def cholesky(tree: Tree, precision: Array, xp: Any = np) -> Factor:
-    """Factorise a precision, shape (E,). Raises ``numpy.linalg.LinAlgError`` (NumPy) if it is not positive definite."""
+    """Factorise a precision, shape (E,). Raises ``numpy.linalg.LinAlgError`` (NumPy) if it is not positive definite.
+
+    Each level takes off what all levels below it leave, a product for each pair of levels: nothing is as large as a path's matrix
+    for every node.
+    """
     inverses: list[Array] = [None] * (tree.num_levels + 1)
     couplings: list[Array] = [None] * (tree.num_levels + 1)
     log_determinant: Any = 0.0
-    update = None
     levels = _levels(tree, precision)
     for level in range(tree.num_levels, -1, -1):
         block = levels[level]
         w, k = tree.widths[level], tree.block_sizes[level]
-        if update is not None:
-            block = block - update[:, w:, :]
+        for below in range(level + 1, tree.num_levels + 1):
+            coupling = couplings[below]
+            path = coupling[..., : w + k]
+            block = block - tree.under[below][level].sum_products(path[..., w:], path, xp)
         own = block[..., w:]
         if xp is np and k == 1 and own.size and own.min() <= 0:
             raise np.linalg.LinAlgError("Matrix is not positive definite")
         lower = _cholesky(own, xp)
         inverse = _triangular_inverse(lower, xp)
         log_determinant = log_determinant + 2.0 * xp.sum(xp.log(xp.diagonal(lower, axis1=-2, axis2=-1)))
-        coupling = inverse * block[..., :w] if k == 1 else inverse @ block[..., :w]
-        inverses[level], couplings[level] = inverse, coupling
-        if level:
-            siblings = tree.siblings[level - 1]
-            above = siblings.sum_products(coupling, coupling, xp)
-            update = above if update is None else above + siblings.sum_nodes(update[:, :w, :w], xp)
+        inverses[level] = inverse
+        couplings[level] = _times(inverse, block[..., :w])
     return Factor(tuple(inverses), tuple(couplings), log_determinant)
 
 
 def forward(tree: Tree, factor: Factor, shift: Array, xp: Any = np) -> Array:
     """Solve ``L y = shift`` for shift of shape (D, M)."""
     solved: list[Array] = _blocks(tree, shift)
-    update = None
     for level in range(tree.num_levels, -1, -1):
-        w = tree.widths[level]
-        block = solved[level] if update is None else solved[level] - update[:, w:]
-        solved[level] = factor.inverse_lower[level] @ block
-        if level:
-            siblings = tree.siblings[level - 1]
-            above = siblings.sum_products(factor.coupling[level], solved[level], xp)
-            update = above if update is None else above + siblings.sum_nodes(update[:, :w], xp)
+        block = solved[level]
+        for below in range(level + 1, tree.num_levels + 1):
+            coupling = factor.coupling[below][..., tree.on_path(level)]
+            block = block - tree.under[below][level].sum_products(coupling, solved[below], xp)
+        solved[level] = _times(factor.inverse_lower[level], block)
     return xp.concatenate([y.reshape(-1, shift.shape[-1]) for y in solved])
 
 
 def backward(tree: Tree, factor: Factor, y: Array, xp: Any = np) -> Array:
     """Solve ``L' theta = y`` for y of shape (D, M); with standard normal y added to ``forward`` this draws from the Gaussian."""
-    blocks = _blocks(tree, y)
     solved: list[Array] = []
-    path: Any = None
-    for level in range(tree.num_levels + 1):
-        _w, k, n = tree.widths[level], tree.block_sizes[level], tree.num_nodes[level]
-        block = blocks[level]
-        if level:
-            block = block - tree.siblings[level - 1].times_parent(factor.coupling[level], path, xp)
-        theta = xp.swapaxes(factor.inverse_lower[level], -1, -2) @ block
-        solved.append(theta.reshape(n * k, -1))
-        if level < tree.num_levels:
-            path = theta if path is None else xp.concatenate([path[tree.parents[level - 1]], theta], axis=1)
-    return xp.concatenate(solved)
+    for level, block in enumerate(_blocks(tree, y)):
+        for above, theta in enumerate(solved):
+            coupling = factor.coupling[level][..., tree.on_path(above)]
+            block = block - tree.under[level][above].times_ancestor(coupling, theta, xp)
+        solved.append(_times(xp.swapaxes(factor.inverse_lower[level], -1, -2), block))
+    return xp.concatenate([theta.reshape(-1, y.shape[-1]) for theta in solved])
 
 
 def solve(tree: Tree, factor: Factor, shift: Array, xp: Any = np) -> Array:
@@ -250,34 +256,38 @@ def solve(tree: Tree, factor: Factor, shift: Array, xp: Any = np) -> Array:
 
 def covariance(tree: Tree, factor: Factor) -> np.ndarray:
     """Marginal covariances of every coefficient with its path, stored like a precision, shape (E,) (selected inverse)."""
-    entries = np.empty(tree.num_entries)
-    full: np.ndarray | None = None
-    for level, block in enumerate(_levels(tree, entries)):
-        w, inverse = tree.widths[level], factor.inverse_lower[level]
-        cross, own = block[..., :w], block[..., w:]
-        inverse_t = np.swapaxes(inverse, -1, -2)
-        np.matmul(inverse_t, inverse, out=own)
-        if full is None:
-            full = own
+    entries = np.zeros(tree.num_entries)
+    levels = _levels(tree, entries)
+    full: np.ndarray | None = None  # of the paths of the level before the last: those of the last would be larger than all entries
+    for level, block in enumerate(levels):
+        inverse_t = np.swapaxes(factor.inverse_lower[level], -1, -2)
+        cross, own = block[..., : tree.widths[level]], block[..., tree.widths[level] :]
+        own[:] = _times(inverse_t, factor.inverse_lower[level])
+        if not level:
             continue
-        siblings = tree.siblings[level - 1]
-        slope = inverse_t @ factor.coupling[level]
-        cross[:] = -siblings.times_parent(slope, full)
-        own -= cross @ np.swapaxes(slope, -1, -2)
+        above, parents = levels[level - 1], tree.under[level][-1]
+        w = tree.widths[level - 1]
+        slope = -_times(inverse_t, factor.coupling[level])
+        if full is not None:
+            tree.under[level][-2].add_times_ancestor(slope[..., :w], full, cross[..., :w])
+            parents.add_times_ancestor(slope[..., :w], np.swapaxes(above[..., :w], -1, -2), cross[..., w:])
+        parents.add_times_ancestor(slope[..., w:], above, cross)
+        own += np.einsum("nkw,njw->nkj", cross, slope)
         if level < tree.num_levels:
-            full = _extend(siblings, full, cross, own)
+            full = above if full is None else _extend(tree.under[level - 1][-1], full, above)
     return entries
 
 
-def _extend(siblings: Siblings, above: np.ndarray, cross: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Covariances of each node's whole path, (N, w + k, w + k), from those of its parent's."""
-    n, k, w = cross.shape
-    full = np.empty((n, w + k, w + k))
-    for p, begin, end in siblings.slices:
-        full[begin:end, :w, :w] = above[p]
-    full[:, :w, w:] = np.swapaxes(cross, -1, -2)
-    full[:, w:, :w], full[:, w:, w:] = cross, own
-    return full
+def _extend(parents: Descendants, full: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Covariances of each node's whole path, (N, w + k, w + k), from those of its parent's and its own rows, (N, k, w + k)."""
+    n, k, size = rows.shape
+    w = size - k
+    extended = np.empty((n, size, size))
+    for p, begin, end in parents.slices:
+        extended[begin:end, :w, :w] = full[p]
+    extended[:, :w, w:] = np.swapaxes(rows[..., :w], -1, -2)
+    extended[:, w:] = rows
+    return extended
 
 
 def precision_from_covariance(tree: Tree, entries: np.ndarray) -> np.ndarray:
@@ -299,56 +309,46 @@ def precision_from_covariance(tree: Tree, entries: np.ndarray) -> np.ndarray:
             full = own
             continue
         inverse = np.linalg.inv(full)
-        slope = -tree.siblings[level - 1].times_parent(cross, inverse)
+        parents = tree.under[level][-1]
+        slope = -parents.times_ancestor(cross, inverse)
         slopes.append(slope)
         conditional.append(np.linalg.inv(own + cross @ np.swapaxes(slope, -1, -2)))
         if level < tree.num_levels:
-            full = _extend(tree.siblings[level - 1], full, cross, own)
-    out: list[np.ndarray] = [np.empty(0)] * len(levels)
-    update: np.ndarray | None = None
-    for level in range(tree.num_levels, -1, -1):
-        w = tree.widths[level]
-        weighted = conditional[level] @ slopes[level]
-        block = np.concatenate([weighted, conditional[level]], axis=-1)
-        if update is not None:
-            block = block + update[:, w:, :]
-        out[level] = block.ravel()
-        if level:
-            siblings = tree.siblings[level - 1]
-            above = siblings.sum_products(slopes[level], weighted)
-            update = above if update is None else above + siblings.sum_nodes(update[:, :w, :w])
+            full = _extend(parents, full, block)
+    weighted = [c @ slope for c, slope in zip(conditional, slopes, strict=True)]
+    out = []
+    for level, (coupling, own) in enumerate(zip(weighted, conditional, strict=True)):
+        block = np.concatenate([coupling, own], axis=-1)
+        for below in range(level + 1, tree.num_levels + 1):
+            slope = slopes[below][..., tree.on_path(level)]
+            block += tree.under[below][level].sum_products(slope, weighted[below][..., : block.shape[-1]])
+        out.append(block.ravel())
     return np.concatenate(out)
 
 
 def multiply(tree: Tree, entries: np.ndarray, vector: np.ndarray) -> np.ndarray:
     """Product of a tree matrix, shape (E,), and vectors, shape (D, M): shape (D, M)."""
-    blocks, parts = _blocks(tree, vector), []
-    path: np.ndarray | None = None
-    pending: list[np.ndarray] = []
+    blocks = _blocks(tree, vector)
+    parts: list[np.ndarray] = []
     for level, block in enumerate(_levels(tree, entries)):
-        w = tree.widths[level]
-        result = block[..., w:] @ blocks[level]
-        if level:
-            assert path is not None
-            result = result + tree.siblings[level - 1].times_parent(block[..., :w], path)
-        parts.append(result)
-        pending.append(block[..., :w])
-        if level < tree.num_levels:
-            path = (
-                blocks[level]
-                if path is None
-                else np.concatenate([path[tree.parents[level - 1]], blocks[level]], axis=1)
-            )
-    update: np.ndarray | None = None
-    for level in range(tree.num_levels, -1, -1):  # the transposed couplings, from the leaves to the root
-        w = tree.widths[level]
-        if update is not None:
-            parts[level] = parts[level] + update[:, w:]
-        if level:
-            siblings = tree.siblings[level - 1]
-            above = siblings.sum_products(pending[level], blocks[level])
-            update = above if update is None else above + siblings.sum_nodes(update[:, :w])
+        part = _times(block[..., tree.widths[level] :], blocks[level])
+        for above in range(level):
+            under, coupling = tree.under[level][above], block[..., tree.on_path(above)]
+            part += under.times_ancestor(coupling, blocks[above])
+            parts[above] += under.sum_products(coupling, blocks[level])
+        parts.append(part)
     return np.concatenate([p.reshape(-1, vector.shape[-1]) for p in parts])
+
+
+def outer(tree: Tree, vectors: np.ndarray) -> np.ndarray:
+    """``V V'`` on the tree's pattern, shape (E,), for V of shape (D, M)."""
+    entries, blocks = np.zeros(tree.num_entries), _blocks(tree, vectors)
+    for level, (block, own) in enumerate(zip(_levels(tree, entries), blocks, strict=True)):
+        for above in range(level):
+            of_ancestor = np.swapaxes(blocks[above], 1, 2)
+            tree.under[level][above].add_times_ancestor(own, of_ancestor, block[..., tree.on_path(above)])
+        block[..., tree.widths[level] :] = np.einsum("nkm,njm->nkj", own, own)
+    return entries
 
 
 def quadratic_form(tree: Tree, entries: np.ndarray, vector: np.ndarray) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -95,7 +94,7 @@ def read_shard(directory: str, entry: dict[str, Any]) -> dict[str, npt.NDArray[A
             f"{entry['num_bytes']:,} bytes with sha256 {entry['sha256'][:12]}...", do
         )  # fmt: skip
     try:
-        table = pq.read_table(io.BytesIO(data))
+        table = pq.read_table(pa.BufferReader(data), use_threads=False)  # a worker has one core
     except (pa.ArrowException, OSError) as error:  # its checksum is right, so somebody wrote both
         raise ShardCorruptError(where, f"no Parquet ({type(error).__name__})", "a Parquet file", do) from None
     version = (table.schema.metadata or {}).get(b"schema_version", b"none").decode()

@@ -181,6 +181,17 @@ def part_tree() -> None:
     table(["", "tree, CPU ms", "dense, CPU ms"],
           [["Cholesky factor", 1000 * tree_ms, 1000 * dense_ms],
            ["covariances on the pattern", 1000 * selected, 1000 * inverse]])  # fmt: skip
+    rng = np.random.default_rng(0)
+    parents = (np.zeros(51, dtype=int), *(np.sort(rng.integers(0, n, m)) for n, m in ((51, 3_144), (3_144, 50_000))))
+    deep = tr.Tree((55, 6, 1, 1), parents)
+    precision = tr.outer(deep, rng.normal(size=(deep.num_coefficients, 1)))
+    precision[deep.diagonal] += 1e6
+    factor, shift = tr.cholesky(deep, precision), rng.normal(size=(deep.num_coefficients, 1))
+    table(["with 50,000 precincts", "CPU ms"],
+          [["Cholesky factor", 1000 * seconds(lambda: tr.cholesky(deep, precision))],
+           ["covariances on the pattern", 1000 * seconds(lambda: tr.covariance(deep, factor))],
+           ["a solution", 1000 * seconds(lambda: tr.solve(deep, factor, shift))],
+           ["a product", 1000 * seconds(lambda: tr.multiply(deep, precision, shift))]])  # fmt: skip
 
 
 def part_pairs() -> None:

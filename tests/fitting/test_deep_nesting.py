@@ -146,15 +146,6 @@ def test_moments_taken_in_turn_are_those_of_all_points_together(fitted):
     np.testing.assert_array_equal(found.covariance, combiner.moments(hierarchy, natural, proposal).covariance)
 
 
-def test_products_of_few_nodes_at_a_time_are_the_same(fitted, monkeypatch):
-    tree = fitted[0].hierarchy.model.tree
-    vectors = np.random.default_rng(3).normal(size=(tree.num_coefficients, 5))
-    whole = combiner.outer(tree, vectors)
-    np.testing.assert_allclose(whole, tr.from_dense(tree, vectors @ vectors.T), rtol=1e-12, atol=1e-12)
-    monkeypatch.setattr(combiner, "NODES_AT_ONCE", 7)
-    np.testing.assert_array_equal(combiner.outer(tree, vectors), whole)
-
-
 @pytest.mark.parametrize("num_impossible", [0, 3, 9])
 def test_draws_in_turn_hold_few_at_a_time(fitted, monkeypatch, num_impossible):
     """Also where the first proposals are impossible: the chain starts from the first that is not."""

@@ -1,10 +1,13 @@
 """Tree algebra against dense linear algebra."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fitting import descendants
 from fitting import tree as tr
 
 
@@ -29,17 +32,28 @@ def random_precision(rng, tree, rows=200):
     return matrix
 
 
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10_000), depth=st.integers(0, 3))
-def test_algebra_equals_dense(seed, depth):
-    rng = np.random.default_rng(seed)
+@settings(max_examples=80, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    depth=st.integers(0, 3),
+    num_vectors=st.sampled_from([1, 3]),
+    few_rows=st.sampled_from([0, descendants.FEW_ROWS]),
+    nodes_at_once=st.sampled_from([2, descendants.NODES_AT_ONCE]),
+)
+def test_algebra_equals_dense(seed, depth, num_vectors, few_rows, nodes_at_once):
+    """Whichever way sums over descendants are taken, by how many of them a node has."""
+    with mock.patch.multiple(descendants, FEW_ROWS=few_rows, NODES_AT_ONCE=nodes_at_once):
+        require_dense_algebra(np.random.default_rng(seed), depth, num_vectors)
+
+
+def require_dense_algebra(rng, depth, num_vectors):
     tree = random_tree(rng, depth)
     matrix = random_precision(rng, tree)
     entries = tr.from_dense(tree, matrix)
     np.testing.assert_allclose(tr.dense(tree, entries), matrix)
 
     factor = tr.cholesky(tree, entries)
-    shift = rng.normal(size=(tree.num_coefficients, 3))
+    shift = rng.normal(size=(tree.num_coefficients, num_vectors))
     inverse = np.linalg.inv(matrix)
     np.testing.assert_allclose(factor.log_determinant, np.linalg.slogdet(matrix)[1], rtol=1e-10)
     np.testing.assert_allclose(tr.solve(tree, factor, shift), inverse @ shift, rtol=1e-7, atol=1e-9)
@@ -47,6 +61,7 @@ def test_algebra_equals_dense(seed, depth):
     np.testing.assert_allclose(
         tr.quadratic_form(tree, entries, shift), np.einsum("im,ij,jm->m", shift, matrix, shift), rtol=1e-9
     )
+    np.testing.assert_allclose(tr.outer(tree, shift), tr.from_dense(tree, shift @ shift.T), rtol=1e-12, atol=1e-12)
     covariance = tr.covariance(tree, factor)
     np.testing.assert_allclose(covariance, tr.from_dense(tree, inverse), rtol=1e-6, atol=1e-10)
     np.testing.assert_allclose(tr.precision_from_covariance(tree, covariance), entries, rtol=1e-5, atol=1e-7)
@@ -94,7 +109,7 @@ def test_indefinite_precision_is_refused():
         tr.cholesky(tree, tr.from_dense(tree, matrix))
 
 
-@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize("depth", [0, 1, 2, 3])
 def test_jax_agrees_with_numpy(depth):
     import jax
     import jax.numpy as jnp
