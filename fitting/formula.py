@@ -153,8 +153,6 @@ class _Reader:
         """Tokens, all of kinds that formulas here have; ``||`` is one token."""
         from formulae.scanner import ScanError, Scanner
 
-        if self.text.count("`") % 2:
-            raise self.error(self.text.rindex("`") + 1, "a backquote that is never closed", "a closing backquote")
         if not self.text.strip():
             raise self.error(1, "an empty formula", "outcome ~ terms")
         scanner = Scanner(self.text)
@@ -162,6 +160,8 @@ class _Reader:
             tokens = scanner.scan(add_intercept=False)
         except (ScanError, ValueError) as error:
             raise self.error(scanner.current, str(error)) from None
+        except IndexError:  # it looks for the closing one behind the end
+            raise self.error(scanner.start + 1, "a backquote that is never closed", "a closing backquote") from None
         end = 0
         joined: list[Any] = []
         for token in tokens:

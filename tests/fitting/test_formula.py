@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fitting import formula
@@ -90,6 +90,8 @@ def test_columns_are_split_by_their_use():
         ("y ~ 1:x", 6, "0 or 1 beside ':'"),
         ("y ~ x * 0", 7, "0 or 1 beside '*'"),
         ("y ~ 'x'", 5, "'x'"),
+        ("y ~ x + `a b", 9, "a backquote that is never closed"),
+        ("y ~ '`'`", 8, "a backquote that is never closed"),
         ("y ~ True", 5, "True"),
         ("y ~ a == b", 7, "'=='"),
         ("y ~ a ~ b", 9, "more than one '~'"),
@@ -160,6 +162,7 @@ def test_text_of_a_formula_reads_back_as_the_formula(expected):
 
 
 @settings(max_examples=300, deadline=None)
+@example("'`'`")
 @given(st.text(st.sampled_from("yxg01 ~+-*/:|()`.'[{=_"), max_size=25))
 def test_any_text_is_read_or_refused(text):
     try:
