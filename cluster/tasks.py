@@ -210,8 +210,16 @@ def load_shard(ref: ModelRef, entry: dict[str, Any]) -> Shard:
     shard = Shard(restriction, nodes, built.design(part, statistics, within=restriction))
     _cache[key] = shard
     while len(_cache) > 1 and sum(map(_num_bytes, _cache.values())) > CACHE_BYTES:
-        _cache.popitem(last=False)
+        del _cache[_dispensable(key[0])]
     return shard
+
+
+def _dispensable(layout: ModelRef) -> tuple[ModelRef, str]:
+    """Which shard to let go: one of another model, or else the one that was used before the last.
+
+    Rounds go through all shards in turn. Who lets go of the one that was not used for longest has none of them when it comes round.
+    """
+    return next((key for key in _cache if key[0] != layout), list(_cache)[-2])
 
 
 def fit_site(task: SiteTask) -> SiteResult:

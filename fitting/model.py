@@ -133,8 +133,9 @@ class Model:
         Parameters
         ----------
         within
-            A part of the tree that has all nodes of these cells: coefficients are numbered there.
+            A part of the tree that has all nodes of these cells: coefficients are numbered there. It has no new levels.
         """
+        assert within is None or new_levels is None
         parts: list[tuple[int, int, np.ndarray, np.ndarray | None]] = []
         next_place = self.tree.num_coefficients
         number = np.arange(next_place, dtype=np.int32) if within is None else within.numbers(next_place)

@@ -150,9 +150,10 @@ class Restriction(NamedTuple):
     entries: np.ndarray
 
     def numbers(self, num_coefficients: int) -> np.ndarray:
-        """Number in the subtree of each coefficient of the whole tree, shape (D,); -1 where it is not there."""
-        numbers = np.full(num_coefficients, -1, dtype=np.int32)
-        numbers[self.coefficients] = np.arange(len(self.coefficients), dtype=np.int32)
+        """Number in the subtree of each coefficient of the whole tree, shape (D,), in as few bytes as they fit; D_s where it is not there."""
+        size = len(self.coefficients)
+        numbers = np.full(num_coefficients, size, dtype=np.min_scalar_type(size))
+        numbers[self.coefficients] = np.arange(size)
         return numbers
 
 

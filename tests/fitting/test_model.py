@@ -175,6 +175,7 @@ def test_a_shard_has_the_same_predictors_on_its_own_part():
     restriction = built.restriction(part)
     local = built.design(part, {"num_trials": np.ones(len(chosen))}, within=restriction)
     assert restriction.tree.num_nodes == (1, 1, 5)
+    assert {place.dtype for place in local.places} == {np.dtype(np.uint8)}  # a worker keeps many shards
     np.testing.assert_allclose(
         sites.predictor_mean(local, theta[restriction.coefficients]), sites.predictor_mean(design, theta)[:, chosen]
     )
