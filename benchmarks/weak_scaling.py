@@ -74,6 +74,7 @@ CASES = {
     "vi, precincts": Case("nation-precincts", "vi", 6_000_000, 50_000),
     "vi, 250 million voters": Case("nation-turnout", "vi", 250_000_000, formula=MANY_TERMS),
 }
+NUM_STATES = 51
 EQUAL = {"RAY_worker_niceness": "0"}
 """Ray gives workers a niceness of 15: whatever else runs on this machine would take their time."""
 
@@ -82,14 +83,17 @@ def nations(folder: Path, case: Case) -> dict[int, Path]:
     """A nation, and two in one file, by the number of workers that fit them; made once."""
     name = f"{case.config}-{case.num_rows}" + ("-many-terms" if case.formula else "")
     one, two = folder / name / "one", folder / name / "two"
-    if not one.exists():
+    if not two.exists():
+        shutil.rmtree(folder / name, ignore_errors=True)  # of a run that was ended while it made them
         simulate.simulate(str(one), num_rows=case.num_rows, seed=1, num_precincts=case.num_precincts)
-        (two / "voters").mkdir(parents=True)
+        making = folder / name / "making"
+        (making / "voters").mkdir(parents=True)
         columns = ["state", "county", "voter_id", *(["precinct"] if case.num_precincts else [])]
         renamed = ", ".join(f"{column} || '2' AS {column}" for column in columns)
         for file in (one / "voters").iterdir():
-            os.link(file, two / "voters" / file.name)
-            duckdb.sql(f"COPY (SELECT * REPLACE ({renamed}) FROM '{file}') TO '{two}/voters/again-{file.name}'")
+            os.link(file, making / "voters" / file.name)
+            duckdb.sql(f"COPY (SELECT * REPLACE ({renamed}) FROM '{file}') TO '{making}/voters/again-{file.name}'")
+        making.rename(two)
     for where in (one, two):
         file = where / f"{case.config}.yaml"
         shutil.copy(REPOSITORY / "configs" / file.name, file)
@@ -114,6 +118,8 @@ def fit(where: Path, num_workers: int, case: Case) -> tuple[list[Fit], float]:
         subprocess.run(command, check=True, cwd=REPOSITORY, env=environment, stdout=sys.stderr)
     fits = timed_driver.read(log)
     assert len({f.worker for f in fits}) == num_workers, "a worker had nothing to do"
+    num_nations = 2 if where.name == "two" else 1
+    assert len({f.shard_id for f in fits}) == num_nations * NUM_STATES, "a nation is not whole"
     return fits, json.loads((run / "manifest.json").read_text())["stages"]["fit"]["seconds"]
 
 
