@@ -1,7 +1,7 @@
 """Sums over the descendants of each node, and products with the node, for one pair of levels of an elimination tree.
 
-Nodes are sorted by parent, so the descendants of one node are a slice of their level, and with NumPy every product is one BLAS call.
-JAX wants one shape: there the rows are grouped in chunks of equal length that never straddle two ancestors.
+Nodes are sorted by parent, so the descendants of one node are a slice of their level, and with NumPy a product is a BLAS call for each
+node above, or one sparse or elementwise product for all of them where each has few rows below. JAX wants one shape: there the rows are grouped in chunks of equal length that never straddle two ancestors.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from scipy import sparse
 Array = Any
 CHUNK_ROWS = 64
 NODES_AT_ONCE = 1024
+"""Whose products are added together: they stay in a core's cache."""
 FEW_ROWS = 32
 """Below so many rows a node, a call for each node takes longer than its arithmetic."""
 

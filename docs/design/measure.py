@@ -175,23 +175,18 @@ def part_tree() -> None:
     costs = sorted((chain_choice.cost(chain, terms, len(formula.fixed), coding), chain) for chain in tried)
     table(["chain", "multiplications of one factorisation"],
           [[" > ".join(":".join(factor) for factor in c) or "(none: dense)", cost] for cost, c in costs])  # fmt: skip
-    tree_ms, dense_ms = seconds(lambda: tr.cholesky(tree, precision)), seconds(lambda: cholesky(dense, lower=True), 3)
-    selected = seconds(lambda: tr.covariance(tree, factor))
-    inverse = seconds(lambda: np.linalg.inv(dense), 1)
     table(["", "tree, CPU ms", "dense, CPU ms"],
-          [["Cholesky factor", 1000 * tree_ms, 1000 * dense_ms],
-           ["covariances on the pattern", 1000 * selected, 1000 * inverse]])  # fmt: skip
+          [["Cholesky factor", 1000 * seconds(lambda: tr.cholesky(tree, precision)), 1000 * seconds(lambda: cholesky(dense, lower=True), 3)],
+           ["covariances on the pattern", 1000 * seconds(lambda: tr.covariance(tree, factor)), 1000 * seconds(lambda: np.linalg.inv(dense), 1)]])  # fmt: skip
     rng = np.random.default_rng(0)
     parents = (np.zeros(51, dtype=int), *(np.sort(rng.integers(0, n, m)) for n, m in ((51, 3_144), (3_144, 50_000))))
     deep = tr.Tree((55, 6, 1, 1), parents)
     precision = tr.outer(deep, rng.normal(size=(deep.num_coefficients, 1)))
     precision[deep.diagonal] += 1e6
     factor, shift = tr.cholesky(deep, precision), rng.normal(size=(deep.num_coefficients, 1))
-    table(["with 50,000 precincts", "CPU ms"],
-          [["Cholesky factor", 1000 * seconds(lambda: tr.cholesky(deep, precision))],
-           ["covariances on the pattern", 1000 * seconds(lambda: tr.covariance(deep, factor))],
-           ["a solution", 1000 * seconds(lambda: tr.solve(deep, factor, shift))],
-           ["a product", 1000 * seconds(lambda: tr.multiply(deep, precision, shift))]])  # fmt: skip
+    timed = {"Cholesky factor": lambda: tr.cholesky(deep, precision), "covariances on the pattern": lambda: tr.covariance(deep, factor),
+             "a solution": lambda: tr.solve(deep, factor, shift), "a product": lambda: tr.multiply(deep, precision, shift)}  # fmt: skip
+    table(["with 50,000 precincts", "CPU ms"], [[name, 1000 * seconds(fn)] for name, fn in timed.items()])
 
 
 def part_pairs() -> None:

@@ -181,6 +181,16 @@ def test_a_shard_has_the_same_predictors_on_its_own_part():
     )
 
 
+def test_cells_outside_of_a_part_are_nobody_elses():
+    columns = rows()
+    built, coded, _ = build("y ~ 1 + (1 | state/county)", columns)
+    ohio = columns["state"] == "OH"
+    restriction = built.restriction({name: values[ohio] for name, values in coded.items()})
+    local = built.design(coded, {"num_trials": np.ones(len(ohio))}, within=restriction)
+    with pytest.raises(IndexError):
+        sites.predictor_mean(local, np.ones(restriction.tree.num_coefficients))
+
+
 def test_levels_never_seen_are_an_error_or_new():
     columns = rows()
     columns["race"][columns["state"] == "WY"] = "a"

@@ -88,6 +88,16 @@ def test_restriction_adds_up_to_the_whole():
     np.testing.assert_allclose(tr.dense(tree, whole)[np.ix_(part.coefficients, part.coefficients)], matrix)
 
 
+@pytest.mark.parametrize("size", [255, 256, 65_535, 65_536])
+def test_every_coefficient_of_a_part_has_a_number_of_its_own_and_the_others_none(size):
+    """Also where one byte, or two, are just enough: 255 and 65,535 say that a coefficient is not there."""
+    tree = tr.Tree((1, 1), (np.zeros(size + 9, dtype=int),))
+    part = tree.restrict([np.arange(5, size + 4)])
+    numbers = part.numbers(tree.num_coefficients)
+    np.testing.assert_array_equal(numbers[part.coefficients], np.arange(size))
+    assert (np.delete(numbers, part.coefficients) == size).all()
+
+
 def test_marginal_of_a_subtree_is_the_projection_of_its_covariances():
     """Marginalising the other nodes out leaves a Gaussian of the subtree: natural parameters from its covariances alone."""
     rng = np.random.default_rng(5)
