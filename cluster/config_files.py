@@ -15,11 +15,14 @@ from cluster.errors import ConfigError, Problem
 from sharding import storage
 from sharding.errors import StorageError
 
-RESOLVED_HEADER = "# Written by caucus: the config as it was used, defaults filled in. {origin}\n"
+_WRITTEN = "# Written by caucus: the config as it was used"
+RESOLVED_HEADER = _WRITTEN + ", defaults filled in. {origin}\n"
 
 
 def read(path: str | os.PathLike[str], overrides: Sequence[str]) -> tuple[yaml_source.Source, str, Path]:
     """Read a YAML file, or the `run.yaml` of a run directory, which may be a URL, and apply the ``--set`` to it.
+
+    A run directory is itself, wherever it was copied or moved to: its own place replaces the `run.directory` of its `run.yaml`.
 
     Returns
     -------
@@ -42,7 +45,7 @@ def _read_local(file: Path) -> tuple[yaml_source.Source, str, Path]:
     try:
         if file.stat().st_size > yaml_source.MAX_BYTES:
             raise ConfigError((Problem(name, "", "a larger file", f"at most {yaml_source.MAX_BYTES:,} bytes"),))
-        source = yaml_source.parse(file.read_text(encoding="utf-8"), name)
+        source = _parsed(file.read_text(encoding="utf-8"), name, str(file.resolve().parent))
     except FileNotFoundError:
         hint = "`caucus init NAME` writes one"
         raise ConfigError((Problem(name, "", "no such file", "a config in YAML", hint),)) from None
@@ -58,12 +61,21 @@ def _read_remote(url: str) -> tuple[yaml_source.Source, str, Path]:
         data = storage.read_bytes(url)
         if len(data) > yaml_source.MAX_BYTES:
             raise ConfigError((Problem(url, "", "a larger file", f"at most {yaml_source.MAX_BYTES:,} bytes"),))
-        source = yaml_source.parse(data.decode("utf-8"), url)
+        source = _parsed(data.decode("utf-8"), url, url.rpartition("/")[0])
     except StorageError as error:
         raise ConfigError((Problem(url, "", "no such file", "a config in YAML", str(error)),)) from None
     except UnicodeDecodeError:
         raise ConfigError((Problem(url, "", "bytes that are not UTF-8", "a readable text file"),)) from None
     return source, url, Path.cwd()
+
+
+def _parsed(text: str, name: str, folder: str) -> yaml_source.Source:
+    source = yaml_source.parse(text, name)
+    if text.startswith(_WRITTEN) and storage.exists(storage.join(folder, "manifest.json")):
+        run = source.values.setdefault("run", {})
+        if isinstance(run, dict):
+            run["directory"] = folder
+    return source
 
 
 def resolve(values: dict[str, Any], folder: Path, places: Iterable[tuple[str, str]]) -> None:

@@ -300,6 +300,8 @@ def _change(name: str, before: Any, after: Any) -> str:
     if name.startswith("sources."):
         what = "is new" if before is None else "is gone" if after is None else "changed"
         return f"{name.removeprefix('sources.')} {what}"
+    if name == "results":
+        return "it was made by a version of Caucus whose numbers may differ"
     if name == "coding":
         return "the coding of before an update " + ("is no longer held" if after is None else "is held")
     return f"{name}: {_short(before)} -> {_short(after)}"

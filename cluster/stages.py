@@ -18,6 +18,7 @@ from typing import Any
 
 from cluster import config as configs
 from cluster import earlier_run, executors, plan, run_directory
+from cluster.code_version import RESULTS
 from cluster.config import Loaded, RunConfig, RunSection
 from cluster.context import StageContext
 from cluster.errors import StageError
@@ -167,6 +168,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
 
     ingest = add(
         "ingest",
+        results=RESULTS,
         data=data,
         shards=shards,
         columns=_columns(config),
@@ -181,6 +183,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
     fitted = add(
         "fit",
         after={"ingest": ingest},
+        results=RESULTS,
         model=of_model,
         fit={name: value for name, value in fit.items() if name not in of_merge},
         **(_of_draws(config) if config.fit.method in ("nuts", "classic") else {}),

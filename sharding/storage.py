@@ -27,6 +27,10 @@ from sharding.hashing_file import HashingFile
 
 MAX_BYTES_HELD = 1 << 26
 """A file up to this size is held in memory on its way to an object store; a larger one is read from a temporary file."""
+SAMPLE_BYTES = 1 << 16
+"""What a fingerprint reads at the head, the middle and the tail of a file."""
+_VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "created")
+"""What file systems call that which changes when a file is written anew."""
 
 
 SCHEMES = ("", "file", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https", "hdfs")
@@ -372,17 +376,32 @@ def _url_of(fs: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
 def fingerprint(url: str) -> dict[str, Any]:
     """Return ``{"url", "num_bytes", "fingerprint"}``, which change when the file is written anew.
 
-    It costs one look at the directory entry, not a read: size and modification time locally, the entity tag on an
-    object store.
+    Of an object store it is the entity tag, or whatever else the store changes with the content. A local file, and one of a server
+    that says nothing of the kind, is looked into: size and time of writing, and the bytes at its head, middle and tail, since `rsync -t`,
+    `cp -p` and unpacked archives keep times. A change elsewhere that keeps size and time is found by reading all of it (`sha256_file`).
     """
     fs, path = resolve(url)
     fs.invalidate_cache()
     info = ask(url, lambda: fs.info(path))
-    version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "created") if info.get(key)), "")
-    if isinstance(fs, LocalFileSystem):
+    size, is_local_file = int(info["size"] or 0), isinstance(fs, LocalFileSystem)
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    if is_local_file:
         version = str(os.stat(path).st_mtime_ns)
-    digest = sha256_bytes(f"{info['size']} {version}".encode())
-    return {"url": url, "num_bytes": int(info["size"]), "fingerprint": digest}
+    if is_local_file or not version:
+        version += " " + _sha256_of_samples(url, size)
+    return {"url": url, "num_bytes": size, "fingerprint": sha256_bytes(f"{size} {version}".encode())}
+
+
+def _sha256_of_samples(url: str, size: int) -> str:
+    """Hash of the bytes at the head, the middle and the tail of a file; of all of a small one."""
+    digest = hashlib.sha256()
+    with opened(url) as file:
+        if size <= 3 * SAMPLE_BYTES:
+            digest.update(file.read())
+        for place in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES) if size > 3 * SAMPLE_BYTES else ():
+            file.seek(place)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def sha256_bytes(data: bytes) -> str:
