@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from cluster import yaml_source
 from cluster.errors import ConfigError, Problem
-from sharding import storage
+from sharding import credentials, storage
 from sharding.errors import StorageError
 
 _WRITTEN = "# Written by caucus: the config as it was used"
@@ -31,12 +31,28 @@ def read(path: str | os.PathLike[str], overrides: Sequence[str]) -> tuple[yaml_s
     Raises
     ------
     ConfigError
-        No such file, one that cannot be read or is too large, or no YAML.
+        No such file, one that cannot be read or is too large, no YAML, or a URL with a secret in it.
     """
     source, whole, folder = _read_remote(str(path).rstrip("/")) if "://" in str(path) else _read_local(Path(path))
     for setting in overrides:
         yaml_source.override(source, setting)
+    problems = tuple(_secrets(source, source.values, ()))
+    if problems:
+        raise ConfigError(problems)
     return source, whole, folder
+
+
+def _secrets(source: yaml_source.Source, value: Any, path: yaml_source.Path) -> Iterator[Problem]:
+    """Refuse URLs with secrets, wherever a config has them: it is written to the run."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _secrets(source, inner, (*path, key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _secrets(source, inner, (*path, i))
+    elif isinstance(value, str) and _is_url(value, path) and (secret := credentials.found_in(value)):
+        where = source.place(path).where.partition("=")[0]  # of a --set without its value
+        yield Problem(where, ".".join(map(str, path)), secret, "a URL without secrets", credentials.INSTEAD.rstrip("."))
 
 
 def _read_local(file: Path) -> tuple[yaml_source.Source, str, Path]:
@@ -67,6 +83,11 @@ def _read_remote(url: str) -> tuple[yaml_source.Source, str, Path]:
     except UnicodeDecodeError:
         raise ConfigError((Problem(url, "", "bytes that are not UTF-8", "a readable text file"),)) from None
     return source, url, Path.cwd()
+
+
+def _is_url(value: str, path: yaml_source.Path) -> bool:
+    """Whether it is taken for a URL or a path: a level or a formula may look like ``user:password@host``."""
+    return "://" in value or (path[:1] != ("model",) and path[:2] != ("data", "columns"))
 
 
 def _parsed(text: str, name: str, folder: str) -> yaml_source.Source:

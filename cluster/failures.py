@@ -13,6 +13,7 @@ from cluster.errors import (
     EXIT_UNREAD,
     ClusterError,
 )
+from sharding import credentials
 
 _MEND = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _REMOTE_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs", "azure", "google", "requests"}
@@ -51,8 +52,8 @@ def tell(error: BaseException, *, debug: bool) -> int:
         return EXIT_UNREAD
     message, code = explain(error)
     if debug:
-        traceback.print_exception(error)
-    print(f"caucus: {message}", file=sys.stderr)
+        print(credentials.hide("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    print(f"caucus: {credentials.hide(message)}", file=sys.stderr)
     return code
 
 

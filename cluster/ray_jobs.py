@@ -39,7 +39,7 @@ from cluster.errors import (
     InsecureClusterError,
     JobError,
 )
-from sharding import storage
+from sharding import credentials, storage
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -122,7 +122,7 @@ def submit(
     Raises
     ------
     JobError
-        An attempt is under way, or the config has something that must not be sent.
+        An attempt is under way.
     """
     earlier = attempts(client, loaded)
     at_work = [job for job in earlier if not job.has_ended]
@@ -130,7 +130,7 @@ def submit(
         found = f"attempt {at_work[0].attempt} of the run is {at_work[0].status.lower()}"
         raise JobError(found, "Watch it with `caucus logs --follow`, or `caucus stop` it.", EXIT_RUN_AGAIN)
     attempt = 1 + max((job.attempt for job in earlier), default=0)
-    text = _config_to_send(loaded)
+    text = configs.for_cluster(loaded)  # to run there, with that cluster's own cores
     with tempfile.TemporaryDirectory(prefix="caucus-submit-") as folder:
         (Path(folder) / "run.yaml").write_text(text, encoding="utf-8")
         source = Path(__file__).resolve().parent.parent
@@ -268,16 +268,6 @@ def _job(details: JobDetails) -> Job:
     )  # fmt: skip
 
 
-def _config_to_send(loaded: Loaded) -> str:
-    """The resolved config, to run on the cluster that it is sent to, with that cluster's own cores."""
-    run = loaded.config.run
-    urls = [*loaded.config.data.source, loaded.config.poststratify.frame, run.directory]
-    if any(re.search(r"://[^/@]*:[^/@]*@|[?&](sig|X-Amz-Signature|token)=", url) for url in urls):
-        do = "Give credentials by the environment of the cluster's machines or an instance role, not in a URL."
-        raise JobError("a URL of the config has credentials in it", do)
-    return configs.for_cluster(loaded)
-
-
 def _environment(needs_env: tuple[str, ...]) -> dict[str, str]:
     for name in needs_env:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
@@ -296,7 +286,7 @@ def _is_installed() -> bool:
 def _url(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+    if parts.scheme not in ("http", "https") or not parts.hostname or credentials.found_in(url):
         do = "Give that of the dashboard, where jobs are sent: http://host:8265, or https:// behind TLS."
         raise JobError(f"{parts.scheme}://{parts.hostname or ''} is no address of a job server", do)
     return url.rstrip("/")

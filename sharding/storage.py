@@ -21,6 +21,7 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from sharding import credentials
 from sharding.asking import EXTRAS, ask
 from sharding.errors import ShardCorruptError, StorageError
 from sharding.hashing_file import HashingFile
@@ -43,8 +44,10 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises
     ------
     StorageError
-        A scheme that is not in `SCHEMES` or is not installed, chained URLs (``a::b``), or a character that no path has.
+        A scheme that is not in `SCHEMES` or is not installed, chained URLs (``a::b``), a secret, or a character that no path has.
     """
+    if secret := credentials.found_in(url):
+        raise StorageError(credentials.hide(ascii(url)), secret, "a URL without secrets", credentials.INSTEAD)
     scheme = url.split("://", 1)[0] if "://" in url else ""
     if scheme not in SCHEMES or "::" in url or url.startswith("data:"):
         raise StorageError(

@@ -88,7 +88,7 @@ def test_the_resolved_config_reads_back_the_same(write, tmp_path: Path):
         (("seed: 3", "seed: -1"), "9: `run.seed`: expected greater than or equal to 0, found -1"),
         (("serial", "rey"), "9: `run.executor`: expected serial, ray, auto"),
         (("seed: 3", "directory: 'https3://x'"), "9: `run.directory`: expected a path, or a URL such as s3://"),
-        (("seed: 3", "directory: 's3://key:secret@x/y'"), "9: `run.directory`: found a URL with credentials in it"),
+        (("seed: 3", "directory: 's3://key:secret@x/y'"), "9: `run.directory`: expected a URL without secrets, found a password before the host"),
         (("name: turnout", "name: 07"), '1: `name`: expected a valid string, found 07. Quote it: "07"'),
         (
             ("model:", "  columns: {county: {levels: [01, '03']}}\nmodel:"),

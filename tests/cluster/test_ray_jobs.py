@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster import config, ray_jobs
-from cluster.errors import ClusterUnreachableError, InsecureClusterError, JobError
+from cluster.errors import ClusterUnreachableError, ConfigError, InsecureClusterError, JobError
 from cluster.ray_jobs import Job
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,7 +26,7 @@ import line
 from benchmarks import ray_clusters
 
 
-@pytest.mark.parametrize("address", ["ray://host:10001", "ftp://host", "http://", "http://user:secret@host:8265"])
+@pytest.mark.parametrize("address", ["ray://host:10001", "ftp://host", "http://", "http://user:secret@host:8265", "http://host/?token=secret"])
 def test_what_is_no_job_server_is_refused(address: str):
     with pytest.raises(JobError, match="no address of a job server") as told:
         ray_jobs.connect(address)
@@ -93,10 +93,9 @@ def test_a_command_ends_as_the_run_ended(status: str, code: int | None, expected
 
 def test_secrets_in_a_config_are_not_sent(tmp_path: Path):
     for key, value in [("data.source", "https://store/x?sig=AbC"), ("data.source", "ftp://user:secret@host/x.csv")]:
-        loaded = config.load(line.make(tmp_path), [f"{key}={value}"])
-        with pytest.raises(JobError, match="has credentials in it") as told:
-            ray_jobs._config_to_send(loaded)
-        assert "secret" not in str(told.value)
+        with pytest.raises(ConfigError, match="expected a URL without secrets") as refused:
+            config.load(line.make(tmp_path), [f"{key}={value}"])
+        assert "secret@" not in str(refused.value)
     with pytest.raises(JobError, match="no value") as told:
         ray_jobs._environment(("AWS_SECRET_ACCESS_KEY=secret",))
     assert "=secret" not in str(told.value)
@@ -104,7 +103,7 @@ def test_secrets_in_a_config_are_not_sent(tmp_path: Path):
 
 def test_the_config_that_is_sent_is_for_the_cluster(tmp_path: Path):
     loaded = config.load(line.make(tmp_path), ["run.executor=ray", "run.workers=7"])
-    (tmp_path / "sent.yaml").write_text(ray_jobs._config_to_send(loaded))
+    (tmp_path / "sent.yaml").write_text(config.for_cluster(loaded))
     sent = config.load(tmp_path / "sent.yaml").config
     assert (sent.run.executor, sent.run.directory) == ("auto", loaded.config.run.directory)
     assert "workers:" not in (tmp_path / "sent.yaml").read_text()
