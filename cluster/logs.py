@@ -3,7 +3,7 @@
 import logging
 import time
 
-from sharding import credentials
+from cluster import terminal
 
 _SILENT = ("gcsfs", "azure", "asyncio")
 """Clients of stores log the errors that they raise, with a traceback each, and leave tasks of asyncio behind; we say errors once."""
@@ -19,7 +19,7 @@ class EventFormatter(logging.Formatter):
         fields = "".join(
             f" {name}={value}" for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"
         )
-        return credentials.hide(f"{clock} {record.levelname} {record.getMessage()}{fields}")
+        return terminal.safe(f"{clock} {record.levelname} {record.getMessage()}{fields}")
 
 
 def configure(*, verbose: bool) -> None:

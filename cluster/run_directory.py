@@ -180,6 +180,27 @@ def _remove_unpublished(path: str) -> None:
         unpublished.unlink(missing_ok=True)
 
 
+def look(path: str, identity: dict[str, Any]) -> None:
+    """See, without a lock, that a run may begin in ``path`` or go on there; leaves nothing where it may not.
+
+    Raises
+    ------
+    RunDirectoryError
+        As `open_existing`.
+    RunDirectoryLockedError
+        Another process is at work in it: what looks like no run may be one that is being made.
+    """
+    try:
+        open_existing(path, identity)
+    except RunDirectoryLockedError:
+        raise
+    except RunDirectoryError:
+        if lease.LOCK not in storage.children(path):
+            raise
+        with locked(path):
+            open_existing(path, identity)
+
+
 def open_existing(path: str, identity: dict[str, Any]) -> RunDirectory | None:
     """Open the run directory of a run; None if there is nothing in it yet.
 

@@ -88,7 +88,7 @@ def run(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str
         What the stages raise.
     """
     config = loaded.config
-    run_directory.open_existing(config.run.directory, identity(config))  # before a lock is left in what is no run
+    run_directory.look(config.run.directory, identity(config))  # before a lock is left in what is no run
     with run_directory.locked(config.run.directory):
         return run_locked(loaded, progress, shared, only=only)
 

@@ -42,7 +42,7 @@ def run(loaded: UserLoaded, progress: Progress, shared: SharedExecutor, *, allow
     inputs = all_inputs(config, sha256)
     directory_path = config.run.directory
     identity = {"name": config.name, "data": {"source": list(config.data.source)}, "model": {"file": config.model.file}}
-    run_directory.open_existing(directory_path, identity)
+    run_directory.look(directory_path, identity)
     redone = []
     with run_directory.locked(directory_path):
         directory = run_directory.open_directory(directory_path, identity)

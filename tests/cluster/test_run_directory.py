@@ -139,6 +139,33 @@ def test_one_driver_at_a_time_and_a_dead_one_does_not_count(path: str):
         assert f"process {os.getpid()} " in Path(path, ".lock").read_text()
 
 
+@pytest.mark.parametrize("made", [[], ["run.yaml"], [".manifest.json.x.partial"], ["shards/part"], ["manifest.json"]])
+def test_who_comes_second_to_a_new_directory_is_told_to_wait(path: str, made: list[str]):
+    """Whatever the first has made so far, and whatever is half-written."""
+    with run_directory.locked(path):
+        for name in made:
+            Path(path, name).parent.mkdir(exist_ok=True)
+            Path(path, name).write_text("{")
+        if made in ([], ["run.yaml"]):
+            run_directory.look(path, IDENTITY)
+            return
+        script = "import sys; from cluster import run_directory; run_directory.look(sys.argv[1], {})"
+        told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False).stderr
+        assert "RunDirectoryLockedError" in told
+        assert "Wait until it has finished" in told
+    with pytest.raises(RunDirectoryError) as refused:
+        run_directory.look(path, IDENTITY)
+    assert refused.value.exit_code == 2
+
+
+def test_looking_leaves_no_lock_in_what_is_no_run(path: str):
+    Path(path).mkdir(parents=True)
+    Path(path, "thesis.tex").write_text("x")
+    with pytest.raises(RunDirectoryError, match=r"no manifest\.json"):
+        run_directory.look(path, IDENTITY)
+    assert os.listdir(path) == ["thesis.tex"]
+
+
 def test_changes_are_told_briefly():
     old = {"a": {"b": 1, "c": [1]}, "sources": {"x.parquet": "1", "y.parquet": "1"}, "after": {"fit": "k"}}
     new = {"a": {"b": 2, "c": [1]}, "sources": {"x.parquet": "2", "z.parquet": "1"}, "after": {"fit": "l"}}
