@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -107,7 +108,7 @@ def resolve(values: dict[str, Any], folder: Path, places: Iterable[tuple[str, st
     for section, key in (*places, ("run", "directory")):
         inner = values.get(section)
         if isinstance(inner, dict) and key in inner:
-            inner[key] = _resolved(inner[key], folder)
+            inner[key] = _resolved(inner[key], folder, is_glob=(section, key) == ("data", "source"))
 
 
 def dump(values: dict[str, Any], path: str, overrides: Sequence[str]) -> str:
@@ -121,9 +122,12 @@ def dump(values: dict[str, Any], path: str, overrides: Sequence[str]) -> str:
     return RESOLVED_HEADER.format(origin=origin) + stream.getvalue()
 
 
-def _resolved(value: Any, folder: Path) -> Any:
+def _resolved(value: Any, folder: Path, *, is_glob: bool) -> Any:
     if isinstance(value, list):
-        return [_resolved(item, folder) for item in value]
+        return [_resolved(item, folder, is_glob=is_glob) for item in value]
     if not isinstance(value, str) or "://" in value:
         return value
-    return os.path.normpath(folder / os.path.expanduser(value))
+    value = os.path.expanduser(value)
+    if is_glob and glob.has_magic(value):  # the folder's own name is no part of the glob
+        return os.path.normpath(os.path.join(glob.escape(str(folder)), value))
+    return os.path.normpath(folder / value)

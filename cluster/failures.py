@@ -14,6 +14,7 @@ from cluster.errors import (
     EXIT_UNREAD,
     ClusterError,
 )
+
 _MEND = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _MEND_NUMBERS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 _REMOTE_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs", "azure", "google", "requests"}

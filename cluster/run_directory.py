@@ -98,9 +98,9 @@ class RunDirectory:
                 return f"{name} is not the file that was written" if found else f"{name} is missing"
         return ""
 
-    def stage_is_done(self, stage: str, key: str) -> bool:
-        """Whether ``stage`` finished with this key and all its files are there, unchanged."""
-        return not self.why_not_done(stage, key, {})
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """What every finished stage depended on."""
+        return {stage: record.inputs for stage, record in self.records.items()}
 
     def begin(self, stage: str) -> None:
         """Forget ``stage`` and every later one, and remove what they wrote, so that nothing stale can be read."""

@@ -65,5 +65,5 @@ def guarded() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for name, redirect in (("stdout", contextlib.redirect_stdout), ("stderr", contextlib.redirect_stderr)):
             stream = getattr(sys, name) or stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(redirect(Guarded(stream, is_optional=name == "stderr")))  # type: ignore[type-var]
+            stack.enter_context(redirect(Guarded(stream, is_optional=name == "stderr")))
         yield

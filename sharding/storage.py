@@ -349,23 +349,25 @@ def names_below(directory: str, name: str) -> list[str]:
 def list_files(pattern: str) -> list[str]:
     """Return the URLs, sorted, of the files that match a glob; of all files below it, where it is a directory.
 
+    What is there under just this name is meant, also where the name has characters of globs: ``file[1].csv``.
     Hidden files are not listed; of a directory, nothing whose name, or whose directory's, starts with ``.`` or ``_``.
     """
     fs, path = resolve(pattern)
     fs.invalidate_cache()
-    if any(character in path for character in "*?["):
+    kind = _kind(pattern)
+    if kind is None and any(character in path for character in "*?["):
         try:
             entries = ask(pattern, lambda: fs.glob(path, detail=True)).items()
         except FileNotFoundError:  # as gcsfs says where there is no bucket; the others find nothing
             return []
         found = [n for n, info in entries if info["type"] == "file" and not n.rsplit("/", 1)[-1].startswith(".")]
-    elif _kind(pattern) == "directory":
+    elif kind == "directory":
         files = ask(pattern, lambda: fs.find(path))
         below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in files]
         found = [name for name, pieces in below if not any(piece.startswith((".", "_")) for piece in pieces)]
     else:
         _refuse_special(fs, path)
-        found = [path] if exists(pattern) else []
+        found = [path] if kind is not None else []
     return sorted(name if isinstance(fs, LocalFileSystem) else _url_of(fs, name, pattern) for name in found)
 
 
