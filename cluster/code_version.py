@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from cluster import PACKAGES
 
+DISTRIBUTION = "caucus-bayes"
+"""What this is called where packages are installed from; `caucus` is another project there."""
 RESULTS = 2
 """Raised when the same config and data give other numbers than before: what an older version has made is then made again.
 
@@ -37,6 +39,14 @@ class OtherCode(NamedTuple):
     code: Code
 
 
+def version() -> str:
+    """The version of this package; empty where it is not installed, as on a machine that it was sent to."""
+    try:
+        return metadata.version(DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 @cache
 def here() -> Code:
     """The code of this process, as it is on the disk when it is first asked for."""
@@ -47,11 +57,7 @@ def here() -> Code:
             code = file.read_bytes()
             digest.update(f"{package}/{file.relative_to(folder)}\0{len(code)}\0".encode())
             digest.update(code)
-    try:
-        version = metadata.version("caucus")
-    except metadata.PackageNotFoundError:
-        version = ""
-    return Code(version, digest.hexdigest())
+    return Code(version(), digest.hexdigest())
 
 
 def differing(wanted: Code) -> OtherCode | None:

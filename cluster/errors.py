@@ -58,7 +58,7 @@ class MissingExtraError(ClusterError):
         self.package, self.wanted_by, self.instead = package, wanted_by, instead
         super().__init__(
             f"{wanted_by} needs the package {package!r}, which is not installed here. "
-            f"Install it with `pip install 'caucus[{package}]'`, or {instead}."
+            f"Install it with `pip install 'caucus-bayes[{package}]'`, or {instead}."
         )
 
     def __reduce__(self):

@@ -23,12 +23,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from cluster import PACKAGES
+from cluster import PACKAGES, code_version
 from cluster import config as configs
 from cluster.config import Loaded
 from cluster.errors import (
@@ -142,7 +141,7 @@ def submit(
             "caucus_run": loaded.config.name,
             "caucus_attempt": str(attempt),
             "caucus_config_sha256": storage.sha256_bytes(text.encode()),
-            "caucus_version": metadata.version("caucus") if _is_installed() else "from source",
+            "caucus_version": code_version.version() or "from source",
         }
         job = {
             "entrypoint": ENTRYPOINT, "submission_id": submission_id, "metadata": told,
@@ -273,14 +272,6 @@ def _environment(needs_env: tuple[str, ...]) -> dict[str, str]:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise JobError(f"--needs-env {name.partition('=')[0]!r}: no name of a variable", "Give the name alone, no value.")
     return {"RAY_USAGE_STATS_ENABLED": "0"} | ({NEEDED: ",".join(needs_env)} if needs_env else {})
-
-
-def _is_installed() -> bool:
-    try:
-        metadata.version("caucus")
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _url(address: str) -> str:

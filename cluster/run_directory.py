@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster import lease, plain_files
+from cluster import code_version, lease, plain_files
 from cluster.errors import RunDirectoryError, RunDirectoryLockedError, StageError
 from sharding import storage
 from sharding.errors import StorageError
@@ -48,7 +48,7 @@ _AMENDED_BY = {
 }  # another layout moves sites; an audit that fails runs more rounds
 _READERS = 8
 _FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors")
-_VERSIONS = ("caucus", "jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
+_VERSIONS = ("jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
 
 
 @dataclass
@@ -308,7 +308,7 @@ def stage_key(inputs: dict[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes, by package; absent ones left out."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "caucus": code_version.version()}
     for package in _VERSIONS:
         try:
             found[package] = metadata.version(package)

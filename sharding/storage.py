@@ -60,7 +60,7 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return cast("tuple[fsspec.AbstractFileSystem, str]", url_to_fs(url))
     except ImportError as error:
-        how = f"`pip install 'caucus[{EXTRAS[scheme]}]'`" if scheme in EXTRAS else "its package of fsspec"
+        how = f"`pip install 'caucus-bayes[{EXTRAS[scheme]}]'`" if scheme in EXTRAS else "its package of fsspec"
         raise StorageError(
             repr(url), "a scheme whose package is not installed", f"what serves {scheme}://", f"Install it: {how}."
         ) from error
