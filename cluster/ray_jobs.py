@@ -201,12 +201,14 @@ def follow(client: JobSubmissionClient, job: Job, write: Callable[[str], object]
     said, answered = 0, time.monotonic()
     while True:
         try:
-            now = _job(client.get_job_info(job.submission_id))
+            with _told(client.get_address()):
+                now = _job(client.get_job_info(job.submission_id))
             text = logs(client, job)
             answered = time.monotonic()
-        except (ConnectionError, RuntimeError, ClusterUnreachableError, JobError) as error:
+        except (ClusterUnreachableError, JobError) as error:
             if time.monotonic() - answered > PATIENCE_SECONDS:
-                raise ClusterUnreachableError(client.get_address(), f"no answer any more ({type(error).__name__})") from error
+                reason = f"no answer for {PATIENCE_SECONDS:.0f} s; the run goes on there, `caucus logs --follow` watches it"
+                raise ClusterUnreachableError(client.get_address(), reason) from error
             time.sleep(LOOK_SECONDS)
             continue
         if len(text) > said:
@@ -331,7 +333,9 @@ def _told(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         do = "Set RAY_AUTH_TOKEN to the cluster's token (its owner has it; `ray get-auth-token` on the head)."
         raise JobError(f"{address} does not let this user in", do) from error
-    except (ConnectionError, OSError) as error:
-        raise ClusterUnreachableError(address, str(error).partition("\n")[0]) from error
+    except OSError as error:  # those of `requests` among them, whose text is of no use to a person
+        kind = type(error).__name__
+        reason = f"it does not answer ({kind})" if type(error).__module__.startswith("requests") else str(error).partition("\n")[0]
+        raise ClusterUnreachableError(address, reason) from error
     except RuntimeError as error:
         raise JobError(f"{address}: {str(error).partition(chr(10))[0][:300]}", "Look at `caucus list` and the cluster.") from error
