@@ -23,7 +23,7 @@ from fitting import loo as loos
 from fitting import loso, predictive, rounds
 from fitting.combiner import Draws
 from fitting.loo import Elpd, Estimate
-from reporting import tables
+from reporting import margins, tables
 from sharding import storage
 from sharding.errors import ContractError
 
@@ -92,9 +92,13 @@ def _margins(work: Work, by: str | None) -> dict[str, tuple[str, ...]]:
     asked = by is not None
     names = (by or "").split(",") if asked else list(work.context.config.poststratify.by)
     known = work.hierarchy.model.coding.factors
-    out: dict[str, tuple[str, ...]] = {"all": ()}
-    for name in (n.replace("/", ":").replace(" ", "") for n in names):
-        columns = tuple(name.split(":"))
+    out: dict[str, tuple[str, ...]] = {margins.ALL: ()}
+    for name in names:
+        try:
+            columns = margins.columns(name)
+        except ValueError as error:
+            raise ContractError("--by", str(error), "margins", "Give names such as state,race:age.") from None
+        name = margins.name(columns)
         unknown = [c for c in columns if c not in known]
         if name in out:
             continue

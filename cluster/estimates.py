@@ -19,6 +19,7 @@ from cluster.posterior_files import StoredDraws
 from cluster.tasks import ShardSums
 from fitting import families, predict
 from fitting.cell_design import NewLevels
+from reporting import margins as margin_names
 from reporting import published, tables
 from sharding import storage, store
 
@@ -33,8 +34,7 @@ SHARES = ("binomial", "keyed_trials", "category")
 def write(work: Work) -> None:
     """Write ``estimates/<margin>.parquet`` and, for shares, ``estimates/calibration.parquet``; small counts are hidden."""
     config, min_count = work.context.config.poststratify, work.context.config.publish.min_count
-    names = tuple(dict.fromkeys((ALL, *config.by)))
-    margins = tuple(() if name == ALL else tuple(name.split(":")) for name in names)
+    names, margins = tuple(config.columns), tuple(config.columns.values())
     levels: dict[str, Sequence[str]] = dict(work.hierarchy.model.coding.factors)
     draws = StoredDraws(work.directory, work.hierarchy)
     shape = draws.num_chains, draws.num_draws
@@ -56,7 +56,7 @@ def write(work: Work) -> None:
     categories = outcome.outcome if outcome.names else None
     shown = published.estimates(made, min_count, is_share=is_share, categories=categories)
     for name, table in shown.items():
-        path = f"estimates/{name.replace(':', '-')}.parquet"
+        path = f"estimates/{margin_names.file(name)}"
         storage.publish_bytes(storage.join(work.directory, path), tables.to_parquet(table))
     known = [s.calibration for s in shards if s.calibration is not None]
     if known:

@@ -231,13 +231,12 @@ def _coding(directory: str) -> dict[str, str]:
 def _columns(config: RunConfig) -> dict[str, Any]:
     """What ingest has to code: the model's columns, and those of the margins of estimates."""
     columns = config.model.data_columns()
-    named = [column for margin in config.poststratify.by if margin != "all" for column in margin.split(":")]
+    named = [column for margin in config.poststratify.columns.values() for column in margin]
     used = {name: "model.formula" for name in (*columns.factors, *columns.predictors)}
     privacy.check_columns(
         dict.fromkeys(named, "poststratify.by") | used, config.data.privacy.allow, source_name=config.data.source_name
     )
-    margins = config.poststratify.by if config.poststratify.frame == "file" else ()
-    extra = [column for margin in margins if margin != "all" for column in margin.split(":")]
+    extra = named if config.poststratify.frame == "file" else []
     factors = dict.fromkeys([*columns.factors, *(c for c in extra if c not in columns.predictors)])
     return {
         "outcome_kind": OUTCOMES[ALIASES.get(config.model.family, config.model.family)],

@@ -103,7 +103,7 @@ def open_work(context: StageContext) -> Work:
     ref = model_ref(context.directory, dictionary, context.config)
     entries = tuple(e for e in manifest["shards"] if e["num_trials"])
     hierarchy = tasks.build_hierarchy(ref)
-    columns = {column for margin in context.config.poststratify.by for column in margin.split(":")}
+    columns = {column for margin in context.config.poststratify.columns.values() for column in margin}
     numeric = sorted(columns & set(hierarchy.model.coding.numerics))
     if numeric:
         raise ContractError(

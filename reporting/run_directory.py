@@ -18,11 +18,10 @@ import xarray as xr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from reporting import margins
 from reporting.errors import RunDirectoryError
 from reporting.posterior import read_posterior
 from reporting.tables import read_table
-
-CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ def read(directory: str | Path) -> RunDirectory:
     except YAMLError as error:
         raise _unreadable(root / "run.yaml", error) from error
     manifest = read_json(root / "manifest.json")
-    margins = {path.stem: read_table(path) for path in sorted((root / "estimates").glob("*.parquet"))}
-    calibration = margins.pop(CALIBRATION, None)
+    estimates = {path.stem: read_table(path) for path in sorted((root / "estimates").glob("*.parquet"))}
+    calibration = estimates.pop(margins.CALIBRATION, None)
     truth = root / manifest["truth"] / "expected.parquet" if manifest.get("truth") else None
     return RunDirectory(
         path=root,
@@ -95,7 +94,7 @@ def read(directory: str | Path) -> RunDirectory:
         dictionary=_optional_json(root / "dictionary.json"),
         posterior=read_posterior(root / "posterior.nc", only_scalars=True) if (root / "posterior.nc").exists() else None,
         summary=_optional_table(root / "summary.parquet"),
-        estimates={name.replace("-", ":"): table for name, table in margins.items()},
+        estimates={margins.of_file(stem): table for stem, table in estimates.items()},
         calibration=calibration,
         truth=_optional_table(truth) if truth else None,
     )

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from scipy import stats
 
 from reporting import figures
+from reporting import margins as margin_names
 from reporting.estimates import (
     ALL,
     Comparison,
@@ -117,7 +118,7 @@ def _margin(run: RunDirectory, name: str, table: pa.Table) -> Margin:
                    "truth": comparison.table["expected_mean"][i].as_py() if comparison else None,
                    "rows_text": rows_texts[i], "trials_text": trials_texts[i]}
     records.sort(key=lambda record: (-record["mean"], record["label"]))
-    shown, note = _ends(records, f"{len(records):,} groups", f"estimates/{name.replace(':', '-')}.parquet")
+    shown, note = _ends(records, f"{len(records):,} groups", f"estimates/{margin_names.file(name)}")
     low, high = interval_columns(table)
     text = value_text(run)
     rows = [Interval(r["label"], r["mean"], r[low], r[high], r["raw"], r["truth"]) for r in shown]
@@ -133,7 +134,7 @@ def _margin(run: RunDirectory, name: str, table: pa.Table) -> Margin:
     outcome = f"{run.outcome}, {'share' if run.is_share else 'mean'}"
     distribution = figures.histogram(means, text, f"{outcome}: all {len(means):,} groups") if note else None
     picture = figures.intervals(rows, text, outcome, gap_after=END_ROWS if note else None)
-    return Margin(name, len(records), picture, distribution, head, body, note, comparison,
+    return Margin(margin_names.title(name), len(records), picture, distribution, head, body, note, comparison,
                   any(r["raw"] is not None for r in shown))
 
 
