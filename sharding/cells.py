@@ -24,10 +24,11 @@ from sharding.cell_statistics import fixed_point_scale, fixed_point_sql
 from sharding.contract import ModelColumn, Reasons
 from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
+from sharding.labels import label_sql
 from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
 from sharding.privacy import Pseudonyms
 from sharding.rows import RowIdentity, RowSource
-from sharding.sql import Bind, label_sql, quoted
+from sharding.sql import Bind, quoted
 
 
 class CellTable:
@@ -298,7 +299,7 @@ class CellTable:
         return float(totals["k"] / totals["t"])
 
     def _text(self, i: int) -> str:
-        return label_sql(f"k{i}", is_float=self.columns[i].kind == "float")
+        return label_sql(f"k{i}", self.columns[i].kind)
 
     def _distinct(self, i: int) -> list[str | None]:
         query = (

@@ -14,7 +14,7 @@ from typing import Literal
 from sharding.config import RESERVED_NAMES, ColumnConfig, DataConfig
 from sharding.dictionary import FactorCoding
 from sharding.errors import ContractError
-from sharding.sources import Kind
+from sharding.labels import Kind
 
 MAX_LEVELS = 1_000_000
 MISSING, UNEXPECTED, UNUSED = -1, -2, -3

@@ -11,6 +11,7 @@ from typing import Literal
 
 from sharding.dictionary import Dictionary, FactorCoding, OutcomeCoding
 from sharding.errors import ContractError
+from sharding.labels import label
 
 ANEW = "Ingest into a new run directory: there the whole coding is decided anew."
 
@@ -23,6 +24,18 @@ def role(frozen: Dictionary | None, name: str) -> Literal["factor", "numeric"] |
     if frozen is None:
         return None
     return "factor" if name in frozen.factors else "numeric" if name in frozen.numerics else None
+
+
+def check_labels(frozen: Dictionary | None) -> None:
+    """Refuse levels that no value is called any more: the rule for labels is another than when they were written."""
+    if frozen is None:
+        return
+    found = {name: coding.levels for name, coding in frozen.factors.items()} | {"": frozen.outcome.categories or ()}
+    for name, levels in found.items():
+        old = sum(label(level) != level for level in levels)
+        if old:
+            where = f"data.columns.{name}" if name else "data.outcome"
+            raise ContractError(where, f"{old} level(s) whose rows have other labels now", "labels that stay", ANEW)
 
 
 def check_role(frozen: Dictionary | None, name: str, found: str, where: str) -> None:

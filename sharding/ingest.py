@@ -94,6 +94,7 @@ def ingest(
     names = list(dict.fromkeys([*factor_columns, *predictor_columns, *extra]))
     contract.check_names([*names, *data.outcome_columns])
     contract.check_names(names, cell_statistics.reserved_names(outcome_kind))
+    frozen.check_labels(coding)
     kept, needed = _kept_columns(data, names), _needed_columns(data, shards, names)
     declared = for_ingest.declared_kinds(data, list(needed))
     privacy.check_columns(kept, data.privacy.allow, source_name=data.source_name, declared=declared)

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 from sharding.config import DataConfig
 from sharding.contract import Reasons
 from sharding.errors import ContractError
-from sharding.sources import Kind
-from sharding.sql import Bind, label_sql, quoted
+from sharding.labels import Kind, label_sql
+from sharding.sql import Bind, quoted
 
 OutcomeKind = Literal["binomial", "gaussian", "count", "keyed_count", "keyed_trials", "keyed_number", "category"]
 MAX_CATEGORIES = 20
@@ -165,7 +165,8 @@ def number_sql(column: str, kind: Kind, markers: Sequence[str], bind: Bind) -> t
     ``column`` is SQL. The value of text that is no number is null although it is given.
     """
     if kind == "text":
-        known = f"({column} IS NOT NULL AND NOT list_contains({bind(list(markers))}::VARCHAR[], {column}))"
+        label = label_sql(column, kind)
+        known = f"({column} IS NOT NULL AND NOT list_contains({bind(list(markers))}::VARCHAR[], {label}))"
         return f"(CASE WHEN {known} THEN TRY_CAST({column} AS DOUBLE) END)", known
     if kind == "null":
         return "NULL::DOUBLE", "false"
@@ -206,7 +207,7 @@ def outcome_sql(outcome: Outcome, bind: Bind) -> tuple[dict[str, str], str]:
 def _value_sql(outcome: Outcome, part: Part, bind: Bind) -> tuple[str, str]:
     """As :func:`number_sql`; a category is its label, and no key of a cell is a negative zero."""
     if outcome.kind == "category":
-        label = label_sql(quoted(part.source), is_float=part.kind == "float")
+        label = label_sql(quoted(part.source), part.kind)
         return label, f"({label} IS NOT NULL AND NOT list_contains({bind(list(part.markers))}::VARCHAR[], {label}))"
     value, given = number_sql(quoted(part.source), part.kind, part.markers, bind)
     if outcome.cell_keys:

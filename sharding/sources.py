@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, cast
 
 import duckdb
 import pyarrow as pa
@@ -24,10 +24,9 @@ import pyarrow.parquet as pq
 from sharding import storage
 from sharding.config import DataConfig
 from sharding.errors import ContractError, SourceError
+from sharding.labels import Kind, kind_of_type
 from sharding.sql import Bind, quoted
 from sharding.text_lines import LINES_OF_REJECT, LineCounter, breaks_sql
-
-Kind = Literal["text", "integer", "float", "boolean", "date", "null"]
 
 SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv",
@@ -89,7 +88,7 @@ class Sources:
         if is_partitioned:
             options += ", hive_types_autocast=false"
         if not self.is_text:
-            return f"read_parquet({paths}, {options})"
+            return f"read_parquet({paths}, binary_as_string=true, {options})"
         columns = bind({name: "VARCHAR" for name in files[0].columns})
         rejects = ", store_rejects=true, rejects_limit=0" if store_rejects else ""
         return (
@@ -329,19 +328,10 @@ def _kind(name: str, where: str, files: list[SourceFile]) -> Kind:
 
 def _kind_of_type(name: str, file: SourceFile) -> Kind:
     stored = file.types[file.columns.index(name)]
-    base = stored.removeprefix("dictionary<values=").split("[")[0].split("(")[0].split(",")[0].removeprefix("large_")
-    families: dict[str, Kind] = {
-        "string": "text", "string_view": "text", "bool": "boolean", "float": "float", "double": "float",
-        "halffloat": "float", "decimal128": "float", "decimal256": "float", "date32": "date", "date64": "date",
-        "timestamp": "date", "null": "null",
-    }  # fmt: skip
-    if base in families:
-        return families[base]
-    if base.removeprefix("u") in ("int8", "int16", "int32", "int64"):
-        return "integer"
-    raise ContractError(
-        f"column {name!r}, file {file.url!r}",
-        f"stored as {stored}",
-        "text, numbers, booleans or dates",
-        "Write the column anew as one of these.",
-    )
+    kind = kind_of_type(stored)
+    if kind is None:
+        raise ContractError(
+            f"column {name!r}, file {file.url!r}", f"stored as {stored}", "text, numbers, booleans or dates",
+            "Write the column anew as one of these."
+        )  # fmt: skip
+    return kind
