@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fsspec.registry import known_implementations
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -37,6 +37,11 @@ class PoststratifyConfig(Frozen):
         default="file", description="`file` counts every row of data.source; or the URL of a table of counts."
     )
     count: str | None = Field(default=None, description="Column of the frame that holds the counts; not for `file`.")
+    missing: Literal["level", "leave_out", "error"] = Field(
+        default="level", description="People of a frame of your own without a value in a column: a level `(missing)`, which is that of "
+        "the fit, or is drawn from its group's distribution like a new one; left out of the population, and counted; or an error. Columns "
+        "with fixed effects, structured priors or memberships, and numbers, have no such level: there `level` is an error, too."
+    )  # fmt: skip
     interval: float = Field(default=0.9, gt=0, lt=1, description="Probability inside the intervals that are shown.")
 
     @field_validator("by")

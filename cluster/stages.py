@@ -193,9 +193,10 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         **seed,
     )
     publish = {"publish": config.publish.model_dump(mode="json")}
-    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **publish, **seed)
     margins = config.poststratify
     frame = {} if margins.frame == "file" else {"sources": _fingerprints("poststratify.frame", [margins.frame])}
+    of_frame = frame and frame | {"poststratify": margins.model_dump(mode="json", exclude={"interval"})}
+    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **publish, **seed, **of_frame)
     estimated = add(
         "poststratify", after={"merge": merged}, poststratify=margins.model_dump(mode="json"), **publish, **frame
     )
@@ -275,6 +276,8 @@ def _run_stage(
         ahead = plan.work_ahead(config, directory.path, is_fitted=step.stage != "fit")
         executor = shared.get(config.run, ahead)  # before JAX is imported
         context = StageContext(config, directory.path, executor, progress, step.key, task_bytes, retries)
+        if step.stage == "fit":
+            _check_frame(directory.path, config)
         _function(step.stage, config)(context)
         if step.stage == "merge":
             directory.facts["priors"] = _function("resolved_priors", config)(directory.path, config)
@@ -292,6 +295,13 @@ def _function(name: str, config: RunConfig) -> Callable[..., Any]:
 
     is_classic = isinstance(config.fit, ClassicConfig) and name in ("fit", "merge", "audit")
     return getattr(classic_stages if is_classic else inference, name)
+
+
+def _check_frame(directory: str, config: RunConfig) -> None:
+    """Before hours go into a fit whose frame is not of its population."""
+    from cluster import population  # pyarrow takes a second to import
+
+    population.check_frame(directory, config)
 
 
 def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -> None:

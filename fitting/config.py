@@ -255,6 +255,9 @@ class WarnAbove(Frozen):
     score: float = Field(default=0.1, gt=0, description="Error of a coefficient's mean, in posterior sds.")
     log_ratio_sd: float = Field(default=1.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.5, description="Pareto k of the importance ratios.")
+    rows: float = Field(default=0.05, ge=0, description="Share of known outcomes, or of people, left out without having been declared.")
+    new_levels: float = Field(default=0.05, ge=0, description="Share of a frame's people on levels of a column that the data did not have.")
+    outside: float = Field(default=0.01, ge=0, description="Share of people with a number outside of what was fitted.")
 
 
 class FailAbove(Frozen):
@@ -263,6 +266,9 @@ class FailAbove(Frozen):
     score: float = Field(default=0.3, gt=0, description="Error of a coefficient's mean, in posterior sds.")
     log_ratio_sd: float = Field(default=2.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.7, description="Pareto k of the importance ratios.")
+    rows: float = Field(default=0.5, ge=0, description="Share of known outcomes, or of people, left out without having been declared.")
+    new_levels: float = Field(default=1.0, ge=0, description="Share of a frame's people on levels of a column that the data did not have.")
+    outside: float = Field(default=1.0, ge=0, description="Share of people with a number outside of what was fitted.")
 
 
 class AuditConfig(Frozen):

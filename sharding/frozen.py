@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from sharding.dictionary import Dictionary, FactorCoding, OutcomeCoding
+from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
 from sharding.labels import label
 
@@ -68,6 +68,15 @@ def parents(frozen: Dictionary | None, codings: dict[str, FactorCoding], found: 
             filled = (old if code < 0 else code for code, old in zip(codes, before, strict=True))
             result.setdefault(child, {})[parent] = tuple(filled)
     return result
+
+
+def check_binary(where: str, coding: NumericCoding, low: float, high: float, num_rows: int) -> None:
+    """Refuse other numbers in a column that had only 0 and 1."""
+    if coding.binary and num_rows:
+        raise ContractError(
+            where, f"{num_rows:,} row(s) with other numbers than 0 and 1 (the column goes from {low:g} to {high:g})",
+            "0 and 1, as when the coding was decided", "Code the new files as the others. Or " + ANEW[0].lower() + ANEW[1:],
+        )  # fmt: skip
 
 
 def outcome(frozen: Dictionary | None, found: OutcomeCoding) -> OutcomeCoding:

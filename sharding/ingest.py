@@ -143,7 +143,7 @@ def ingest(
         storage.remove(storage.join(directory, store.MANIFEST))
         entries = []
         _trust_footers(connection, True)  # no file is read for the cells, and sorting them takes less memory
-        for entry in store.write_shards(directory, planned, cells.stream(order)):
+        for entry in store.write_shards(directory, planned, cells.stream(order), outcome_kind == "keyed_trials"):
             entries.append(entry)
             report("write", len(entries), len(planned))
         _trust_footers(connection, "float" not in found.kinds.values())
@@ -151,7 +151,7 @@ def ingest(
         storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
         read = [{**entry, "num_rows": file.num_rows} for entry, file in zip(before, found.files, strict=True)]
         read = upstream.sources if upstream is not None else read
-        manifest = _manifest(entries, rows_grouped, quarantine, rejects, read)
+        manifest = _manifest(cells, entries, rows_grouped, quarantine, rejects, read)
         _remove_other_shards(directory, entries)
         storage.publish_json(storage.join(directory, store.MANIFEST), manifest)
         clock.lap("write")
@@ -355,6 +355,7 @@ def _nested_factor(dictionary: Dictionary, by: tuple[str, ...]) -> list[str]:
 
 
 def _manifest(
+    cells: CellTable,
     entries: list[dict[str, Any]],
     rows_grouped: int,
     quarantine: dict[str, int],
@@ -364,16 +365,23 @@ def _manifest(
     by_reason = quarantine_files.by_reason(quarantine, rejects)
     totals = {
         "rows_read": rows_grouped + sum(rejects.values()),
-        "rows_in_cells": sum(entry["num_rows"] for entry in entries),
+        "rows_in_cells": cells.num_good_rows(),
         "rows_quarantined": sum(by_reason.values()),
     }
     if totals["rows_read"] != totals["rows_in_cells"] + totals["rows_quarantined"]:
         raise ShardingError(f"rows do not reconcile: {totals}. This is a defect of Caucus; please report it.")
+    people = cells.accounted()
+    if people["people"] != sum(entry["num_rows"] for entry in entries):
+        raise ShardingError(f"people do not reconcile: {people}. This is a defect of Caucus; please report it.")
+    for reason, count in quarantine_files.by_reason({}, rejects).items():  # of a line that cannot be read nothing is known
+        people["left_out"].setdefault(reason, {"people": count, "outcomes": 0})
     return {
         "schema_version": store.SCHEMA_VERSION,
         "shards": entries,
         "totals": totals,
         "quarantine": by_reason,
+        "people": people,
+        "outside": cells.outside(),
         "sources": fingerprints,
     }
 

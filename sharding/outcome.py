@@ -69,6 +69,11 @@ class Outcome:
         return [part.source for part in (*self.parts, *([] if self.weight is None else [self.weight]))]
 
     @property
+    def has_trials(self) -> bool:
+        """Whether a row is as many people as it has trials."""
+        return self.parts[-1].name == "trials"
+
+    @property
     def cell_keys(self) -> list[str]:
         """The values (``y0``, ``y1``) that rows of one cell have in common, where sums of them are not sufficient."""
         return [f"y{i}" for i in range(len(self.parts))] if self.kind.startswith("keyed_") else []
@@ -106,6 +111,8 @@ def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind],
     )
     error = (expected, do) if "error" in [data.column(name).unexpected for name in ordered] else None
     numbers = {name: reasons.add(f"{label}:{name}", error=error) for name in names}
+    if ordered[-1] == "trials":
+        numbers["trials:missing"] = _trials_reason(data, reasons)
     return Outcome(
         kind,
         tuple(Part(name, columns[name], kinds[columns[name]], data.column(name).missing_values) for name in ordered),
@@ -113,6 +120,17 @@ def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind],
         levels,
         numbers | (_weight_reasons(data, reasons) if data.weight is not None else {}),
     )
+
+
+def _trials_reason(data: DataConfig, reasons: Reasons) -> int:
+    """A row without trials is nobody knows how many people: left out only if that is said."""
+    config = data.column("trials")
+    declared = "missing" in config.model_fields_set and config.missing == "quarantine"
+    error = (
+        "trials known in every row: they are how many people it stands for, whether their outcome is known or not",
+        "Fill them in, or say data.columns.trials.missing: quarantine to leave these rows out.",
+    )
+    return reasons.add("trials:missing", error=None if declared else error)
 
 
 def too_many_categories(where: str, found: str) -> ContractError:
@@ -199,9 +217,23 @@ def outcome_sql(outcome: Outcome, bind: Bind) -> tuple[dict[str, str], str]:
             (f"NOT (abs({values['w']}) < {LARGEST})", "weight:not_finite"),
             (f"{values['w']} < {1 / LARGEST}", "weight:not_positive"),
         ]
-    whens = " ".join(f"WHEN {condition} THEN {outcome.reason_numbers[rule]}" for condition, rule in cases)
-    flag = f"CAST(CASE WHEN NOT ({known}) THEN 0 {whens} ELSE 0 END AS SMALLINT)"
+    first = [(f"NOT ({known})", 0)]
+    if outcome.has_trials:
+        trials, given = parts[-1]
+        rules = (f"NOT {given}", "trials:missing"), (f"{trials} < 0", "negative"), (f"{people_sql(outcome, bind)} IS NULL", "not_whole")
+        first = [(f"NOT ({known}) AND {condition}", outcome.reason_numbers[rule]) for condition, rule in rules] + first
+    numbered = [*first, *((condition, outcome.reason_numbers[rule]) for condition, rule in cases)]
+    whens = " ".join(f"WHEN {condition} THEN {number}" for condition, number in numbered)
+    flag = f"CAST(CASE {whens} ELSE 0 END AS SMALLINT)"
     return {name: f"CASE WHEN {known} THEN {value} END" for name, value in values.items()}, flag
+
+
+def people_sql(outcome: Outcome, bind: Bind) -> str:
+    """Return SQL of how many people a row is: 1, or its trials; null where these are no whole number."""
+    if not outcome.has_trials:
+        return "1"
+    trials, _ = _value_sql(outcome, outcome.parts[-1], bind)
+    return f"CASE WHEN {trials} >= 0 AND {trials} < {LARGEST_COUNT} AND {trials} = floor({trials}) THEN {trials} END"
 
 
 def _value_sql(outcome: Outcome, part: Part, bind: Bind) -> tuple[str, str]:

@@ -33,7 +33,7 @@ def test_blanks_around_a_name_are_not_part_of_it(name, columns):
 
 @pytest.mark.parametrize("name", ["", "a:", ":a", "a::b", "a:a", "`a", "``"])
 def test_what_is_no_margin_is_refused(name):
-    with pytest.raises(ValueError, match="margin|twice"):
+    with pytest.raises(ValueError, match=r"margin|twice"):
         margins.columns(name)
 
 
