@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 FOLDER = "checks"
-SUMMARY = f"{FOLDER}/checks.json"
+SUMMARY = run_directory.CHECKS
 LOO = f"{FOLDER}/loo.parquet"
 REPLICATES = 400
 OUT_DRAWS = 256
@@ -84,6 +84,7 @@ def check(loaded: Loaded, progress: Progress, shared: SharedExecutor, by: str | 
         with one_blas_thread():
             summary = _check(work, _margins(work, by), directory.records["merge"].files[posterior_files.POSTERIOR])
         progress.end(time.perf_counter() - started)
+        stages.report_again(loaded, directory, progress, shared)
     return check_tables.lines(summary)
 
 

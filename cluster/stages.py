@@ -23,10 +23,10 @@ from cluster.context import StageContext
 from cluster.errors import StageError
 from cluster.execution import Executor
 from cluster.progress import Progress
-from cluster.run_directory import CODING, FILES, ON_WORKERS, STAGES, RunDirectory, stage_key
+from cluster.run_directory import CHECKS, CODING, FILES, ON_WORKERS, STAGES, RunDirectory, stage_key
 from fitting import classic
 from fitting.config import ClassicConfig
-from fitting.families import ALIASES, OUTCOMES
+from fitting.families import ALIASES, OUTCOMES, mean_is_share
 from sharding import cleaned_rows, privacy, retrying, storage
 from sharding.errors import SourceError
 
@@ -123,6 +123,13 @@ def run_locked(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, on
     return Finished(path, tuple(redone), verdict(path))
 
 
+def report_again(loaded: Loaded, directory: RunDirectory, progress: Progress, shared: SharedExecutor) -> None:
+    """Write the report of a finished run anew, if what it tells of has changed."""
+    *others, report = steps(loaded, directory)
+    if report.reason and "report" in directory.records and not any(step.reason for step in others):
+        _run_stage(report, loaded.config, directory, progress, shared)
+
+
 def steps(loaded: Loaded, directory: RunDirectory) -> list[Step]:
     """Return every stage with the reason why it would run now; runs nothing."""
     inputs = all_inputs(loaded.config)
@@ -204,6 +211,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         "report",
         after={"audit": audited, "poststratify": estimated},
         data={"terms_of_use": config.data.terms_of_use},
+        **_checks(config.run.directory),
     )
     return inputs
 
@@ -227,6 +235,12 @@ def _layout(name: str | None) -> dict[str, str]:
 def _coding(directory: str) -> dict[str, str]:
     file = storage.join(directory, CODING)
     return {"coding": storage.sha256_bytes(storage.read_bytes(file))} if storage.exists(file) else {}
+
+
+def _checks(directory: str) -> dict[str, str]:
+    """What `caucus check` found is told in the report."""
+    file = storage.join(directory, CHECKS)
+    return {"checks": storage.sha256_bytes(storage.read_bytes(file))} if storage.exists(file) else {}
 
 
 def _columns(config: RunConfig) -> dict[str, Any]:
@@ -336,7 +350,7 @@ def _report(directory: str) -> None:
             for name in (name for owned in FILES[stage] for name in storage.names_below(directory, owned)):
                 if not (name.startswith("sites/") or (name.startswith("shards/") and name.endswith(".parquet"))):
                     storage.copy(storage.join(directory, name), storage.join(folder, name))
-        for name in ("manifest.json", "run.yaml"):
+        for name in ("manifest.json", "run.yaml", *([CHECKS] if storage.exists(storage.join(directory, CHECKS)) else [])):
             storage.copy(storage.join(directory, name), storage.join(folder, name))
         report.build(folder)
         storage.publish_file(Path(folder) / "report.html", storage.join(directory, "report.html"))
@@ -354,6 +368,7 @@ def _open(loaded: Loaded) -> RunDirectory:
         "executor": config.run.executor,
         "truth": _truth(config),
         "priors": directory.facts.get("priors"),  # told by the merge
+        "is_share": mean_is_share(config.model.family),
     }
     directory.save()
     storage.publish_bytes(storage.join(path, "run.yaml"), resolved.encode())

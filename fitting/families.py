@@ -126,7 +126,12 @@ class Family:
     @property
     def mean_is_share(self) -> bool:
         """Whether the mean of people's outcomes is a share of them: of successes, or of a category."""
-        return self.is_share or bool(self.categories)
+        return mean_is_share(self.name)
+
+
+def mean_is_share(name: str) -> bool:
+    """Whether the mean of people's outcomes in the family ``name`` is a share of them: of successes, or of a category."""
+    return OUTCOMES[ALIASES.get(name, name)] in ("binomial", "keyed_trials", "category")
 
 
 def make(name: str, link: str | None = None, categories: tuple[str, ...] = ()) -> Family:

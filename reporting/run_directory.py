@@ -2,7 +2,7 @@
 
 Only ``run.yaml``, ``manifest.json`` and ``audit.json`` are needed. From ``manifest.json`` these keys are used where
 present: ``seed``, ``executor``, ``versions`` (package to version), ``priors`` (parameter or class to text), ``stages``
-(name to ``seconds`` and ``peak_memory_bytes``) and ``truth`` (folder with ``expected.parquet``; a relative
+(name to ``seconds`` and ``peak_memory_bytes``) ``is_share`` (whether means are shares of people), and ``truth`` (folder with ``expected.parquet``; a relative
 one is taken from the run directory).
 """
 
@@ -33,6 +33,7 @@ class RunDirectory:
     config_text: str
     manifest: dict[str, Any]
     audit: dict[str, Any]
+    checks: dict[str, Any] | None
     shards: dict[str, Any] | None
     dictionary: dict[str, Any] | None
     posterior: xr.DataTree | None
@@ -48,8 +49,13 @@ class RunDirectory:
 
     @property
     def is_share(self) -> bool:
-        """Whether estimates are shares (bernoulli, binomial), to be shown as percentages."""
-        return self.config.get("model", {}).get("family") in ("bernoulli", "binomial")
+        """Whether estimates are shares, to be shown as percentages: the manifest says so (`fitting.families` decides)."""
+        return bool(self.manifest.get("is_share", False))
+
+    @property
+    def population(self) -> dict[str, Any] | None:
+        """Who is in the estimates and who is not, from `audit.json`; None where nobody said."""
+        return self.audit.get("population")
 
     @property
     def min_count(self) -> int:
@@ -90,6 +96,7 @@ def read(directory: str | Path) -> RunDirectory:
         config_text=config_text,
         manifest=manifest,
         audit=read_json(root / "audit.json"),
+        checks=_checks(root, manifest),
         shards=_optional_json(root / "shards" / "manifest.json"),
         dictionary=_optional_json(root / "dictionary.json"),
         posterior=read_posterior(root / "posterior.nc", only_scalars=True) if (root / "posterior.nc").exists() else None,
@@ -98,6 +105,13 @@ def read(directory: str | Path) -> RunDirectory:
         calibration=calibration,
         truth=_optional_table(truth) if truth else None,
     )
+
+
+def _checks(root: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What `caucus check` found of the present posterior."""
+    found = _optional_json(root / "checks" / "checks.json")
+    merged = manifest.get("stages", {}).get("merge", {}).get("files", {}).get("posterior.nc")
+    return found if found is not None and found.get("posterior_sha256") == merged else None
 
 
 def _text(path: Path) -> str:
