@@ -24,8 +24,9 @@ def told(population: Mapping[str, Any] | None) -> People:
     if not population:
         return People("People in the cells", [])
     total, counted = float(population["people"]), float(population["counted"])
-    is_all = counted == total and not population["left_out"]
-    title = "Everybody" if is_all else f"{count(counted)} of {count(total)} people"
+    title = f"{count(counted)} of {count(total)} people"
+    if not population["left_out"]:
+        title = "Everybody" if population["frame"] == "file" else f"All {count(total)} people of the frame"
     return People(title, [*_left_out(population, total, counted), *_little_known(population, counted)])
 
 
@@ -45,9 +46,11 @@ def _left_out(population: Mapping[str, Any], total: float, counted: float) -> li
 
 
 def _little_known(population: Mapping[str, Any], counted: float) -> list[str]:
+    are_new = {row["column"] for row in population["new"]}
     lines = [
-        f"without a value in {row['column']}: {_of(row['people'], counted)} people, a level of their own" for row in population["missing"]
-    ]
+        f"without a value in {row['column']}: {_of(row['people'], counted)} people, a level of their own"
+        for row in population["missing"] if row["column"] not in are_new  # else it is one of the new levels
+    ]  # fmt: skip
     for row in population["new"]:
         shown = ", ".join(map(str, row["levels"][:MAX_REASONS])) + (", ..." if row["num_levels"] > MAX_REASONS else "")
         lines.append(f"on levels of {row['column']} that the data did not have ({shown}): {_of(row['people'], counted)} people, drawn from the prior")

@@ -116,10 +116,8 @@ def _data(audit: dict[str, Any]) -> Aspect:
         return Aspect("Data", "unchecked", "Who was left out was not recorded.")
     status, _ = _status_of(audit, "data")
     who = people.told(population)
-    if who.title == "Everybody":
-        first = f"All {people.count(population['counted'])} people of the {'files' if population['frame'] == 'file' else 'frame'} are in the estimates"
-    else:
-        first = f"The estimates are of {who.title}"
+    title = f"all {people.count(population['people'])} people of the files" if who.title == "Everybody" else who.title
+    first = f"The estimates are of {title[0].lower()}{title[1:]}"
     return Aspect("Data", status, "; ".join([first, *who.lines]) + ".")
 
 
