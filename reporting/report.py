@@ -38,7 +38,7 @@ def render(run: RunDirectory) -> str:
         outcome=run.outcome,
         is_share=run.is_share,
         interval=sections.interval_text(run),
-        verdict=judge(run.audit, num_trials, run.checks),
+        verdict=judge(run.audit, num_trials, run.checks, sections.calibration_note(run)),
         score=score,
         gates=audit_sections.gates(run),
         totals=audit_sections.totals(run),

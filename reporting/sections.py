@@ -272,6 +272,16 @@ class Calibration:
 
     figure: Markup
     rows: list[list[str]]
+    differences: list[float]
+
+
+def calibration_note(run: RunDirectory) -> str:
+    """Say how far observed and expected shares of a bin are apart at most."""
+    shown = calibration(run)
+    if shown is None or not run.is_share:
+        return ""
+    worst = max(shown.differences, key=abs)
+    return f"By tenths of the prediction, observed and expected shares differ by {100 * abs(worst):.1f} points at most."
 
 
 def calibration(run: RunDirectory) -> Calibration | None:
@@ -292,4 +302,4 @@ def calibration(run: RunDirectory) -> Calibration | None:
         points.append((r["expected"], r["observed"], half))
     rows = [[str(r["bin"]), *count_texts([r["num_trials"]], run.min_count), text(r["expected"]), text(r["observed"]),
              text(r["observed"] - r["expected"])] for r in records]
-    return Calibration(figures.calibration(points, text), rows)
+    return Calibration(figures.calibration(points, text), rows, [r["observed"] - r["expected"] for r in records])

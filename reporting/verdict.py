@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reporting import people
-from reporting.svg import plain
+from reporting.svg import percent, plain
 
 RANK = {"fail": 0, "warn": 1, "info": 2, "pass": 3}
 HEADLINE = {"pass": "Computed as asked", "warn": "Usable with care", "fail": "Do not use these numbers yet"}
@@ -54,12 +54,17 @@ class Verdict:
     actions: list[Action]
 
 
-def judge(audit: dict[str, Any], num_trials: int | None, checks: dict[str, Any] | None = None) -> Verdict:
-    """Return the verdict of an ``audit.json``; ``num_trials`` is the number of known outcomes, ``checks`` a ``checks.json``."""
+def judge(
+    audit: dict[str, Any], num_trials: int | None, checks: dict[str, Any] | None = None, calibration: str = ""
+) -> Verdict:
+    """Return the verdict of an ``audit.json``; ``num_trials`` is the number of known outcomes, ``checks`` a ``checks.json``.
+
+    ``calibration`` says in words how observed and expected outcomes differ.
+    """
     status = str(audit.get("verdict", "fail"))
     status = status if status in HEADLINE else "fail"
     actions = sorted(_actions(audit), key=lambda action: RANK.get(action.severity, 2))
-    aspects = [_computation(audit, num_trials), _data(audit), _model(audit, checks)]
+    aspects = [_computation(audit, num_trials), _data(audit), _model(audit, checks, calibration)]
     headline = HEADLINE[status] + (OF_MODEL[aspects[2].status] if status == "pass" else "")
     return Verdict(status, headline, aspects, actions)
 
@@ -121,16 +126,18 @@ def _data(audit: dict[str, Any]) -> Aspect:
     return Aspect("Data", status, "; ".join([first, *who.lines]) + ".")
 
 
-def _model(audit: dict[str, Any], checks: dict[str, Any] | None) -> Aspect:
+def _model(audit: dict[str, Any], checks: dict[str, Any] | None, calibration: str) -> Aspect:
     """What was looked at of the model: replicated outcomes by group. The audit itself takes the model as given."""
     status, bad = _status_of(audit, "model")
-    told = [f"{gate.get('meaning', gate.get('name'))}: {gate.get('where')}" for gate in bad]
+    told = [f"{gate.get('meaning', gate.get('name'))}: {gate.get('where')}." for gate in bad]
+    told += [*([calibration] if calibration else []), *_on_the_prior(audit)]
     if checks is None:
         text = "Whether the model describes these people is not checked yet: run `caucus check`."
-        return Aspect("Model", "unchecked" if status == "pass" else status, " ".join([*told, text]))
+        return Aspect("Model", "unchecked" if status == "pass" else status, " ".join([text, *told]))
     found = checks.get("ppc") or {}
     if not found:
-        return Aspect("Model", "unchecked", "Outcomes with categories are not replicated: see the leave-one-out densities in `checks/`.")
+        text = "Outcomes with categories are not replicated: see the leave-one-out densities in `checks/`."
+        return Aspect("Model", "unchecked" if status == "pass" else status, " ".join([text, *told]))
     odd = []
     for margin, row in found.items():
         for what, said in (("totals", row["p_value"]), ("spread within", row["p_discrepancy"])):
@@ -139,9 +146,21 @@ def _model(audit: dict[str, Any], checks: dict[str, Any] | None) -> Aspect:
     margins = ", ".join(found)
     if odd:
         text = f"Replicated outcomes lie outside of their 95% intervals more often than by chance: {'; '.join(odd)}."
-        return Aspect("Model", "warn" if status == "pass" else status, " ".join([*told, text]))
+        return Aspect("Model", "warn" if status == "pass" else status, " ".join([text, *told]))
     text = f"Replicated outcomes by {margins} are as far from what was observed as chance has it."
-    return Aspect("Model", status, " ".join([*told, text]))
+    return Aspect("Model", status, " ".join([text, *told]))
+
+
+def _on_the_prior(audit: dict[str, Any]) -> list[str]:
+    """How much of the estimates the data say nothing of."""
+    population, told = audit.get("population") or {}, []
+    new = max((row["people"] / population["counted"] for row in population.get("new", [])), default=0.0)
+    if new:
+        told.append(f"{percent(new, 1)} of the people are on levels that the data did not have, and rest on the prior.")
+    silent = sum(row.get("issue") == "no_trials" for row in audit.get("levels", []))
+    if silent:
+        told.append(f"{silent:,} level{'' if silent == 1 else 's'} without a known outcome rest{'s' if silent == 1 else ''} on the prior.")
+    return told
 
 
 def _actions(audit: dict[str, Any]) -> list[Action]:
