@@ -53,6 +53,7 @@ class CellTable:
         self._sums = cell_statistics.sums(rows.outcome)
         self._scales = {sum_.name: 1.0 for sum_ in self._sums}
         self._categories: tuple[str, ...] = ()
+        self._is_ordered = False
         self._num_rows = 0
 
     @property
@@ -188,6 +189,8 @@ class CellTable:
         totals = self._totals([sum_.name for sum_ in self._sums])
         counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t")
         found = cell_statistics.describe(self._outcome, totals, self._categories, list(counts.values()))
+        if self._categories:
+            found = replace(found, ordered=self._is_ordered)
         return found if self._outcome.weight is None else replace(found, weight_factor=self._weight_factor())
 
     def counts(self, keys: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
@@ -260,8 +263,8 @@ class CellTable:
         """Make of the cells by category cells with a count ``count_0, count_1, ...`` of each category."""
         query = "SELECT DISTINCT y0 FROM coded WHERE reason = 0 AND y0 IS NOT NULL"
         found = [row[0] for row in self._execute(f"{query} LIMIT {MAX_CATEGORIES + 1}")]
-        categories = cell_statistics.categories(self._outcome, found)
-        self._categories = frozen.categories(self._coding, self._outcome.where, categories)
+        arranged = cell_statistics.categories(self._outcome, found)
+        self._categories, self._is_ordered = frozen.categories(self._coding, self._outcome.where, *arranged)
         bind = Bind()
         kind = self._type_of["t"]
         counts = [

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -233,19 +233,20 @@ def _row_source(
     predictor_columns: Sequence[str],
     seed: int,
 ) -> RowSource:
-    outcome = resolve_outcome(data, outcome_kind, found.kinds, reasons)
+    outcome = resolve_outcome(data, outcome_kind, found, reasons)
     identity = None
     if data.id_column is not None and data.duplicates != "allow":
         error = ("every id once", "Say data.duplicates: quarantine, or correct the file.")
         number = reasons.add("id:duplicate", error=error if data.duplicates == "error" else None)
         identity = RowIdentity(data.id_column, number)
-    columns = tuple(
+    resolved = (
         contract.resolve_column(
             data, name, found.kinds[data.source_name(name)], is_text=found.is_text, is_grouping=name in grouping,
             is_predictor=name in predictor_columns,
         )
         for name in names
     )  # fmt: skip
+    columns = tuple(replace(column, orders=found.orders.get(column.source, ())) for column in resolved)
     bucket = None
     if shards.column is not None and shards.column not in names:
         if shards.num_shards is None:
