@@ -73,9 +73,9 @@ def is_declared(reason: str, data: DataConfig) -> bool:
     if name == "id":
         return True
     if name == "weight":
-        return bool({"missing", "unexpected"} & data.column(str(data.weight)).model_fields_set)
+        return data.column(str(data.weight)).missing is not None
     if rule == "missing":
-        return "missing" in data.column(name).model_fields_set
+        return data.column(name).missing is not None
     return name in {*data.columns, *data.outcome_columns, "outcome"}
 
 

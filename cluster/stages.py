@@ -252,10 +252,11 @@ def _columns(config: RunConfig) -> dict[str, Any]:
         dict.fromkeys(named, "poststratify.by") | used, config.data.privacy.allow, source_name=config.data.source_name
     )
     extra = named if config.poststratify.frame == "file" else []
-    factors = dict.fromkeys([*columns.factors, *(c for c in extra if c not in columns.predictors)])
+    outside = dict.fromkeys(name for name in extra if name not in (*columns.factors, *columns.predictors))
     return {
         "outcome_kind": OUTCOMES[ALIASES.get(config.model.family, config.model.family)],
-        "factor_columns": list(factors),
+        "factor_columns": list(columns.factors),
+        "margin_columns": list(outside),
         "predictor_columns": list(columns.predictors),
         "group_columns": [list(group) for group in columns.groups],
     }
@@ -331,6 +332,7 @@ def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -
         factor_columns=tuple(columns["factor_columns"]),
         predictor_columns=tuple(columns["predictor_columns"]),
         group_columns=tuple(tuple(group) for group in columns["group_columns"]),
+        margin_columns=tuple(columns["margin_columns"]),
         directory=directory,
         seed=config.run.seed,
         progress=lambda phase, done, total: progress.update(phase=phase, done=done, total=total),

@@ -155,6 +155,15 @@ class ModelConfig(Frozen):
         """The structured priors, by the names of their terms' coefficients (``1|age``)."""
         return {key: value for key, value in self.priors.items() if not isinstance(value, str | HorseshoeConfig)}
 
+    def ordered_columns(self) -> dict[str, str]:
+        """Columns whose levels need an order, with what needs it: the outcome of an ordinal family, factors with such a structure."""
+        outcome = {self.parsed_formula().outcome: "the family ordinal"} if self.family == "ordinal" else {}
+        return outcome | {
+            key.rpartition("|")[2].split(":")[-1]: f"the structure {config.structure} of {key}"
+            for key, config in self.structures().items()
+            if config.needs_order
+        }
+
     def horseshoe(self) -> HorseshoeConfig | None:
         """The horseshoe on the fixed coefficients, if there is one."""
         prior = self.priors.get("b")

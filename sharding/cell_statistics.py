@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from sharding.contract import sorted_levels
 from sharding.dictionary import OutcomeCoding
 from sharding.errors import ContractError
+from sharding.level_order import arrange
 from sharding.outcome import MAX_CATEGORIES, Outcome, OutcomeKind, too_many_categories
 
 KEY_NAMES: dict[OutcomeKind, tuple[str, ...]] = {
@@ -124,9 +124,13 @@ def fields_sql(outcome: Outcome, scales: Mapping[str, float], num_categories: in
     return [f"{sql} AS {name}" for name, sql in fields.items()]
 
 
-def categories(outcome: Outcome, found: Sequence[str]) -> tuple[str, ...]:
-    """Return the categories in order: the declared ones, or those of the rows, sorted like the levels of a factor."""
-    return outcome.levels if outcome.levels is not None else tuple(sorted_levels(found))
+def categories(outcome: Outcome, found: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """Return the categories in order, the declared ones or those of the rows, and whether the order is their own, as of the
+    levels of a factor."""
+    if outcome.levels is not None:
+        return outcome.levels, True
+    arranged, is_ordered = arrange(found, outcome.orders)
+    return tuple(arranged), is_ordered
 
 
 def describe(

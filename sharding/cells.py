@@ -24,7 +24,7 @@ from sharding.cell_statistics import fixed_point_scale, fixed_point_sql
 from sharding.contract import ModelColumn, Reasons
 from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
-from sharding.labels import label_sql
+from sharding.labels import Kind, label_sql
 from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
 from sharding.privacy import Pseudonyms
 from sharding.rows import RowIdentity, RowSource
@@ -53,6 +53,8 @@ class CellTable:
         self._sums = cell_statistics.sums(rows.outcome)
         self._scales = {sum_.name: 1.0 for sum_ in self._sums}
         self._categories: tuple[str, ...] = ()
+        self._is_ordered = False
+        self.num_missing: dict[str, int] = {}
         self._num_rows = 0
 
     @property
@@ -102,6 +104,7 @@ class CellTable:
             frozen.check_role(self._coding, column.name, self.columns[i].role, column.where)
         self._number_reasons()
         labels = {column.name: self._distinct(self.columns.index(column)) for column in self.factors}
+        self.num_missing = self._count_missing()
         codings = self._encode_with(labels)
         if self.quarantined() and self.num_good_cells() > 0:
             codings |= self._drop_idle_levels(labels, codings)
@@ -201,6 +204,8 @@ class CellTable:
         totals = self._totals([sum_.name for sum_ in self._sums])
         counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t")
         found = cell_statistics.describe(self._outcome, totals, self._categories, list(counts.values()))
+        if self._categories:
+            found = replace(found, ordered=self._is_ordered)
         return found if self._outcome.weight is None else replace(found, weight_factor=self._weight_factor())
 
     def counts(self, keys: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
@@ -272,8 +277,8 @@ class CellTable:
         """Make of the cells by category cells with a count ``count_0, count_1, ...`` of each category."""
         query = "SELECT DISTINCT y0 FROM coded WHERE reason = 0 AND y0 IS NOT NULL"
         found = [row[0] for row in self._execute(f"{query} LIMIT {MAX_CATEGORIES + 1}")]
-        categories = cell_statistics.categories(self._outcome, found)
-        self._categories = frozen.categories(self._coding, self._outcome.where, categories)
+        arranged = cell_statistics.categories(self._outcome, found)
+        self._categories, self._is_ordered = frozen.categories(self._coding, self._outcome.where, *arranged)
         bind = Bind()
         kind = self._type_of["t"]
         counts = [
@@ -322,6 +327,28 @@ class CellTable:
             raise contract.too_many_levels(self.columns[i])
         return values
 
+    def _count_missing(self) -> dict[str, int]:
+        """Rows without a value, by column, of those that break no rule of outcome, weight and id."""
+        bind = Bind()
+        given = [self._given(i, bind) for i in range(len(self.columns))]
+        counts = ", ".join(f"coalesce(sum(n) FILTER (WHERE NOT {sql}), 0)" for sql in given)
+        if not given:
+            return {}
+        found = self._one(f"SELECT {counts} FROM cells WHERE flag = 0", bind)
+        return {column.name: int(count) for column, count in zip(self.columns, found, strict=True)}
+
+    def _given(self, i: int, bind: Bind) -> str:
+        """SQL: whether a row of ``cells`` has a value of a column."""
+        column = self.columns[i]
+        if column.role == "factor":
+            label = self._text(i)
+            return f"({label} IS NOT NULL AND NOT list_contains({bind(list(column.config.missing_values))}::VARCHAR[], {label}))"
+        return number_sql(f"k{i}", self._number_kind(column), column.config.missing_values, bind)[1]
+
+    @staticmethod
+    def _number_kind(column: ModelColumn) -> Kind:
+        return column.kind if column.kind in ("text", "null") else "float"
+
     def _number_reasons(self) -> None:
         for column in self.columns:
             if column.role == "factor":
@@ -367,7 +394,7 @@ class CellTable:
                 cases.append(f"WHEN map{i}.code = {contract.MISSING} THEN {missing}")
                 cases.append(f"WHEN map{i}.code = {contract.UNEXPECTED} THEN {unexpected}")
                 continue
-            kind = column.kind if column.kind in ("text", "null") else "float"
+            kind = self._number_kind(column)
             value, given = number_sql(f"r.k{i}", kind, column.config.missing_values, bind)
             fields.append(f"CASE WHEN {given} THEN CASE WHEN {value} = 0 THEN 0.0 ELSE {value} END END AS x{i}")
             missing, not_number, not_finite, out_of_range = contract.numeric_reasons(column, self._reasons)

@@ -62,9 +62,10 @@ class ColumnConfig(Frozen):
     source: Name | None = Field(default=None, description="Name of the column in the files, where it differs.")
     levels: tuple[Label, ...] | None = Field(default=None, min_length=1, description="Allowed levels, in order.")
     reference: Label | None = Field(default=None, description="Reference level; default: the first.")
-    missing: Literal["quarantine", "error", "level"] = Field(
-        default="quarantine", description="Rows with a missing value: left out and counted (R's na.omit, with a report), an "
-        "error, or kept as a level of their own (factors only)."
+    missing: Literal["quarantine", "error", "level"] | None = Field(
+        default=None, description="Rows with a missing value: left out of fit and population and counted (R's na.omit, with a "
+        "report), an error, or kept as a level of their own (factors only). Not said, a run ends where there are any and prints "
+        "the lines to choose from; in a column that no term of the model has, such as a margin, they are a level."
     )  # fmt: skip
     missing_level: Annotated[Label, Field(min_length=1)] = Field(default="(missing)", description="Name of the level that `missing: level` makes.")
     missing_values: tuple[Label, ...] = Field(

@@ -92,8 +92,10 @@ def weight_factor(frozen: Dictionary | None) -> float | None:
     return None if frozen is None else frozen.outcome.weight_factor
 
 
-def categories(frozen: Dictionary | None, where: str, found: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the categories of the outcome, which are those of the frozen coding.
+def categories(
+    frozen: Dictionary | None, where: str, found: tuple[str, ...], is_ordered: bool
+) -> tuple[tuple[str, ...], bool]:
+    """Return the categories of the outcome, which are those of the frozen coding, and whether they have an order of their own.
 
     Raises
     ------
@@ -101,13 +103,13 @@ def categories(frozen: Dictionary | None, where: str, found: tuple[str, ...]) ->
         There is another: each category but the first has coefficients of its own in every site.
     """
     if frozen is None or frozen.outcome.categories is None or found == frozen.outcome.categories:
-        return found
+        return found, is_ordered
     new = len({*found} - {*frozen.outcome.categories})
     if new:
         raise ContractError(
             where, f"{new} new categories", f"the {len(frozen.outcome.categories)} categories as before", ANEW
         )
-    return frozen.outcome.categories
+    return frozen.outcome.categories, bool(frozen.outcome.ordered)
 
 
 def continues(new: Dictionary, old: Dictionary) -> bool:

@@ -51,12 +51,15 @@ def kind_of_type(stored: str) -> Kind | None:
 
 def label(text: str) -> str:
     """Return the label of a text; of a label, the label itself."""
-    stripped = unicodedata.normalize("NFC", text).strip(BLANKS)
+    stripped = text.strip(BLANKS)
     if stripped in _AS_TRUE:
         return "true"
     if stripped in _AS_FALSE:
         return "false"
-    return re.sub(_PLAIN, r"\1\2\3", stripped, flags=re.ASCII) if stripped.endswith("0") else stripped
+    if "\0" in stripped:  # where DuckDB would end the composed text
+        return stripped
+    plain = re.sub(_PLAIN, r"\1\2\3", stripped, flags=re.ASCII) if stripped.endswith("0") else stripped
+    return unicodedata.normalize("NFC", plain)
 
 
 def label_sql(column: str, kind: Kind) -> str:
@@ -72,11 +75,11 @@ def label_sql(column: str, kind: Kind) -> str:
         )
     if kind not in ("text", "date"):
         return text
-    stripped = f"trim(nfc_normalize({text}), {_BLANKS_SQL})"
-    plain = f"regexp_replace({stripped}, '{_PLAIN}', '\\1\\2\\3')"
+    stripped = f"trim({text}, {_BLANKS_SQL})"
+    plain = f"(CASE WHEN ends_with({stripped}, '0') THEN regexp_replace({stripped}, '{_PLAIN}', '\\1\\2\\3') ELSE {stripped} END)"
     return (
         f"CASE WHEN {stripped} IN {_AS_TRUE} THEN 'true' WHEN {stripped} IN {_AS_FALSE} THEN 'false' "
-        f"WHEN ends_with({stripped}, '0') THEN {plain} ELSE {stripped} END"
+        f"WHEN contains({stripped}, chr(0)) THEN {stripped} ELSE nfc_normalize({plain}) END"
     )
 
 

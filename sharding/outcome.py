@@ -13,6 +13,8 @@ from sharding.config import DataConfig
 from sharding.contract import Reasons
 from sharding.errors import ContractError
 from sharding.labels import Kind, label_sql
+from sharding.level_order import Order
+from sharding.sources import Sources
 from sharding.sql import Bind, quoted
 
 OutcomeKind = Literal["binomial", "gaussian", "count", "keyed_count", "keyed_trials", "keyed_number", "category"]
@@ -47,7 +49,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome's columns: one, or the two of a pair. ``levels`` are the declared categories, in order.
+    """The outcome's columns: one, or the two of a pair. ``levels`` are the declared categories, in order, ``orders`` those of
+    files that store one.
 
     ``reason_numbers`` are those of the outcome by the name of the rule, and of the weight by ``weight:`` and the rule.
     """
@@ -56,6 +59,7 @@ class Outcome:
     parts: tuple[Part, ...]
     weight: Part | None
     levels: tuple[str, ...] | None
+    orders: tuple[Order, ...]
     reason_numbers: dict[str, int]
 
     @property
@@ -84,7 +88,7 @@ class Outcome:
         return ["y0"] if self.kind == "category" else self.cell_keys
 
 
-def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind], reasons: Reasons) -> Outcome:
+def resolve_outcome(data: DataConfig, kind: OutcomeKind, sources: Sources, reasons: Reasons) -> Outcome:
     """Return the outcome with its weight, and enter their reasons of quarantine.
 
     Raises
@@ -92,7 +96,7 @@ def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind],
     ContractError
         If `data.outcome` has not the columns that ``kind`` needs, or more categories are declared than there may be.
     """
-    columns = data.outcome_columns
+    columns, kinds = data.outcome_columns, sources.kinds
     pair, takes_one, shape = _SHAPES[kind]
     if set(columns) != set(pair or ()) if len(columns) == 2 else not takes_one:
         raise ContractError(
@@ -118,14 +122,14 @@ def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind],
         tuple(Part(name, columns[name], kinds[columns[name]], data.column(name).missing_values) for name in ordered),
         _resolve_weight(data, kinds),
         levels,
+        sources.orders.get(columns[ordered[0]], ()) if kind == "category" else (),
         numbers | (_weight_reasons(data, reasons) if data.weight is not None else {}),
     )
 
 
 def _trials_reason(data: DataConfig, reasons: Reasons) -> int:
     """A row without trials is nobody knows how many people: left out only if that is said."""
-    config = data.column("trials")
-    declared = "missing" in config.model_fields_set and config.missing == "quarantine"
+    declared = data.column("trials").missing == "quarantine"
     error = (
         "trials known in every row: they are how many people it stands for, whether their outcome is known or not",
         "Fill them in, or say data.columns.trials.missing: quarantine to leave these rows out.",
