@@ -22,12 +22,13 @@ from cluster.config import RunConfig
 from cluster.errors import FrameError
 from fitting.coding import Coding, Numeric
 from fitting.columns import DataColumns
-from sharding import labels, storage
+from sharding import labels, level_order, storage
+from sharding.level_order import Order
 from sharding.sources import SUFFIXES
 
 SHOWN = 8
 SQUEEZED = 1 / 20
-"""A column of several values whose spread in the frame is less than this part of that in the data is in other units."""
+"""A column of several values whose mean and spread in the frame are less than this part of those in the data is in other units."""
 
 
 class Frame(NamedTuple):
@@ -70,6 +71,7 @@ class _Reader:
         margins = dict.fromkeys(c for columns in config.poststratify.columns.values() for c in columns)
         self.needed = tuple(dict.fromkeys([*self.used.factors, *self.used.predictors, *margins]))
         self.factors = tuple(name for name in self.needed if name not in coding.numerics)
+        self.orders: dict[str, tuple[Order, ...]] = {}
 
     def error(self, found: str, expected: str, do: str = "") -> FrameError:
         return FrameError(self.where, found, expected, do)
@@ -109,7 +111,10 @@ class _Reader:
         data = storage.read_bytes(self.where)
         try:
             if kind == "parquet":
-                table = pq.read_table(io.BytesIO(data))
+                file = pq.ParquetFile(io.BytesIO(data))
+                table = file.read()
+                stored = {c: level_order.stored(file, c) for c in self.factors if c in table.column_names}
+                self.orders = {c: (order,) for c, order in stored.items() if order is not None}
             else:
                 table = self.text(gzip.decompress(data) if name.endswith(".gz") else data, kind)
         except (pa.ArrowException, OSError, EOFError) as error:
@@ -207,7 +212,9 @@ class _Reader:
         missing_level = self.config.data.column(name).missing_level
         known = self.coding.factors.get(name, ())
         every = [missing_level if label is None else label for label in found]
-        new = sorted({*every} - {*known}, key=lambda label: (label == missing_level, label))
+        added = {*every} - {*known}
+        arranged, _ = level_order.arrange(added - {missing_level}, self.orders.get(name, ()))
+        new = [*arranged, *(added & {missing_level})]
         levels = (*known, *new)
         number = {label: code for code, label in enumerate(levels)}
         codes = np.array([number[label] for label in every], dtype=np.int64)
@@ -291,7 +298,8 @@ def outside(name: str, numeric: Numeric, values: np.ndarray, weight: np.ndarray)
     is_out = (values < numeric.minimum - slack) | (values > numeric.maximum + slack)
     mean = float(np.average(values, weights=weight))
     spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weight)))
-    is_squeezed = len(np.unique(values[:1000])) > 2 and spread < SQUEEZED * numeric.scale
+    is_near_zero = abs(mean) < SQUEEZED * max(abs(numeric.center), numeric.scale)
+    is_squeezed = is_near_zero and spread < SQUEEZED * numeric.scale and len(np.unique(values)) > 2
     if not is_out.any() and not is_squeezed:
         return None
     people = float(weight[is_out].sum())

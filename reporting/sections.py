@@ -163,7 +163,10 @@ def _comparison(run: RunDirectory, table: pa.Table) -> Comparison | None:
     columns = label_columns(table)
     margin = ALL if columns in ([], [ALL]) else ":".join(columns)
     known = zip(run.truth["outcome"].to_pylist(), run.truth["margin"].to_pylist(), strict=True)
-    return compare_with_truth(table, run.truth, outcome=run.outcome) if (run.outcome, margin) in set(known) else None
+    return (
+        compare_with_truth(table, run.truth, outcome=run.outcome, is_share=run.is_share)
+        if (run.outcome, margin) in set(known) else None
+    )  # fmt: skip
 
 
 def _ends(records: list[Any], what: str, where: str) -> tuple[list[Any], str]:

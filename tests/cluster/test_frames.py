@@ -147,6 +147,16 @@ def test_wards_in_another_area_contradict_the_nesting(read):
         read({"area": ["2", "1"], "ward": ["w1", "w3"], "n": [5, 4]}, formula)
 
 
+def test_levels_of_a_column_that_only_the_frame_has_are_in_order(read):
+    size = pa.DictionaryArray.from_arrays(pa.array([1, 0, 2, 1]), pa.array(["small", "middle", "large"]), ordered=True)
+    frame = read(
+        {"area": ["1"] * 4, "band": [10, 9, None, 100], "size": size, "n": [1, 2, 3, 4]}, poststratify={"by": ["band", "size"]}
+    )  # fmt: skip
+    assert frame.levels["band"] == ("9", "10", "100", "(missing)")
+    assert frame.levels["size"] == ("small", "middle", "large")
+    assert frame.facts["new"] == []
+
+
 # ---- missing values ----
 
 
@@ -203,7 +213,8 @@ def test_a_column_of_0_and_1_takes_no_other_number(read, values: list[float]):
         ([10.0, 50.0, 90.0, 97.0], None, False),
         ([10.0, 50.0, 98.0, 97.0], 4.0, False),
         ([0.1, 0.5, 0.9, 0.97], 15.0, True),
-        ([48.1, 48.2, 48.3, 48.4], 15.0, True),
+        ([48.1, 48.2, 48.3, 48.4], None, False),
+        ([0.481, 0.482, 0.483, 0.484], 15.0, True),
         ([50.0] * 4, None, False),
     ],
 )
