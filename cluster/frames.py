@@ -30,6 +30,9 @@ SHOWN = 8
 SQUEEZED = 1 / 20
 """A column of several values whose mean and spread in the frame are less than this part of those in the data is in other units."""
 
+FAR = 2.0
+"""Sds between the means of a frame and of the data from which on not even a constant column is a matter of course."""
+
 
 class Frame(NamedTuple):
     """The rows with people: ``columns`` are codes of ``levels`` (the data's, then those that only the frame has) or numbers, and
@@ -299,7 +302,8 @@ def outside(name: str, numeric: Numeric, values: np.ndarray, weight: np.ndarray)
     mean = float(np.average(values, weights=weight))
     spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weight)))
     is_near_zero = abs(mean) < SQUEEZED * max(abs(numeric.center), numeric.scale)
-    is_squeezed = is_near_zero and spread < SQUEEZED * numeric.scale and len(np.unique(values)) > 2
+    is_far = abs(mean - numeric.center) > FAR * numeric.scale
+    is_squeezed = is_near_zero and spread < SQUEEZED * numeric.scale and (is_far or len(np.unique(values)) > 2)
     if not is_out.any() and not is_squeezed:
         return None
     people = float(weight[is_out].sum())

@@ -110,7 +110,7 @@ def headline(run: RunDirectory) -> Headline | None:
     if len(rows) == 1:
         known, everyone = (count_texts([rows[0][name]], run.min_count)[0] for name in ("num_trials", "num_rows"))
         raw = "–" if _hides(run, rows[0]["raw_mean"], rows[0]["num_trials"]) else text(rows[0]["raw_mean"])
-        tiles.append(Tile("Raw mean of known outcomes", raw, f"{known} known outcomes, {everyone} people"))
+        tiles.append(Tile("Raw mean of known outcomes", raw, f"{known} known outcomes; {everyone} people in the estimates"))
         if comparison := _comparison(run, table):
             truth = text(float(comparison.table["expected_mean"][0].as_py()))
             tiles.append(Tile("Truth of the simulation", truth, "known only because the file is simulated"))

@@ -215,6 +215,8 @@ def test_a_column_of_0_and_1_takes_no_other_number(read, values: list[float]):
         ([0.1, 0.5, 0.9, 0.97], 15.0, True),
         ([48.1, 48.2, 48.3, 48.4], None, False),
         ([0.481, 0.482, 0.483, 0.484], 15.0, True),
+        ([0.5, 0.5, 0.7, 0.5], 15.0, True),
+        ([30.0, 31.0, 30.0, 31.0], None, False),
         ([50.0] * 4, None, False),
     ],
 )

@@ -162,6 +162,7 @@ def ingested(helpers: Any, source: Any, directory: Any, kind: str, outcome: Any,
     """Ingest with everything unexpected in quarantine."""
     names = [*outcome] if isinstance(outcome, dict) else [outcome]
     columns: dict[str, Any] = {name: {"unexpected": "quarantine"} for name in names}
+    columns["g"] = {"missing": "quarantine"}
     if "trials" in columns:
         columns["trials"]["missing"] = "quarantine"
     if kind == "category":
