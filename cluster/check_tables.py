@@ -11,7 +11,7 @@ import pyarrow as pa
 from fitting import loo, loso, predict, predictive
 from fitting.predict import Calibration
 from fitting.predictive import PriorTerm, Replicates
-from reporting import published, tables
+from reporting import margins, published, tables
 from reporting.estimates import joined_labels
 from reporting.published import rounded_up
 from sharding import storage
@@ -142,7 +142,7 @@ def shown(work: Work, names: Sequence[str], labels: Mapping[str, list[str]]) -> 
     """
     found = {}
     for name in names:
-        file = storage.join(work.directory, f"estimates/{name.replace(':', '-')}.parquet")
+        file = storage.join(work.directory, "estimates", margins.file(name))
         number = len(labels[name])
         if work.context.config.publish.min_count == 1:
             found[name] = Shown(np.ones(number, dtype=bool), np.ones(number, dtype=bool))

@@ -23,7 +23,7 @@ from fitting import loo as loos
 from fitting import loso, predictive, rounds
 from fitting.combiner import Draws
 from fitting.loo import Elpd, Estimate
-from reporting import tables
+from reporting import margins, tables
 from sharding import storage
 from sharding.errors import ContractError
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 FOLDER = "checks"
-SUMMARY = f"{FOLDER}/checks.json"
+SUMMARY = run_directory.CHECKS
 LOO = f"{FOLDER}/loo.parquet"
 REPLICATES = 400
 OUT_DRAWS = 256
@@ -84,6 +84,7 @@ def check(loaded: Loaded, progress: Progress, shared: SharedExecutor, by: str | 
         with one_blas_thread():
             summary = _check(work, _margins(work, by), directory.records["merge"].files[posterior_files.POSTERIOR])
         progress.end(time.perf_counter() - started)
+        stages.report_again(loaded, directory, progress, shared)
     return check_tables.lines(summary)
 
 
@@ -92,9 +93,13 @@ def _margins(work: Work, by: str | None) -> dict[str, tuple[str, ...]]:
     asked = by is not None
     names = (by or "").split(",") if asked else list(work.context.config.poststratify.by)
     known = work.hierarchy.model.coding.factors
-    out: dict[str, tuple[str, ...]] = {"all": ()}
-    for name in (n.replace("/", ":").replace(" ", "") for n in names):
-        columns = tuple(name.split(":"))
+    out: dict[str, tuple[str, ...]] = {margins.ALL: ()}
+    for name in names:
+        try:
+            columns = margins.columns(name)
+        except ValueError as error:
+            raise ContractError("--by", str(error), "margins", "Give names such as state,race:age.") from None
+        name = margins.name(columns)
         unknown = [c for c in columns if c not in known]
         if name in out:
             continue

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster import audit_shards, posterior_files, tasks
+from cluster import audit_shards, population, posterior_files, tasks
 from cluster.context import StageContext
 from cluster.tasks import ModelRef
 from cluster.threads import one_blas_thread
@@ -114,6 +114,7 @@ def audit(context: StageContext) -> str:
     audit_shards.round_up(result["shards"], context.config.publish.min_count)
     result |= {"blocks": [], "rounds": [], "levels": [], "prior_sensitivity": []}
     result["total"] = {"num_draws": int(np.prod(run.draws.theta.shape[:2]))}
+    population.add(result, context.config, work.hierarchy.model.coding)
     storage.publish_json(storage.join(work.directory, "audit.json"), result)
     context.progress.update(score=max(abs(row["score"]) for row in result["coefficients"]))
     return str(result["verdict"])

@@ -286,7 +286,11 @@ def _tell_verdict(finished: "Finished", *, is_judged: bool) -> None:
     report = storage.join(finished.directory, "report.html")
     has_report = storage.exists(report)
     if finished.verdict:
+        from cluster import views
+
         typer.echo(f"verdict: {finished.verdict}")
+        for line in views.people(finished.directory):
+            typer.echo(line)
     if has_report:
         typer.echo(f"report: {report}")
     if finished.verdict == "fail" and is_judged:

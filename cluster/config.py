@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from fsspec.registry import known_implementations
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -17,6 +17,7 @@ from cluster import config_files, maps, threads, yaml_source
 from cluster.errors import ConfigError, Problem
 from cluster.problems import explain
 from fitting.config import AuditConfig, FitConfig, ModelConfig, VIConfig
+from reporting import margins
 from sharding.config import DataConfig, ShardsConfig
 
 
@@ -30,22 +31,35 @@ class PoststratifyConfig(Frozen):
     """Which groups get estimates, and the population they are estimated for."""
 
     by: tuple[str, ...] = Field(
-        default=("all",), description="Margins: `all`, a column, or columns joined by `:` such as race:age."
+        default=("all",), description="Margins: `all`, a column, or columns joined by `:` such as race:age; a column with a `:` in its name in backquotes."
     )
     frame: str = Field(
         default="file", description="`file` counts every row of data.source; or the URL of a table of counts."
     )
     count: str | None = Field(default=None, description="Column of the frame that holds the counts; not for `file`.")
+    missing: Literal["level", "leave_out", "error"] = Field(
+        default="level", description="People of a frame of your own without a value in a column: a level `(missing)`, which is that of "
+        "the fit, or is drawn from its group's distribution like a new one; left out of the population, and counted; or an error. Columns "
+        "with fixed effects, structured priors or memberships, and numbers, have no such level: there `level` is an error, too."
+    )  # fmt: skip
     interval: float = Field(default=0.9, gt=0, lt=1, description="Probability inside the intervals that are shown.")
 
     @field_validator("by")
     @classmethod
     def _margins(cls, by: tuple[str, ...]) -> tuple[str, ...]:
-        margins = tuple(margin.replace("/", ":").replace(" ", "") for margin in by)
-        for margin in margins:
-            if not all(margin.split(":")):
-                raise ValueError(f"{margin!r} is not a margin; expected names such as state or race:age")
-        return tuple(dict.fromkeys(margins))
+        found = [margins.columns(name) for name in by]
+        own = sorted({column for columns in found for column in columns if margins.is_own(column)})
+        if own:
+            raise ValueError(
+                f"{own} are columns that tables of estimates have already; expected other names. Give the column another "
+                f"one: `data.columns: {{my_{own[0]}: {{source: {own[0]}}}}}`"
+            )
+        return tuple(dict.fromkeys(map(margins.name, found)))
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """The columns of every margin by its name, everybody's (none) among them."""
+        return {name: margins.columns(name) for name in (margins.ALL, *self.by)}
 
     @model_validator(mode="after")
     def _counted(self) -> "PoststratifyConfig":
@@ -140,6 +154,13 @@ class RunConfig(Frozen):
                 f"model: 'formula' is about {outcome!r} and `data.outcome` is {named[0]!r}; expected one name. "
                 f"If it is called otherwise in the files, write `outcome: {{{outcome}: column}}`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _no_margin_of_the_outcome(self) -> "RunConfig":
+        outcome = self.model.parsed_formula().outcome
+        if any(outcome in columns for columns in self.poststratify.columns.values()):
+            raise ValueError(f"poststratify: 'by' has the outcome {outcome!r}; expected columns that group people")
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from cluster.config import Loaded
 from cluster.errors import AuditFailedError
 from cluster.progress import Progress
 from cluster.stages import Finished, SharedExecutor
+from reporting import margins
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -69,7 +70,7 @@ def _results(loaded: Loaded, finished: Finished, truth_file: Path) -> Iterator[s
     yield f"{loaded.config.name}: verdict {finished.verdict}, worst score {_worst_score(audit)}"
     truth = pq.read_table(truth_file)
     for margin, plural in MARGINS.items():
-        estimates = pq.read_table(f"{finished.directory}/estimates/{margin.replace(':', '-')}.parquet")
+        estimates = pq.read_table(f"{finished.directory}/estimates/{margins.file(margin)}")
         compared = compare_with_truth(estimates, truth, outcome=outcome)
         if margin == "state":
             yield from _state_table(compared.table, estimates["num_trials"].to_pylist())

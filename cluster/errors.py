@@ -79,14 +79,13 @@ class MetricsError(ClusterError):
 class FrameError(ClusterError):
     """The table of counts that estimates are poststratified to cannot be used."""
 
-    def __init__(self, url: str, found: str, expected: str):
-        self.url, self.found, self.expected = url, found, expected
-        super().__init__(
-            f"poststratify.frame {url}: expected {expected}, found {found}. Mend the frame, or use `frame: file`."
-        )
+    def __init__(self, url: str, found: str, expected: str, do: str = ""):
+        self.url, self.found, self.expected, self.do = url, found, expected, do
+        do = do or "Mend the frame, or use `frame: file`."
+        super().__init__(f"poststratify.frame {url}: expected {expected}, found {found}. {do}")
 
     def __reduce__(self):
-        return type(self), (self.url, self.found, self.expected)
+        return type(self), (self.url, self.found, self.expected, self.do)
 
 
 class RunDirectoryError(ClusterError):

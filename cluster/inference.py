@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster import audit_shards, compile_cache, kept_sites, posterior_files, site_files, tasks
+from cluster import audit_shards, compile_cache, kept_sites, population, posterior_files, site_files, tasks
 from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
@@ -303,6 +303,7 @@ def audit(context: StageContext) -> str:
             context.progress.say("the score failed: one more round, damped")
             _extra_round(work)
             result = _audit(work, read_sites(work))
+    population.add(result, context.config, work.hierarchy.model.coding)
     storage.publish_json(storage.join(work.directory, "audit.json"), result)
     return str(result["verdict"])
 

@@ -27,6 +27,8 @@ from sharding.errors import StorageError
 SCHEMA_VERSION = 1
 CODING = "coding.json"
 """The coding that ingest is given, where it is not to decide it anew: a dictionary of an earlier ingest."""
+CHECKS = "checks/checks.json"
+"""What `caucus check` found; it belongs to no stage."""
 STAGES = ("ingest", "fit", "merge", "audit", "poststratify", "report")
 ON_WORKERS = ("fit", "merge", "audit", "poststratify")
 """The stages whose work is tasks of shards."""
@@ -47,7 +49,7 @@ _AMENDED_BY = {
     "audit": ("fit", "merge"),
 }  # another layout moves sites; an audit that fails runs more rounds
 _READERS = 8
-_FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors")
+_FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors", "is_share")
 _VERSIONS = ("jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
 
 

@@ -24,10 +24,10 @@ from cluster.context import StageContext
 from cluster.errors import StageError
 from cluster.execution import Executor
 from cluster.progress import Progress
-from cluster.run_directory import CODING, FILES, ON_WORKERS, STAGES, RunDirectory, stage_key
+from cluster.run_directory import CHECKS, CODING, FILES, ON_WORKERS, STAGES, RunDirectory, stage_key
 from fitting import classic
 from fitting.config import ClassicConfig
-from fitting.families import ALIASES, OUTCOMES
+from fitting.families import ALIASES, OUTCOMES, mean_is_share
 from sharding import cleaned_rows, privacy, retrying, storage
 from sharding.errors import SourceError
 
@@ -124,6 +124,13 @@ def run_locked(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, on
     return Finished(path, tuple(redone), verdict(path))
 
 
+def report_again(loaded: Loaded, directory: RunDirectory, progress: Progress, shared: SharedExecutor) -> None:
+    """Write the report of a finished run anew, if what it tells of has changed."""
+    *others, report = steps(loaded, directory)
+    if report.reason and "report" in directory.records and not any(step.reason for step in others):
+        _run_stage(report, loaded.config, directory, progress, shared)
+
+
 def steps(loaded: Loaded, directory: RunDirectory) -> list[Step]:
     """Return every stage with the reason why it would run now; runs nothing."""
     inputs = all_inputs(loaded.config, directory.inputs())
@@ -203,17 +210,19 @@ def all_inputs(config: RunConfig, before: Mapping[str, Mapping[str, Any]] | None
         **seed,
     )
     publish = {"publish": config.publish.model_dump(mode="json")}
-    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **publish, **seed)
     margins = config.poststratify
     wanted, frame = margins.model_dump(mode="json"), {}
     if margins.frame != "file":
         earlier = before.get("poststratify", {})
         frame["sources"] = _fingerprints("poststratify.frame", [margins.frame], earlier, poststratify=wanted)
+    of_frame = frame and frame | {"poststratify": margins.model_dump(mode="json", exclude={"interval"})}
+    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **publish, **seed, **of_frame)
     estimated = add("poststratify", after={"merge": merged}, poststratify=wanted, **publish, **frame)
     add(
         "report",
         after={"audit": audited, "poststratify": estimated},
         data={"terms_of_use": config.data.terms_of_use},
+        **_checks(config.run.directory),
     )
     return inputs
 
@@ -239,20 +248,26 @@ def _coding(directory: str) -> dict[str, str]:
     return {"coding": storage.sha256_bytes(storage.read_bytes(file))} if storage.exists(file) else {}
 
 
+def _checks(directory: str) -> dict[str, str]:
+    """What `caucus check` found is told in the report."""
+    file = storage.join(directory, CHECKS)
+    return {"checks": storage.sha256_bytes(storage.read_bytes(file))} if storage.exists(file) else {}
+
+
 def _columns(config: RunConfig) -> dict[str, Any]:
     """What ingest has to code: the model's columns, and those of the margins of estimates."""
     columns = config.model.data_columns()
-    named = [column for margin in config.poststratify.by if margin != "all" for column in margin.split(":")]
+    named = [column for margin in config.poststratify.columns.values() for column in margin]
     used = {name: "model.formula" for name in (*columns.factors, *columns.predictors)}
     privacy.check_columns(
         dict.fromkeys(named, "poststratify.by") | used, config.data.privacy.allow, source_name=config.data.source_name
     )
-    margins = config.poststratify.by if config.poststratify.frame == "file" else ()
-    extra = [column for margin in margins if margin != "all" for column in margin.split(":")]
-    factors = dict.fromkeys([*columns.factors, *(c for c in extra if c not in columns.predictors)])
+    extra = named if config.poststratify.frame == "file" else []
+    outside = dict.fromkeys(name for name in extra if name not in (*columns.factors, *columns.predictors))
     return {
         "outcome_kind": OUTCOMES[ALIASES.get(config.model.family, config.model.family)],
-        "factor_columns": list(factors),
+        "factor_columns": list(columns.factors),
+        "margin_columns": list(outside),
         "predictor_columns": list(columns.predictors),
         "group_columns": [list(group) for group in columns.groups],
     }
@@ -290,6 +305,8 @@ def _run_stage(
         ahead = plan.work_ahead(config, directory.path, is_fitted=step.stage != "fit")
         executor = shared.get(config.run, ahead)  # before JAX is imported
         context = StageContext(config, directory.path, executor, progress, step.key, task_bytes, retries)
+        if step.stage == "fit":
+            _check_frame(directory.path, config)
         _function(step.stage, config)(context)
         if step.stage == "merge":
             directory.facts["priors"] = _function("resolved_priors", config)(directory.path, config)
@@ -309,6 +326,13 @@ def _function(name: str, config: RunConfig) -> Callable[..., Any]:
     return getattr(classic_stages if is_classic else inference, name)
 
 
+def _check_frame(directory: str, config: RunConfig) -> None:
+    """Before hours go into a fit whose frame is not of its population."""
+    from cluster import population  # pyarrow takes a second to import
+
+    population.check_frame(directory, config)
+
+
 def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -> None:
     from sharding.dictionary import Dictionary
     from sharding.ingest import ingest
@@ -322,6 +346,7 @@ def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -
         factor_columns=tuple(columns["factor_columns"]),
         predictor_columns=tuple(columns["predictor_columns"]),
         group_columns=tuple(tuple(group) for group in columns["group_columns"]),
+        margin_columns=tuple(columns["margin_columns"]),
         directory=directory,
         seed=config.run.seed,
         progress=lambda phase, done, total: progress.update(phase=phase, done=done, total=total),
@@ -341,7 +366,7 @@ def _report(directory: str) -> None:
             for name in (name for owned in FILES[stage] for name in storage.names_below(directory, owned)):
                 if not (name.startswith("sites/") or (name.startswith("shards/") and name.endswith(".parquet"))):
                     storage.copy(storage.join(directory, name), storage.join(folder, name))
-        for name in ("manifest.json", "run.yaml"):
+        for name in ("manifest.json", "run.yaml", *([CHECKS] if storage.exists(storage.join(directory, CHECKS)) else [])):
             storage.copy(storage.join(directory, name), storage.join(folder, name))
         report.build(folder)
         storage.publish_file(Path(folder) / "report.html", storage.join(directory, "report.html"))
@@ -359,6 +384,7 @@ def _open(loaded: Loaded) -> RunDirectory:
         "executor": config.run.executor,
         "truth": _truth(config),
         "priors": directory.facts.get("priors"),  # told by the merge
+        "is_share": mean_is_share(config.model.family),
     }
     directory.save()
     storage.publish_bytes(storage.join(path, "run.yaml"), resolved.encode())

@@ -367,7 +367,7 @@ def sum_shard(task: SumTask) -> ShardSums:
     theta = np.ascontiguousarray(stored[:, restriction.coefficients].T)
     sums, means = predict.group_sums(prior.family, design, theta, groups, sizes, columns["num_rows"])
     observed, base = families.observed(prior.family, statistics)
-    known_rows = columns.get("num_known", columns["num_trials"])
+    known_rows = families.known(prior.family, columns)
     shared, tables = [], []
     for i, (margin, alone) in enumerate(zip(task.margins, task.alone, strict=True)):
         place, size = groups[str(i)], sizes[str(i)]

@@ -8,7 +8,8 @@ from cluster.config import Loaded
 from cluster.plan import Plan
 from cluster.ray_jobs import Job
 from cluster.run_directory import RunDirectory
-from reporting.suppression import count_texts
+from reporting.people import told
+from sharding import storage
 
 MAX_LINES = 20
 
@@ -41,6 +42,12 @@ def status(loaded: Loaded) -> list[str]:
     if directory is None:
         return [f"run directory {path}: not started"]
     return [f"run directory {path}", *(_stage_line(step, directory) for step in stages.steps(loaded, directory))]
+
+
+def people(directory: str) -> list[str]:
+    """Say who is not in the numbers of a run, and of whom the data say little; nothing where that is nobody."""
+    who = told(storage.read_json(storage.join(directory, "audit.json")).get("population"))
+    return [f"people: {who.title}", *(f"  {line}" for line in who.lines)] if who.lines else []
 
 
 def attempts(jobs: Sequence[Job], logs_of: Callable[[Job], str]) -> list[str]:
@@ -81,7 +88,7 @@ def _files(explained: dict[str, Any]) -> list[str]:
 def _shards(explained: dict[str, Any]) -> list[str]:
     shards, numbers, rounds = explained["shards"], explained["num_shards"], explained["rounds"]
     lines = [f"shards: fitted {numbers['fitted']:,}, kept {numbers['kept']:,}"]
-    texts = {key: count_texts([s[key] or 0 for s in shards]) for key in _COUNTS}
+    texts = {key: [f"{s[key] or 0:,}" for s in shards] for key in _COUNTS}
     for i, shard in enumerate(shards[:MAX_LINES]):
         shown = {key: None if shard[key] is None else texts[key][i] for key in _COUNTS}
         people, known = (

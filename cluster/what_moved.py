@@ -14,9 +14,8 @@ from cluster import earlier_run
 from cluster.earlier_run import EarlierRun
 from cluster.kept_sites import KEPT
 from cluster.run_directory import RunDirectory, describe_changes
-from reporting import moves, tables
+from reporting import margins, moves, tables
 from reporting.published import rounded_up
-from reporting.run_directory import CALIBRATION
 from sharding import storage
 from sharding.dictionary import Dictionary
 
@@ -50,8 +49,8 @@ def _compared(before: str, after: str) -> dict[str, pa.Table]:
     old = storage.names_below(before, "estimates")
     for name in storage.names_below(after, "estimates"):
         stem = name.removeprefix("estimates/").removesuffix(".parquet")
-        if name.endswith(".parquet") and stem != CALIBRATION and name in old:
-            margin = stem.replace("-", ":")
+        if name.endswith(".parquet") and stem != margins.CALIBRATION and name in old:
+            margin = margins.of_file(stem)
             found[margin] = moves.of_margin(margin, *_tables(before, after, name))
     return found
 

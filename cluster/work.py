@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from cluster.threads import usable_cores
 from fitting import splines
 from fitting.config import VIConfig
 from fitting.hierarchy import Hierarchy
-from sharding import storage, store
+from sharding import level_order, storage, store
+from sharding.dictionary import Dictionary
 from sharding.errors import ContractError
 
 if TYPE_CHECKING:
@@ -96,14 +98,16 @@ def open_work(context: StageContext) -> Work:
     Raises
     ------
     ContractError
-        A margin of `poststratify` is a number in the model. Only ingest knows; told before anything is fitted.
+        A margin of `poststratify` is a number in the model, or what needs ordered levels has none. Only ingest knows; told before
+        anything is fitted.
     """
     manifest = store.read_manifest(context.directory)
     dictionary = storage.read_bytes(storage.join(context.directory, store.DICTIONARY))
+    level_order.check(Dictionary.from_json(json.loads(dictionary)), context.config.model.ordered_columns())
     ref = model_ref(context.directory, dictionary, context.config)
     entries = tuple(e for e in manifest["shards"] if e["num_trials"])
     hierarchy = tasks.build_hierarchy(ref)
-    columns = {column for margin in context.config.poststratify.by for column in margin.split(":")}
+    columns = {column for margin in context.config.poststratify.columns.values() for column in margin}
     numeric = sorted(columns & set(hierarchy.model.coding.numerics))
     if numeric:
         raise ContractError(

@@ -155,6 +155,15 @@ class ModelConfig(Frozen):
         """The structured priors, by the names of their terms' coefficients (``1|age``)."""
         return {key: value for key, value in self.priors.items() if not isinstance(value, str | HorseshoeConfig)}
 
+    def ordered_columns(self) -> dict[str, str]:
+        """Columns whose levels need an order, with what needs it: the outcome of an ordinal family, factors with such a structure."""
+        outcome = {self.parsed_formula().outcome: "the family ordinal"} if self.family == "ordinal" else {}
+        return outcome | {
+            key.rpartition("|")[2].split(":")[-1]: f"the structure {config.structure} of {key}"
+            for key, config in self.structures().items()
+            if config.needs_order
+        }
+
     def horseshoe(self) -> HorseshoeConfig | None:
         """The horseshoe on the fixed coefficients, if there is one."""
         prior = self.priors.get("b")
@@ -255,6 +264,9 @@ class WarnAbove(Frozen):
     score: float = Field(default=0.1, gt=0, description="Error of a coefficient's mean, in posterior sds.")
     log_ratio_sd: float = Field(default=1.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.5, description="Pareto k of the importance ratios.")
+    rows: float = Field(default=0.05, ge=0, description="Share of known outcomes, or of people, left out without having been declared.")
+    new_levels: float = Field(default=0.05, ge=0, description="Share of a frame's people on levels of a column that the data did not have.")
+    outside: float = Field(default=0.01, ge=0, description="Share of people with a number outside of what was fitted.")
 
 
 class FailAbove(Frozen):
@@ -263,6 +275,9 @@ class FailAbove(Frozen):
     score: float = Field(default=0.3, gt=0, description="Error of a coefficient's mean, in posterior sds.")
     log_ratio_sd: float = Field(default=2.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.7, description="Pareto k of the importance ratios.")
+    rows: float = Field(default=0.5, ge=0, description="Share of known outcomes, or of people, left out without having been declared.")
+    new_levels: float = Field(default=1.0, ge=0, description="Share of a frame's people on levels of a column that the data did not have.")
+    outside: float = Field(default=1.0, ge=0, description="Share of people with a number outside of what was fitted.")
 
 
 class AuditConfig(Frozen):

@@ -123,6 +123,16 @@ class Family:
         """Whether the expected outcome of one person is a probability of success."""
         return self.name in ("binomial", "beta_binomial")
 
+    @property
+    def mean_is_share(self) -> bool:
+        """Whether the mean of people's outcomes is a share of them: of successes, or of a category."""
+        return mean_is_share(self.name)
+
+
+def mean_is_share(name: str) -> bool:
+    """Whether the mean of people's outcomes in the family ``name`` is a share of them: of successes, or of a category."""
+    return OUTCOMES[ALIASES.get(name, name)] in ("binomial", "keyed_trials", "category")
+
 
 def make(name: str, link: str | None = None, categories: tuple[str, ...] = ()) -> Family:
     """The family ``name``, with its default link if none is given.
@@ -227,6 +237,12 @@ def observed(family: Family, statistics: Statistics) -> tuple[np.ndarray, np.nda
     if family.name == "beta_binomial":
         return (rows * statistics["successes"])[None], rows * statistics["trials"]
     return (rows * statistics["y"])[None], rows * statistics.get("exposure", np.ones(len(rows)))
+
+
+def known(family: Family, statistics: Statistics) -> np.ndarray:
+    """Number of known outcomes of each cell without weights, shape (n,): rows, or their trials."""
+    rows = statistics.get("num_known", statistics["num_trials"])
+    return rows * statistics["trials"] if family.name == "beta_binomial" else rows
 
 
 def natural_own(family: Family, own: np.ndarray) -> list[tuple[str, np.ndarray]]:

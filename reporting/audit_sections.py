@@ -127,6 +127,13 @@ def blocks(run: RunDirectory) -> list[list[str]]:
             for b in run.audit.get("blocks", [])]
 
 
+def sensitivity(run: RunDirectory) -> list[list[str]]:
+    """Return how much each scale and coefficient follows its prior, those with a flag; of healthy data, too, some have one."""
+    flagged = [row for row in run.audit.get("prior_sensitivity", []) if row.get("flag") not in (None, "", "ok", "-")]
+    return [[str(row.get("parameter", "")), plain(row.get("prior"), 2), plain(row.get("likelihood"), 2), str(row["flag"])]
+            for row in flagged]  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Rounds:
     """The rounds of the fit."""
@@ -157,7 +164,7 @@ def shard_map(run: RunDirectory) -> Markup | None:
     people = [[roughly(int(s[key]), run.min_count) for s in found] for key in ("num_rows", "num_trials")]
     tiles = [Tile(str(s["shard_id"]), float(rounded_up(s["num_rows"], run.min_count)), (int(s["num_cells"]) / most) ** 0.5,
                   status.get(str(s["shard_id"]), "pass"),
-                  f"{s['shard_id']}: {rows} rows in {s['num_cells']:,} cells, {trials} known outcomes")
+                  f"{s['shard_id']}: {rows} people in {s['num_cells']:,} cells, {trials} known outcomes")
              for s, rows, trials in zip(found, *people, strict=True)]
     return figures.shard_map(tiles, "rows and cells by shard")
 

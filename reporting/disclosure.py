@@ -187,22 +187,27 @@ class _Cells:
     def _most(self, count: np.ndarray) -> np.ndarray:
         """The most that every cell can be: bounds shuttled between groups and their sums until none moves.
 
+        Counts of a frame, and weighted shares times people, are rounded by margin and add up roughly: an equation is taken to be
+        ``off`` by what it is. Taken to be exact, bounds would pass each other, and leave no choice to anybody.
+
         Reference: Buzzigoli & Giusti (1999), "An algorithm to calculate the lower and upper bounds of the elements of an
         array given its marginals".
         """
         is_shown = self.published & ~self.hidden
-        low = np.where(is_shown, count, np.where(self.published, self.floor, 0)).astype(np.int64)
+        low = np.where(is_shown, count, np.where(self.published, np.minimum(self.floor, count), 0)).astype(np.int64)
         high = np.where(is_shown, count, count.sum()).astype(np.int64)
         for _ in range(MAX_SHUTTLES):
             before = low.copy(), high.copy()
             for link in self.links:
                 has = self._has_children(link)
+                off = np.bincount(link.parents, count[link.children], len(low)).astype(np.int64) - count
                 least, most = (np.bincount(link.parents, bound[link.children], len(low)).astype(np.int64)
                                for bound in (low, high))  # fmt: skip
-                low, high = np.where(has, np.maximum(low, least), low), np.where(has, np.minimum(high, most), high)
+                low = np.where(has, np.maximum(low, least - off), low)
+                high = np.where(has, np.minimum(high, most - off), high)
                 others_least, others_most = least[link.parents] - low[link.children], most[link.parents] - high[link.children]
-                high[link.children] = np.minimum(high[link.children], high[link.parents] - others_least)
-                low[link.children] = np.maximum(low[link.children], low[link.parents] - others_most)
+                high[link.children] = np.minimum(high[link.children], (high + off)[link.parents] - others_least)
+                low[link.children] = np.maximum(low[link.children], (low + off)[link.parents] - others_most)
             if (before[0] == low).all() and (before[1] == high).all():
                 break
         return high

@@ -124,10 +124,13 @@ class Comparison:
     raw_coverage: float | None
 
 
-def compare_with_truth(estimates: pa.Table, truth: pa.Table, *, outcome: str | None = None) -> Comparison:
+def compare_with_truth(
+    estimates: pa.Table, truth: pa.Table, *, outcome: str | None = None, is_share: bool = True
+) -> Comparison:
     """Compare one margin's estimates with ``truth/expected.parquet``.
 
-    ``outcome`` picks the rows of ``truth``; it may be left out if there is only one. Groups are matched by label, and
+    ``outcome`` picks the rows of ``truth``; it may be left out if there is only one. ``is_share`` says that raw means are
+    shares of people, which have Wilson intervals. Groups are matched by label, and
     every estimated group must have its truth.
 
     Raises
@@ -153,10 +156,10 @@ def compare_with_truth(estimates: pa.Table, truth: pa.Table, *, outcome: str | N
         raise TableError("truth/expected", f"no truth for {len(missing)} of {len(levels)} groups of margin {margin!r}",
                          "the truth of every group", "Compare with the truth of the same file.")
     expected = np.array([expected_by_level[level] for level in levels], dtype=float)
-    return _comparison(estimates, levels, expected)
+    return _comparison(estimates, levels, expected, is_share)
 
 
-def _comparison(estimates: pa.Table, levels: list[str], expected: np.ndarray) -> Comparison:
+def _comparison(estimates: pa.Table, levels: list[str], expected: np.ndarray, is_share: bool) -> Comparison:
     ends = interval_columns(estimates)
     mean, low, high = (estimates[name].to_numpy() for name in ("mean", *ends))
     error = mean - expected
@@ -170,7 +173,7 @@ def _comparison(estimates: pa.Table, levels: list[str], expected: np.ndarray) ->
     raw_rmse = raw_coverage = None
     if known.any():
         raw_rmse = _root_mean_square(raw[known] - expected[known])
-        if ((raw[known] >= 0) & (raw[known] <= 1)).all():
+        if is_share:
             raw_low, raw_high = wilson_interval(raw[known], trials[known])
             raw_coverage = float(np.mean((raw_low <= expected[known]) & (expected[known] <= raw_high)))
     return Comparison(table, len(levels), float(covered.mean()), _root_mean_square(error), float(error.mean()),

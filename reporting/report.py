@@ -38,7 +38,7 @@ def render(run: RunDirectory) -> str:
         outcome=run.outcome,
         is_share=run.is_share,
         interval=sections.interval_text(run),
-        verdict=judge(run.audit, num_trials),
+        verdict=judge(run.audit, num_trials, run.checks, sections.calibration_note(run)),
         score=score,
         gates=audit_sections.gates(run),
         totals=audit_sections.totals(run),
@@ -48,6 +48,8 @@ def render(run: RunDirectory) -> str:
         effects=sections.effects(run),
         scales=sections.scales(run),
         calibration=sections.calibration(run),
+        sensitivity=audit_sections.sensitivity(run),
+        min_count=run.min_count,
         shards=audit_sections.shards(run),
         blocks=audit_sections.blocks(run),
         rounds=audit_sections.rounds(run),
@@ -67,4 +69,4 @@ def _sizes(run: RunDirectory) -> str:
         return ""
     rows, cells, trials = (sum(int(shard[key]) for shard in run.shards["shards"])
                            for key in ("num_rows", "num_cells", "num_trials"))
-    return f"{rows:,} rows in {cells:,} cells and {len(run.shards['shards']):,} shards; {trials:,} known outcomes"
+    return f"{rows:,} people in {cells:,} cells and {len(run.shards['shards']):,} shards; {trials:,} known outcomes"

@@ -2,7 +2,7 @@
 
 Only ``run.yaml``, ``manifest.json`` and ``audit.json`` are needed. From ``manifest.json`` these keys are used where
 present: ``seed``, ``executor``, ``versions`` (package to version), ``priors`` (parameter or class to text), ``stages``
-(name to ``seconds`` and ``peak_memory_bytes``) and ``truth`` (folder with ``expected.parquet``; a relative
+(name to ``seconds`` and ``peak_memory_bytes``) ``is_share`` (whether means are shares of people), and ``truth`` (folder with ``expected.parquet``; a relative
 one is taken from the run directory).
 """
 
@@ -18,11 +18,10 @@ import xarray as xr
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from reporting import margins
 from reporting.errors import RunDirectoryError
 from reporting.posterior import read_posterior
 from reporting.tables import read_table
-
-CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,7 @@ class RunDirectory:
     config_text: str
     manifest: dict[str, Any]
     audit: dict[str, Any]
+    checks: dict[str, Any] | None
     shards: dict[str, Any] | None
     dictionary: dict[str, Any] | None
     posterior: xr.DataTree | None
@@ -49,8 +49,13 @@ class RunDirectory:
 
     @property
     def is_share(self) -> bool:
-        """Whether estimates are shares (bernoulli, binomial), to be shown as percentages."""
-        return self.config.get("model", {}).get("family") in ("bernoulli", "binomial")
+        """Whether estimates are shares, to be shown as percentages: the manifest says so (`fitting.families` decides)."""
+        return bool(self.manifest.get("is_share", False))
+
+    @property
+    def population(self) -> dict[str, Any] | None:
+        """Who is in the estimates and who is not, from `audit.json`; None where nobody said."""
+        return self.audit.get("population")
 
     @property
     def min_count(self) -> int:
@@ -82,8 +87,8 @@ def read(directory: str | Path) -> RunDirectory:
     except YAMLError as error:
         raise _unreadable(root / "run.yaml", error) from error
     manifest = read_json(root / "manifest.json")
-    margins = {path.stem: read_table(path) for path in sorted((root / "estimates").glob("*.parquet"))}
-    calibration = margins.pop(CALIBRATION, None)
+    estimates = {path.stem: read_table(path) for path in sorted((root / "estimates").glob("*.parquet"))}
+    calibration = estimates.pop(margins.CALIBRATION, None)
     truth = root / manifest["truth"] / "expected.parquet" if manifest.get("truth") else None
     return RunDirectory(
         path=root,
@@ -91,14 +96,22 @@ def read(directory: str | Path) -> RunDirectory:
         config_text=config_text,
         manifest=manifest,
         audit=read_json(root / "audit.json"),
+        checks=_checks(root, manifest),
         shards=_optional_json(root / "shards" / "manifest.json"),
         dictionary=_optional_json(root / "dictionary.json"),
         posterior=read_posterior(root / "posterior.nc", only_scalars=True) if (root / "posterior.nc").exists() else None,
         summary=_optional_table(root / "summary.parquet"),
-        estimates={name.replace("-", ":"): table for name, table in margins.items()},
+        estimates={margins.of_file(stem): table for stem, table in estimates.items()},
         calibration=calibration,
         truth=_optional_table(truth) if truth else None,
     )
+
+
+def _checks(root: Path, manifest: dict[str, Any]) -> dict[str, Any] | None:
+    """What `caucus check` found of the present posterior."""
+    found = _optional_json(root / "checks" / "checks.json")
+    merged = manifest.get("stages", {}).get("merge", {}).get("files", {}).get("posterior.nc")
+    return found if found is not None and found.get("posterior_sha256") == merged else None
 
 
 def _text(path: Path) -> str:

@@ -12,7 +12,8 @@ import pyarrow as pa
 from markupsafe import Markup
 from scipy import stats
 
-from reporting import figures
+from reporting import figures, people
+from reporting import margins as margin_names
 from reporting.estimates import (
     ALL,
     Comparison,
@@ -49,15 +50,20 @@ class Margin:
 
 
 @dataclass(frozen=True)
-class Headline:
-    """The estimate of everybody."""
+class Tile:
+    """One number at the head of the estimates."""
 
+    name: str
     value: str
-    interval: str
-    raw: str
-    num_rows: str
-    num_trials: str
-    truth: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The estimate of all people, of each category where the outcome has several; ``lines`` say who is not in it."""
+
+    tiles: list[Tile]
+    lines: list[str]
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,10 @@ def value_text(run: RunDirectory, decimals: int = 1) -> Callable[[float], str]:
     return (lambda value: percent(value, decimals)) if run.is_share else plain
 
 
+def _hides(run: RunDirectory, raw_mean: float | None, num_trials: int | None) -> bool:
+    return hides_raw_mean(raw_mean, num_trials, run.min_count, is_share=run.is_share)
+
+
 def interval_text(run: RunDirectory) -> str:
     """Return the interval's name, ``90%``, from the columns of the estimates."""
     for table in run.estimates.values():
@@ -85,17 +95,26 @@ def interval_text(run: RunDirectory) -> str:
 
 
 def headline(run: RunDirectory) -> Headline | None:
-    """Return the estimate of everybody, if the margin ``all`` was asked for."""
+    """Return the estimate of all people."""
     table = run.estimates.get(ALL)
-    if table is None or len(table) != 1:
+    if table is None or not len(table):
         return None
-    text, row = value_text(run), table.to_pylist()[0]
+    who = people.told(run.population)
+    text, rows, categories = value_text(run), table.to_pylist(), [c for c in label_columns(table) if c != ALL]
     low, high = interval_columns(table)
-    hidden = hides_raw_mean(row["raw_mean"], row["num_trials"], run.is_share)
-    comparison = _comparison(run, table)
-    truth = text(float(comparison.table["expected_mean"][0].as_py())) if comparison else ""
-    return Headline(text(row["mean"]), f"{text(row[low])} to {text(row[high])}", "–" if hidden else text(row["raw_mean"]),
-                    count_texts([row["num_rows"]])[0], count_texts([row["num_trials"]])[0], truth)
+    tiles = []
+    for i, row in enumerate(rows):
+        category = f": {row[categories[-1]]}" if categories else ""
+        names = who.title + category if i == 0 else category.removeprefix(": ")
+        tiles.append(Tile(names, text(row["mean"]), f"{text(row[low])} to {text(row[high])}"))
+    if len(rows) == 1:
+        known, everyone = (count_texts([rows[0][name]], run.min_count)[0] for name in ("num_trials", "num_rows"))
+        raw = "–" if _hides(run, rows[0]["raw_mean"], rows[0]["num_trials"]) else text(rows[0]["raw_mean"])
+        tiles.append(Tile("Raw mean of known outcomes", raw, f"{known} known outcomes; {everyone} people in the estimates"))
+        if comparison := _comparison(run, table):
+            truth = text(float(comparison.table["expected_mean"][0].as_py()))
+            tiles.append(Tile("Truth of the simulation", truth, "known only because the file is simulated"))
+    return Headline(tiles, who.lines)
 
 
 def margins(run: RunDirectory) -> list[Margin]:
@@ -109,20 +128,20 @@ def _margin(run: RunDirectory, name: str, table: pa.Table) -> Margin:
     comparison = _comparison(run, table)
     columns = label_columns(table)
     records = table.to_pylist()
-    rows_texts = count_texts(table["num_rows"].to_pylist())
-    trials_texts = count_texts(table["num_trials"].to_pylist())
+    rows_texts = count_texts(table["num_rows"].to_pylist(), run.min_count)
+    trials_texts = count_texts(table["num_trials"].to_pylist(), run.min_count)
     for i, (record, label) in enumerate(zip(records, joined_labels(table), strict=True)):
-        few = trials_texts[i] == HIDDEN or hides_raw_mean(record["raw_mean"], record["num_trials"], run.is_share)
+        few = trials_texts[i] == HIDDEN or _hides(run, record["raw_mean"], record["num_trials"])
         record |= {"label": label, "raw": None if few else record["raw_mean"],
                    "truth": comparison.table["expected_mean"][i].as_py() if comparison else None,
                    "rows_text": rows_texts[i], "trials_text": trials_texts[i]}
     records.sort(key=lambda record: (-record["mean"], record["label"]))
-    shown, note = _ends(records, f"{len(records):,} groups", f"estimates/{name.replace(':', '-')}.parquet")
+    shown, note = _ends(records, f"{len(records):,} groups", f"estimates/{margin_names.file(name)}")
     low, high = interval_columns(table)
     text = value_text(run)
     rows = [Interval(r["label"], r["mean"], r[low], r[high], r["raw"], r["truth"]) for r in shown]
     means = [record["mean"] for record in records]
-    head = [*columns, "Rows", "Known outcomes", "Raw mean", "Estimate", f"{interval_text(run)} interval", "Sd"]
+    head = [*columns, "People", "Known outcomes", "Raw mean", "Estimate", f"{interval_text(run)} interval", "Sd"]
     body = [[*(str(r[column]) for column in columns), r["rows_text"], r["trials_text"],
              text(r["raw"]) if r["raw"] is not None else "–", text(r["mean"]), f"{text(r[low])} to {text(r[high])}",
              percent(r["sd"], 2) if run.is_share else plain(r["sd"])] for r in shown]
@@ -133,7 +152,7 @@ def _margin(run: RunDirectory, name: str, table: pa.Table) -> Margin:
     outcome = f"{run.outcome}, {'share' if run.is_share else 'mean'}"
     distribution = figures.histogram(means, text, f"{outcome}: all {len(means):,} groups") if note else None
     picture = figures.intervals(rows, text, outcome, gap_after=END_ROWS if note else None)
-    return Margin(name, len(records), picture, distribution, head, body, note, comparison,
+    return Margin(margin_names.title(name), len(records), picture, distribution, head, body, note, comparison,
                   any(r["raw"] is not None for r in shown))
 
 
@@ -144,7 +163,10 @@ def _comparison(run: RunDirectory, table: pa.Table) -> Comparison | None:
     columns = label_columns(table)
     margin = ALL if columns in ([], [ALL]) else ":".join(columns)
     known = zip(run.truth["outcome"].to_pylist(), run.truth["margin"].to_pylist(), strict=True)
-    return compare_with_truth(table, run.truth, outcome=run.outcome) if (run.outcome, margin) in set(known) else None
+    return (
+        compare_with_truth(table, run.truth, outcome=run.outcome, is_share=run.is_share)
+        if (run.outcome, margin) in set(known) else None
+    )  # fmt: skip
 
 
 def _ends(records: list[Any], what: str, where: str) -> tuple[list[Any], str]:
@@ -253,6 +275,16 @@ class Calibration:
 
     figure: Markup
     rows: list[list[str]]
+    differences: list[float]
+
+
+def calibration_note(run: RunDirectory) -> str:
+    """Say how far observed and expected shares of a bin are apart at most."""
+    shown = calibration(run)
+    if shown is None or not run.is_share:
+        return ""
+    worst = max(shown.differences, key=abs)
+    return f"By tenths of the prediction, observed and expected shares differ by {100 * abs(worst):.1f} points at most."
 
 
 def calibration(run: RunDirectory) -> Calibration | None:
@@ -260,7 +292,7 @@ def calibration(run: RunDirectory) -> Calibration | None:
     if run.calibration is None:
         return None
     require_columns("estimates/calibration", run.calibration, ("bin", "num_trials", "observed", "expected"))
-    records = [r for r in run.calibration.to_pylist() if not hides_raw_mean(r["observed"], r["num_trials"], run.is_share)]
+    records = [r for r in run.calibration.to_pylist() if not _hides(run, r["observed"], r["num_trials"])]
     if len(records) < 2:
         return None
     text = value_text(run)
@@ -271,6 +303,6 @@ def calibration(run: RunDirectory) -> Calibration | None:
             low, high = wilson_interval(np.array(r["observed"]), np.array(r["num_trials"]))
             half = float(high - low) / 2
         points.append((r["expected"], r["observed"], half))
-    rows = [[str(r["bin"]), *count_texts([r["num_trials"]]), text(r["expected"]), text(r["observed"]),
+    rows = [[str(r["bin"]), *count_texts([r["num_trials"]], run.min_count), text(r["expected"]), text(r["observed"]),
              text(r["observed"] - r["expected"])] for r in records]
-    return Calibration(figures.calibration(points, text), rows)
+    return Calibration(figures.calibration(points, text), rows, [r["observed"] - r["expected"] for r in records])

@@ -9,10 +9,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from reporting.svg import plain
+from reporting import people
+from reporting.svg import percent, plain
 
 RANK = {"fail": 0, "warn": 1, "info": 2, "pass": 3}
-HEADLINE = {"pass": "Ready to use", "warn": "Usable with care", "fail": "Do not use these numbers yet"}
+HEADLINE = {"pass": "Computed as asked", "warn": "Usable with care", "fail": "Do not use these numbers yet"}
+OF_MODEL = {
+    "pass": ", and nothing that was checked speaks against the model", "warn": "; look at the model",
+    "unchecked": "; whether the model fits is not checked yet",
+}  # fmt: skip
+"""What the headline of a run that passed says of its model."""
+CHANCE = 0.01
+"""Probability of so many groups outside of their intervals below which chance does not explain them."""
+
+
+@dataclass(frozen=True)
+class Aspect:
+    """What was checked of the computation, the data or the model: ``status`` is pass, warn, fail or unchecked."""
+
+    name: str
+    status: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -29,20 +46,32 @@ class Action:
 
 @dataclass(frozen=True)
 class Verdict:
-    """``status`` is pass, warn or fail; ``sentence`` is what a person should know first."""
+    """``status`` is pass, warn or fail; ``aspects`` are what a person should know first."""
 
     status: str
     headline: str
-    sentence: str
+    aspects: list[Aspect]
     actions: list[Action]
 
 
-def judge(audit: dict[str, Any], num_trials: int | None) -> Verdict:
-    """Return the verdict of an ``audit.json``; ``num_trials`` is the number of known outcomes."""
+def judge(
+    audit: dict[str, Any], num_trials: int | None, checks: dict[str, Any] | None = None, calibration: str = ""
+) -> Verdict:
+    """Return the verdict of an ``audit.json``; ``num_trials`` is the number of known outcomes, ``checks`` a ``checks.json``.
+
+    ``calibration`` says in words how observed and expected outcomes differ.
+    """
     status = str(audit.get("verdict", "fail"))
     status = status if status in HEADLINE else "fail"
     actions = sorted(_actions(audit), key=lambda action: RANK.get(action.severity, 2))
-    return Verdict(status, HEADLINE[status], _sentence(status, audit, actions, num_trials), actions)
+    aspects = [_computation(audit, num_trials), _data(audit), _model(audit, checks, calibration)]
+    headline = HEADLINE[status] + (OF_MODEL[aspects[2].status] if status == "pass" else "")
+    return Verdict(status, headline, aspects, actions)
+
+
+def about(gate: dict[str, Any]) -> str:
+    """What a gate is about: computation, data or model."""
+    return str(gate.get("about", "computation"))
 
 
 def worst_score(audit: dict[str, Any]) -> tuple[float, str] | None:
@@ -55,22 +84,83 @@ def worst_score(audit: dict[str, Any]) -> tuple[float, str] | None:
     return max(known) if known else None
 
 
-def _sentence(status: str, audit: dict[str, Any], actions: list[Action], num_trials: int | None) -> str:
+def _status_of(audit: dict[str, Any], subject: str) -> tuple[str, list[dict[str, Any]]]:
+    """The worst status of the gates about a subject, and the gates that did not pass."""
+    bad = [gate for gate in audit.get("gates", []) if about(gate) == subject and gate.get("status") in ("warn", "fail")]
+    return min((str(gate["status"]) for gate in bad), key=RANK.__getitem__, default="pass"), bad
+
+
+def _computation(audit: dict[str, Any], num_trials: int | None) -> Aspect:
+    """How far the merged posterior is from that of the model; what is warned of without a gate is about it, too."""
+    status, bad = _status_of(audit, "computation")
+    is_told = all(gate.get("status") == "pass" for gate in audit.get("gates", []))
+    verdict = str(audit.get("verdict", "fail"))
+    if is_told and verdict != "pass":
+        status = verdict if verdict in RANK else "fail"
     data = f"all {num_trials:,} known outcomes" if num_trials else "all of the data"
     score = worst_score(audit)
     distance = f"the furthest coefficient is {plain(score[0], 2)} posterior sds off" if score else ""
-    gates = {name: [g for g in audit.get("gates", []) if g.get("status") == name] for name in ("warn", "fail")}
-    named = ", ".join(str(gate.get("name")) for gate in gates[status]) if status in gates else ""
+    named = ", ".join(str(gate.get("name")) for gate in bad if gate["status"] == status)
     if status == "pass":
         found = f": {distance}, too little to matter" if distance else ""
-        return f"The merged posterior was checked against {data} and agrees with it{found}."
+        return Aspect("Computation", status, f"The merged posterior was checked against {data} and agrees with it{found}.")
     passed = f" ({distance})" if distance else ""
     where, failed = (f" about {named}", f" on {named}") if named else ("", "")
-    if status == "warn":
-        return (f"The merged posterior was checked against {data}{passed}. Nothing failed, but the audit warns{where}: "
-                "read the list below before using what it names.")
-    return (f"The merged posterior was checked against {data}{passed}, and the audit fails{failed}. "
-            "The numbers below are marked and kept for finding the cause, not for use.")
+    text = (f"The merged posterior was checked against {data}{passed}. Nothing failed, but the audit warns{where}: "
+            "read the list below before using what it names.")
+    if status == "fail":
+        text = (f"The merged posterior was checked against {data}{passed}, and the audit fails{failed}. "
+                "The numbers below are marked and kept for finding the cause, not for use.")
+    return Aspect("Computation", status, text)
+
+
+def _data(audit: dict[str, Any]) -> Aspect:
+    """Who is in the numbers."""
+    population = audit.get("population")
+    if population is None:
+        return Aspect("Data", "unchecked", "Who was left out was not recorded.")
+    status, _ = _status_of(audit, "data")
+    who = people.told(population)
+    title = f"all {people.count(population['people'])} people of the files" if who.title == "Everybody" else who.title
+    first = f"The estimates are of {title[0].lower()}{title[1:]}"
+    return Aspect("Data", status, "; ".join([first, *who.lines]) + ".")
+
+
+def _model(audit: dict[str, Any], checks: dict[str, Any] | None, calibration: str) -> Aspect:
+    """What was looked at of the model: replicated outcomes by group. The audit itself takes the model as given."""
+    status, bad = _status_of(audit, "model")
+    told = [f"{gate.get('meaning', gate.get('name'))}: {gate.get('where')}." for gate in bad]
+    told += [*([calibration] if calibration else []), *_on_the_prior(audit)]
+    if checks is None:
+        text = "Whether the model describes these people is not checked yet: run `caucus check`."
+        return Aspect("Model", "unchecked" if status == "pass" else status, " ".join([text, *told]))
+    found = checks.get("ppc") or {}
+    if not found:
+        text = "Outcomes with categories are not replicated: see the leave-one-out densities in `checks/`."
+        return Aspect("Model", "unchecked" if status == "pass" else status, " ".join([text, *told]))
+    odd = []
+    for margin, row in found.items():
+        for what, said in (("totals", row["p_value"]), ("spread within", row["p_discrepancy"])):
+            if said["num_outside"] and said["chance"] < CHANCE:
+                odd.append(f"{what} by {margin}: {said['num_outside']:,} of {row['num_groups']:,} groups (worst {said['worst']})")
+    margins = ", ".join(found)
+    if odd:
+        text = f"Replicated outcomes lie outside of their 95% intervals more often than by chance: {'; '.join(odd)}."
+        return Aspect("Model", "warn" if status == "pass" else status, " ".join([text, *told]))
+    text = f"Replicated outcomes by {margins} are as far from what was observed as chance has it."
+    return Aspect("Model", status, " ".join([text, *told]))
+
+
+def _on_the_prior(audit: dict[str, Any]) -> list[str]:
+    """How much of the estimates the data say nothing of."""
+    population, told = audit.get("population") or {}, []
+    new = max((row["people"] / population["counted"] for row in population.get("new", [])), default=0.0)
+    if new:
+        told.append(f"{percent(new, 1)} of the people are on levels that the data did not have, and rest on the prior.")
+    silent = sum(row.get("issue") == "no_trials" for row in audit.get("levels", []))
+    if silent:
+        told.append(f"{silent:,} level{'' if silent == 1 else 's'} without a known outcome rest{'s' if silent == 1 else ''} on the prior.")
+    return told
 
 
 def _actions(audit: dict[str, Any]) -> list[Action]:
@@ -80,11 +170,6 @@ def _actions(audit: dict[str, Any]) -> list[Action]:
         if abs(shard.get("score") or 0.0) > limit:
             actions += _shard(shard)
     actions += _levels(audit.get("levels", []))
-    for row in audit.get("prior_sensitivity", []):
-        if row.get("flag") not in (None, "", "ok", "-"):
-            size = f"prior {plain(row.get('prior'), 2)}, likelihood {plain(row.get('likelihood'), 2)}"
-            actions.append(Action("info", f"prior sensitivity: {row['flag']}", str(row.get("parameter", "")), "", size,
-                                  "Compare with another prior: `--set model.priors...` redoes only the merge."))
     told = tuple(str(gate["meaning"]) for gate in audit.get("gates", []) if gate.get("meaning"))
     for row in audit.get("messages", []):
         if str(row.get("what", "")).startswith(told):

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from sharding.contract import sorted_levels
 from sharding.dictionary import OutcomeCoding
 from sharding.errors import ContractError
+from sharding.level_order import arrange
 from sharding.outcome import MAX_CATEGORIES, Outcome, OutcomeKind, too_many_categories
 
 KEY_NAMES: dict[OutcomeKind, tuple[str, ...]] = {
@@ -47,11 +47,12 @@ def reserved_names(kind: OutcomeKind) -> tuple[str, ...]:
 def sums(outcome: Outcome) -> list[Sum]:
     """Return the sums over ``y0``, ``y1`` and ``w`` of the rows with a known outcome.
 
-    ``t`` trials or rows, ``s`` outcomes, ``q`` their squares (per exposure), ``e`` exposures (or trials that are keys); and of
+    ``p`` people (of all rows), ``t`` trials or rows, ``s`` outcomes, ``q`` their squares (per exposure), ``e`` exposures (or trials that are keys); and of
     weighted rows ``k`` trials or rows without weight, ``v`` squared weights, ``u`` squared weights of successes.
     """
     kind, is_weighted, is_pair = outcome.kind, outcome.weight is not None, len(outcome.parts) == 2
     size = "y1" if kind == "binomial" and is_pair else "1"
+    people = [Sum("p", "people", False)] if outcome.has_trials else []
     rows = {"t": size} | ({"s": "y0"} if kind != "category" else {})
     if is_pair and kind != "binomial":
         rows["e"] = "y1"
@@ -59,10 +60,21 @@ def sums(outcome: Outcome) -> list[Sum]:
         rows["q"] = "y0 * y0 / y1" if is_pair else "y0 * y0"
     if not is_weighted:
         is_whole = kind in ("binomial", "keyed_trials")
-        return [Sum(name, row, not (is_whole or name == "t")) for name, row in rows.items()]
-    found = [Sum(name, _times("w", row), True) for name, row in rows.items()]
+        return people + [Sum(name, row, not (is_whole or name == "t")) for name, row in rows.items()]
+    found = people + [Sum(name, _times("w", row), True) for name, row in rows.items()]
     found += [Sum("k", size, False), Sum("v", _times("w * w", size), True)]
     return [*found, Sum("u", "w * w * y0", True)] if kind == "binomial" else found
+
+
+def people_of(outcome: Outcome) -> str:
+    """Return the sum of a cell that is its people: rows, or their trials."""
+    return "p" if outcome.has_trials else "n"
+
+
+def known_of(outcome: Outcome) -> str:
+    """Return SQL of a cell's known outcomes, not weighted: rows, or their trials."""
+    known = "k" if outcome.weight is not None else "t"
+    return f"{known} * coalesce(y1, 0)" if outcome.kind == "keyed_trials" else known
 
 
 def aggregates_sql(outcome: Outcome, scales: Mapping[str, float]) -> list[str]:
@@ -80,7 +92,7 @@ def aggregates_sql(outcome: Outcome, scales: Mapping[str, float]) -> list[str]:
 
 
 def fields_sql(outcome: Outcome, scales: Mapping[str, float], num_categories: int, weight_factor: float) -> list[str]:
-    """Return the columns of a shard after ``num_rows``; ``weight_factor`` makes weights average 1.
+    """Return the columns of a shard from ``num_rows`` on, which are people; ``weight_factor`` makes weights average 1.
 
     Counts are BIGINT; keys, sums of real numbers and all weighted sums are DOUBLE.
     """
@@ -93,7 +105,7 @@ def fields_sql(outcome: Outcome, scales: Mapping[str, float], num_categories: in
         scaled = f"CAST({of} AS DOUBLE) / CAST({scales[like or of]!r} AS DOUBLE)"
         return f"{scaled} * CAST({weight_factor**power!r} AS DOUBLE)" if is_weighted else scaled
 
-    fields = {"num_trials": value("t")}
+    fields = {"num_rows": f"CAST({people_of(outcome)} AS BIGINT)", "num_trials": value("t")}
     if kind == "binomial":
         fields["num_successes"] = value("s")
     elif kind == "gaussian":
@@ -112,9 +124,13 @@ def fields_sql(outcome: Outcome, scales: Mapping[str, float], num_categories: in
     return [f"{sql} AS {name}" for name, sql in fields.items()]
 
 
-def categories(outcome: Outcome, found: Sequence[str]) -> tuple[str, ...]:
-    """Return the categories in order: the declared ones, or those of the rows, sorted like the levels of a factor."""
-    return outcome.levels if outcome.levels is not None else tuple(sorted_levels(found))
+def categories(outcome: Outcome, found: Sequence[str]) -> tuple[tuple[str, ...], bool]:
+    """Return the categories in order, the declared ones or those of the rows, and whether the order is their own, as of the
+    levels of a factor."""
+    if outcome.levels is not None:
+        return outcome.levels, True
+    arranged, is_ordered = arrange(found, outcome.orders)
+    return tuple(arranged), is_ordered
 
 
 def describe(

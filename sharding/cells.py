@@ -24,10 +24,11 @@ from sharding.cell_statistics import fixed_point_scale, fixed_point_sql
 from sharding.contract import ModelColumn, Reasons
 from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
+from sharding.labels import Kind, label_sql
 from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
 from sharding.privacy import Pseudonyms
 from sharding.rows import RowIdentity, RowSource
-from sharding.sql import Bind, label_sql, quoted
+from sharding.sql import Bind, quoted
 
 
 class CellTable:
@@ -52,6 +53,8 @@ class CellTable:
         self._sums = cell_statistics.sums(rows.outcome)
         self._scales = {sum_.name: 1.0 for sum_ in self._sums}
         self._categories: tuple[str, ...] = ()
+        self._is_ordered = False
+        self.num_missing: dict[str, int] = {}
         self._num_rows = 0
 
     @property
@@ -101,6 +104,7 @@ class CellTable:
             frozen.check_role(self._coding, column.name, self.columns[i].role, column.where)
         self._number_reasons()
         labels = {column.name: self._distinct(self.columns.index(column)) for column in self.factors}
+        self.num_missing = self._count_missing()
         codings = self._encode_with(labels)
         if self.quarantined() and self.num_good_cells() > 0:
             codings |= self._drop_idle_levels(labels, codings)
@@ -122,6 +126,19 @@ class CellTable:
         """Return the number of rows by reason."""
         rows = self._execute("SELECT reason, sum(n) FROM coded WHERE reason <> 0 GROUP BY reason ORDER BY reason")
         return {self._reasons.name(reason): int(count) for reason, count in rows}
+
+    def accounted(self) -> dict[str, Any]:
+        """Return who is in the cells and who is not, as the manifest has it: people, and known outcomes, not weighted.
+
+        Of a row whose outcome itself is at fault nothing is known of the outcome.
+        """
+        people, known = (f"CAST(coalesce(sum({sql}), 0) AS HUGEINT)" for sql in (
+            cell_statistics.people_of(self._outcome), cell_statistics.known_of(self._outcome)
+        ))  # fmt: skip
+        rows = self._execute(f"SELECT reason, {people}, {known} FROM coded GROUP BY reason ORDER BY reason")
+        found = {number: {"people": int(p), "outcomes": int(k)} for number, p, k in rows}
+        good = found.pop(0, {"people": 0, "outcomes": 0})
+        return {**good, "left_out": {self._reasons.name(number): counts for number, counts in found.items()}}
 
     def quarantined_by_file(self) -> dict[tuple[str, str], int]:
         """Return the number of rows by (URL, reason): a second pass over the files, without aggregation into cells."""
@@ -187,6 +204,8 @@ class CellTable:
         totals = self._totals([sum_.name for sum_ in self._sums])
         counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t")
         found = cell_statistics.describe(self._outcome, totals, self._categories, list(counts.values()))
+        if self._categories:
+            found = replace(found, ordered=self._is_ordered)
         return found if self._outcome.weight is None else replace(found, weight_factor=self._weight_factor())
 
     def counts(self, keys: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
@@ -212,7 +231,6 @@ class CellTable:
         """Return the good cells as they are in shards, sorted by the columns ``order`` of ``coded``, then by all others."""
         fields = [f"CAST({self.code(c)} AS INTEGER) AS {quoted(c.name)}" for c in self.factors]
         fields += [f"{self.code(c)} AS {quoted(c.name)}" for c in self.numerics]
-        fields.append("CAST(n AS BIGINT) AS num_rows")
         fields += cell_statistics.fields_sql(self._outcome, self._scales, len(self._categories), self._weight_factor())
         codes = [self.code(c) for c in [*self.factors, *self.numerics]]
         keys = dict.fromkeys([*order, *codes, *self._outcome.cell_keys])
@@ -259,8 +277,8 @@ class CellTable:
         """Make of the cells by category cells with a count ``count_0, count_1, ...`` of each category."""
         query = "SELECT DISTINCT y0 FROM coded WHERE reason = 0 AND y0 IS NOT NULL"
         found = [row[0] for row in self._execute(f"{query} LIMIT {MAX_CATEGORIES + 1}")]
-        categories = cell_statistics.categories(self._outcome, found)
-        self._categories = frozen.categories(self._coding, self._outcome.where, categories)
+        arranged = cell_statistics.categories(self._outcome, found)
+        self._categories, self._is_ordered = frozen.categories(self._coding, self._outcome.where, *arranged)
         bind = Bind()
         kind = self._type_of["t"]
         counts = [
@@ -298,7 +316,7 @@ class CellTable:
         return float(totals["k"] / totals["t"])
 
     def _text(self, i: int) -> str:
-        return label_sql(f"k{i}", is_float=self.columns[i].kind == "float")
+        return label_sql(f"k{i}", self.columns[i].kind)
 
     def _distinct(self, i: int) -> list[str | None]:
         query = (
@@ -308,6 +326,28 @@ class CellTable:
         if len(values) > contract.MAX_LEVELS and self.columns[i].role == "factor":
             raise contract.too_many_levels(self.columns[i])
         return values
+
+    def _count_missing(self) -> dict[str, int]:
+        """Rows without a value, by column, of those that break no rule of outcome, weight and id."""
+        bind = Bind()
+        given = [self._given(i, bind) for i in range(len(self.columns))]
+        counts = ", ".join(f"coalesce(sum(n) FILTER (WHERE NOT {sql}), 0)" for sql in given)
+        if not given:
+            return {}
+        found = self._one(f"SELECT {counts} FROM cells WHERE flag = 0", bind)
+        return {column.name: int(count) for column, count in zip(self.columns, found, strict=True)}
+
+    def _given(self, i: int, bind: Bind) -> str:
+        """SQL: whether a row of ``cells`` has a value of a column."""
+        column = self.columns[i]
+        if column.role == "factor":
+            label = self._text(i)
+            return f"({label} IS NOT NULL AND NOT list_contains({bind(list(column.config.missing_values))}::VARCHAR[], {label}))"
+        return number_sql(f"k{i}", self._number_kind(column), column.config.missing_values, bind)[1]
+
+    @staticmethod
+    def _number_kind(column: ModelColumn) -> Kind:
+        return column.kind if column.kind in ("text", "null") else "float"
 
     def _number_reasons(self) -> None:
         for column in self.columns:
@@ -354,7 +394,7 @@ class CellTable:
                 cases.append(f"WHEN map{i}.code = {contract.MISSING} THEN {missing}")
                 cases.append(f"WHEN map{i}.code = {contract.UNEXPECTED} THEN {unexpected}")
                 continue
-            kind = column.kind if column.kind in ("text", "null") else "float"
+            kind = self._number_kind(column)
             value, given = number_sql(f"r.k{i}", kind, column.config.missing_values, bind)
             fields.append(f"CASE WHEN {given} THEN CASE WHEN {value} = 0 THEN 0.0 ELSE {value} END END AS x{i}")
             missing, not_number, not_finite, out_of_range = contract.numeric_reasons(column, self._reasons)
@@ -398,7 +438,9 @@ class CellTable:
         x = self.code(column)
         low, high, binary = self._one(f"SELECT min({x}), max({x}), bool_and({x} IN (0, 1)) FROM good")
         if self._coding is not None and column.name in self._coding.numerics:
-            return replace(self._coding.numerics[column.name], minimum=low, maximum=high)
+            kept = self._coding.numerics[column.name]
+            frozen.check_binary(column.where, kept, low, high, self._rows_where(f"{x} NOT IN (0, 1)"))
+            return replace(kept, minimum=low, maximum=high)
         if low == high:
             raise ContractError(
                 column.where, "one value in all rows", "a predictor that varies",
@@ -409,6 +451,25 @@ class CellTable:
         mean = self._exact_mean(x, max(abs(low), abs(high)))
         variance = self._exact_mean(f"({x} - CAST({mean!r} AS DOUBLE)) ** 2", (high - low) ** 2)
         return NumericCoding(mean, variance**0.5, False, low, high)
+
+    def outside(self) -> list[dict[str, Any]]:
+        """Return the numeric columns with numbers outside of the range that the coding was decided on, and their people."""
+        found = []
+        for column in self.numerics:
+            kept = self._coding.numerics.get(column.name) if self._coding is not None else None
+            if kept is None or kept.minimum is None or kept.maximum is None:
+                continue
+            x = self.code(column)
+            condition = f"{x} NOT BETWEEN CAST({kept.minimum!r} AS DOUBLE) AND CAST({kept.maximum!r} AS DOUBLE)"
+            people = self._rows_where(condition, cell_statistics.people_of(self._outcome))
+            if people:
+                low, high = self._one(f"SELECT min({x}), max({x}) FROM good")
+                found.append({"column": column.name, "people": people, "minimum": kept.minimum, "maximum": kept.maximum,
+                              "found_minimum": low, "found_maximum": high})  # fmt: skip
+        return found
+
+    def _rows_where(self, condition: str, count: str = "n") -> int:
+        return int(self._one(f"SELECT coalesce(sum({count}), 0) FROM good WHERE {condition}")[0])
 
     def _exact_mean(self, expression: str, largest: float) -> float:
         scale = fixed_point_scale(largest, self._num_rows)

@@ -5,7 +5,18 @@ from __future__ import annotations
 from datetime import date
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
+
+from sharding.labels import label
 
 RESERVED_NAMES = (
     "num_rows", "num_trials", "num_successes", "sum_y", "sum_y_squared", "sum_exposure", "num_known",
@@ -31,6 +42,8 @@ def _require_list(value: Any) -> Any:
 
 Text = Annotated[str, BeforeValidator(_require_text)]
 Name = Annotated[Text, Field(min_length=1)]
+Label = Annotated[Text, AfterValidator(label)]
+"""As the values of the rows are read: :mod:`sharding.labels`."""
 
 
 class Frozen(BaseModel):
@@ -47,14 +60,15 @@ class ColumnConfig(Frozen):
         "is numeric if every value is a number without leading zeros, a factor if none is, and otherwise an error."
     )  # fmt: skip
     source: Name | None = Field(default=None, description="Name of the column in the files, where it differs.")
-    levels: tuple[Text, ...] | None = Field(default=None, min_length=1, description="Allowed levels, in order.")
-    reference: Text | None = Field(default=None, description="Reference level; default: the first.")
-    missing: Literal["quarantine", "error", "level"] = Field(
-        default="quarantine", description="Rows with a missing value: left out and counted (R's na.omit, with a report), an "
-        "error, or kept as a level of their own (factors only)."
+    levels: tuple[Label, ...] | None = Field(default=None, min_length=1, description="Allowed levels, in order.")
+    reference: Label | None = Field(default=None, description="Reference level; default: the first.")
+    missing: Literal["quarantine", "error", "level"] | None = Field(
+        default=None, description="Rows with a missing value: left out of fit and population and counted (R's na.omit, with a "
+        "report), an error, or kept as a level of their own (factors only). Not said, a run ends where there are any and prints "
+        "the lines to choose from; in a column that no term of the model has, such as a margin, they are a level."
     )  # fmt: skip
-    missing_level: Name = Field(default="(missing)", description="Name of the level that `missing: level` makes.")
-    missing_values: tuple[Text, ...] = Field(
+    missing_level: Annotated[Label, Field(min_length=1)] = Field(default="(missing)", description="Name of the level that `missing: level` makes.")
+    missing_values: tuple[Label, ...] = Field(
         default=("",), description="Values that mean missing, besides null and NaN."
     )
     unexpected: Literal["error", "quarantine"] = Field(

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from sharding.config import RESERVED_NAMES, ColumnConfig, DataConfig
 from sharding.dictionary import FactorCoding
 from sharding.errors import ContractError
-from sharding.sources import Kind
+from sharding.labels import Kind
+from sharding.level_order import Order, arrange
 
 MAX_LEVELS = 1_000_000
 MISSING, UNEXPECTED, UNUSED = -1, -2, -3
@@ -27,7 +28,8 @@ Role = Literal["factor", "numeric", "undecided"]
 class ModelColumn:
     """A column of the model: its name, its name in the files, how it is stored there, and what the model makes of it.
 
-    ``undecided`` is a text column that may be numeric: the values decide (:func:`decide_role`).
+    ``undecided`` is a text column that may be numeric: the values decide (:func:`decide_role`). ``orders`` are those of its levels
+    in files that store one.
     """
 
     name: str
@@ -35,6 +37,7 @@ class ModelColumn:
     kind: Kind
     role: Role
     config: ColumnConfig
+    orders: tuple[Order, ...] = ()
 
     @property
     def where(self) -> str:
@@ -141,7 +144,7 @@ def _with_role(column: ModelColumn, role: Role) -> ModelColumn:
             column.where, "`missing: level` of a numeric column", "`missing: quarantine` or `error`",
             "Say `type: factor`, or change the missing rule."
         )  # fmt: skip
-    return ModelColumn(column.name, column.source, column.kind, role, column.config)
+    return replace(column, role=role)
 
 
 def _is_plain_number(text: str) -> bool:
@@ -162,19 +165,28 @@ def code_levels(
 ) -> tuple[FactorCoding, list[int]]:
     """Return the coding of a factor, and the code of each of ``values`` (its distinct values in the files, as text).
 
-    Declared levels keep their order. Otherwise levels are sorted: by number if all are whole numbers without leading
-    zeros, else by text. The level of missing values comes last. ``unused`` values get no level. Levels and reference of
-    ``frozen`` stay, and other levels come after them.
+    Declared levels keep their order; otherwise :func:`sharding.level_order.arrange` decides it. The level of missing values
+    comes last, where it is not declared. ``unused`` values get no level. Levels and reference of ``frozen`` stay, and other
+    levels come after them.
     """
     config = column.config
     found = {value for value in values if value is not None and value not in config.missing_values}
     kept = () if frozen is None else frozen.levels
-    levels = list(config.levels) if config.levels is not None else [*kept, *sorted_levels(found - unused - {*kept})]
+    arranged, is_ordered = arrange({*kept} | (found - unused), column.orders)
+    new = [level for level in arranged if level not in kept]
+    levels = list(config.levels) if config.levels is not None else [*kept, *new]
+    is_ordered = config.levels is not None or (is_ordered and levels == arranged)
     missing_code = MISSING
     if config.missing == "level":
         has_missing = any(value is None or value in config.missing_values for value in {*values} - unused)
+        if has_missing and config.missing_level in found:
+            raise ContractError(
+                f"{column.where}.missing_level", f"missing values, and rows whose value is {config.missing_level!r}",
+                "two different names", f"Set `missing_level` to another name, or add {config.missing_level!r} to `missing_values`."
+            )  # fmt: skip
         if config.missing_level not in levels and (has_missing or config.levels is not None):
             levels.append(config.missing_level)
+            is_ordered = False
         missing_code = levels.index(config.missing_level) if config.missing_level in levels else UNUSED
     if not found or not levels:
         raise all_missing(column)
@@ -192,15 +204,7 @@ def code_levels(
             codes.append(missing_code)
         else:
             codes.append(code_of.get(value, UNUSED if value in unused else UNEXPECTED))
-    return FactorCoding(tuple(levels), reference), codes
-
-
-def sorted_levels(found: Iterable[str]) -> list[str]:
-    """Return levels sorted: by number if all are whole numbers without leading zeros, else by text."""
-    levels = sorted(found)
-    if all(level.isdecimal() and str(int(level)) == level for level in levels):
-        levels.sort(key=int)
-    return levels
+    return FactorCoding(tuple(levels), reference, is_ordered), codes
 
 
 def all_missing(column: ModelColumn) -> ContractError:

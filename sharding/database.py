@@ -32,6 +32,7 @@ def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[d
         config["threads"] = str(threads)
     connection = duckdb.connect(":memory:", config=config)
     connection.execute("SET enable_progress_bar = false")
+    connection.execute("SET TimeZone = 'UTC'")  # a label does not depend on where the machine stands
     try:
         yield connection
     except duckdb.OutOfMemoryException:

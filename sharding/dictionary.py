@@ -16,10 +16,14 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class FactorCoding:
-    """``levels[code]`` is the name of a level; ``reference`` is one of them."""
+    """``levels[code]`` is the name of a level; ``reference`` is one of them.
+
+    ``ordered``: the levels are in an order of their own, not just the alphabet's (:mod:`sharding.level_order`).
+    """
 
     levels: tuple[str, ...]
     reference: str
+    ordered: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ class OutcomeCoding:
 
     An outcome is a trial (binomial) or a row (all other kinds). The mean of counts is per unit of exposure and their sd is
     that of count / exposure, with exposure as weight; the mean of ``keyed_trials`` is per trial. Both are 0 for categories,
-    which have their names in order (``categories``) and their shares of the known outcomes (``proportions``) instead.
+    which have their names in order (``categories``, ``ordered`` as the levels of a factor) and their shares of the known outcomes
+    (``proportions``) instead.
     ``weight_factor`` is what the weights of the files are multiplied by to average 1.
     """
 
@@ -53,6 +58,7 @@ class OutcomeCoding:
     categories: tuple[str, ...] | None = None
     proportions: tuple[float, ...] | None = None
     weight_factor: float | None = None
+    ordered: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Dictionary:
         try:
             outcome: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value["outcome"].items()}
             return cls(
-                factors={k: FactorCoding(tuple(v["levels"]), v["reference"]) for k, v in value["factors"].items()},
+                factors={k: FactorCoding(**v | {"levels": tuple(v["levels"])}) for k, v in value["factors"].items()},
                 numerics={k: NumericCoding(**v) for k, v in value["numerics"].items()},
                 groups={k: tuple(map(tuple, v)) for k, v in value["groups"].items()},
                 parents={k: {p: tuple(c) for p, c in v.items()} for k, v in value["parents"].items()},

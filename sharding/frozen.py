@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from sharding.dictionary import Dictionary, FactorCoding, OutcomeCoding
+from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
+from sharding.labels import label
 
 ANEW = "Ingest into a new run directory: there the whole coding is decided anew."
 
@@ -23,6 +24,18 @@ def role(frozen: Dictionary | None, name: str) -> Literal["factor", "numeric"] |
     if frozen is None:
         return None
     return "factor" if name in frozen.factors else "numeric" if name in frozen.numerics else None
+
+
+def check_labels(frozen: Dictionary | None) -> None:
+    """Refuse levels that no value is called any more: the rule for labels is another than when they were written."""
+    if frozen is None:
+        return
+    found = {name: coding.levels for name, coding in frozen.factors.items()} | {"": frozen.outcome.categories or ()}
+    for name, levels in found.items():
+        old = sum(label(level) != level for level in levels)
+        if old:
+            where = f"data.columns.{name}" if name else "data.outcome"
+            raise ContractError(where, f"{old} level(s) whose rows have other labels now", "labels that stay", ANEW)
 
 
 def check_role(frozen: Dictionary | None, name: str, found: str, where: str) -> None:
@@ -57,6 +70,15 @@ def parents(frozen: Dictionary | None, codings: dict[str, FactorCoding], found: 
     return result
 
 
+def check_binary(where: str, coding: NumericCoding, low: float, high: float, num_rows: int) -> None:
+    """Refuse other numbers in a column that had only 0 and 1."""
+    if coding.binary and num_rows:
+        raise ContractError(
+            where, f"{num_rows:,} row(s) with other numbers than 0 and 1 (the column goes from {low:g} to {high:g})",
+            "0 and 1, as when the coding was decided", "Code the new files as the others. Or " + ANEW[0].lower() + ANEW[1:],
+        )  # fmt: skip
+
+
 def outcome(frozen: Dictionary | None, found: OutcomeCoding) -> OutcomeCoding:
     """Return the outcome's entry with mean, sd and shares as they were: default priors are in their units."""
     if frozen is None or frozen.outcome.kind != found.kind or frozen.outcome.categories != found.categories:
@@ -70,8 +92,10 @@ def weight_factor(frozen: Dictionary | None) -> float | None:
     return None if frozen is None else frozen.outcome.weight_factor
 
 
-def categories(frozen: Dictionary | None, where: str, found: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the categories of the outcome, which are those of the frozen coding.
+def categories(
+    frozen: Dictionary | None, where: str, found: tuple[str, ...], is_ordered: bool
+) -> tuple[tuple[str, ...], bool]:
+    """Return the categories of the outcome, which are those of the frozen coding, and whether they have an order of their own.
 
     Raises
     ------
@@ -79,13 +103,13 @@ def categories(frozen: Dictionary | None, where: str, found: tuple[str, ...]) ->
         There is another: each category but the first has coefficients of its own in every site.
     """
     if frozen is None or frozen.outcome.categories is None or found == frozen.outcome.categories:
-        return found
+        return found, is_ordered
     new = len({*found} - {*frozen.outcome.categories})
     if new:
         raise ContractError(
             where, f"{new} new categories", f"the {len(frozen.outcome.categories)} categories as before", ANEW
         )
-    return frozen.outcome.categories
+    return frozen.outcome.categories, bool(frozen.outcome.ordered)
 
 
 def continues(new: Dictionary, old: Dictionary) -> bool:

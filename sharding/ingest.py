@@ -12,17 +12,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from sharding import cell_statistics, cleaned_rows, contract, frozen, plan, privacy, sources, storage, store
+from sharding import cell_statistics, cleaned_rows, contract, frozen, plan, privacy, sources, storage, store, undeclared
 from sharding import quarantine as quarantine_files
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
-from sharding.contract import Reasons
+from sharding.contract import ModelColumn, Reasons
 from sharding.database import connected
 from sharding.dictionary import Dictionary, FactorCoding
 from sharding.errors import ContractError, PlanError, ShardingError, SourceError
@@ -58,6 +58,7 @@ def ingest(
     factor_columns: Sequence[str],
     predictor_columns: Sequence[str],
     group_columns: Sequence[tuple[str, ...]],
+    margin_columns: Sequence[str] = (),
     directory: str,
     seed: int = 0,
     progress: Progress | None = None,
@@ -77,6 +78,9 @@ def ingest(
         Columns with fixed effects or slopes: factors or numbers, by declaration or by how they are stored.
     group_columns
         Combinations of factors whose observed levels the dictionary lists, `("state", "county")` as `state:county`.
+    margin_columns
+        Columns of no term of the model, to count people by: factors. Like those of `shards.by`, they take no row from the fit:
+        a missing value is a level, if the column does not say otherwise.
     seed
         Of `by: random` and `by: hash`.
     coding
@@ -90,10 +94,11 @@ def ingest(
     """
     report = progress or (lambda stage, done, total: None)
     clock = _Clock()
-    extra = [name for name in (*shards.columns,) if name not in {*factor_columns, *predictor_columns}]
+    extra = [name for name in (*margin_columns, *shards.columns) if name not in {*factor_columns, *predictor_columns}]
     names = list(dict.fromkeys([*factor_columns, *predictor_columns, *extra]))
     contract.check_names([*names, *data.outcome_columns])
     contract.check_names(names, cell_statistics.reserved_names(outcome_kind))
+    frozen.check_labels(coding)
     kept, needed = _kept_columns(data, names), _needed_columns(data, shards, names)
     declared = for_ingest.declared_kinds(data, list(needed))
     privacy.check_columns(kept, data.privacy.allow, source_name=data.source_name, declared=declared)
@@ -112,7 +117,7 @@ def ingest(
         _trust_footers(connection, "float" not in found.kinds.values())
         reasons = Reasons()
         rows = _row_source(
-            data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, names, predictor_columns, seed
+            data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, extra, names, predictor_columns, seed
         )
         cells = CellTable(connection, rows, reasons, coding)
         clock.lap("open")
@@ -124,6 +129,7 @@ def ingest(
         report("encode", 0, 1)
         codings = cells.encode()
         quarantine = cells.quarantined()
+        undeclared.check(_undeclared(data, cells, quarantine), rows_grouped)
         reasons.check(quarantine)
         num_cells = cells.num_good_cells()
         if num_cells == 0:
@@ -142,7 +148,7 @@ def ingest(
         storage.remove(storage.join(directory, store.MANIFEST))
         entries = []
         _trust_footers(connection, True)  # no file is read for the cells, and sorting them takes less memory
-        for entry in store.write_shards(directory, planned, cells.stream(order)):
+        for entry in store.write_shards(directory, planned, cells.stream(order), outcome_kind == "keyed_trials"):
             entries.append(entry)
             report("write", len(entries), len(planned))
         _trust_footers(connection, "float" not in found.kinds.values())
@@ -150,11 +156,23 @@ def ingest(
         storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
         read = [{**entry, "num_rows": file.num_rows} for entry, file in zip(before, found.files, strict=True)]
         read = upstream.sources if upstream is not None else read
-        manifest = _manifest(entries, rows_grouped, quarantine, rejects, read)
+        manifest = _manifest(cells, entries, rows_grouped, quarantine, rejects, read)
         _remove_other_shards(directory, entries)
         storage.publish_json(storage.join(directory, store.MANIFEST), manifest)
         clock.lap("write")
     return IngestReport(directory, dictionary, manifest, num_cells, clock.seconds)
+
+
+def _undeclared(
+    data: DataConfig, cells: CellTable, quarantine: dict[str, int]
+) -> dict[str, tuple[ModelColumn | None, int]]:
+    """Columns that do not say `missing`, with the number of rows that have no value; of weights, of those with an outcome."""
+    found: dict[str, tuple[ModelColumn | None, int]] = {
+        column.name: (column, cells.num_missing[column.name]) for column in cells.columns if column.config.missing is None
+    }
+    if data.weight is not None and data.column(data.weight).missing is None:
+        found[data.weight] = (None, quarantine.get("weight:missing", 0))
+    return found
 
 
 class _Clock:
@@ -228,23 +246,25 @@ def _row_source(
     reasons: Reasons,
     outcome_kind: OutcomeKind,
     grouping: set[str],
+    outside: Sequence[str],
     names: list[str],
     predictor_columns: Sequence[str],
     seed: int,
 ) -> RowSource:
-    outcome = resolve_outcome(data, outcome_kind, found.kinds, reasons)
+    outcome = resolve_outcome(data, outcome_kind, found, reasons)
     identity = None
     if data.id_column is not None and data.duplicates != "allow":
         error = ("every id once", "Say data.duplicates: quarantine, or correct the file.")
         number = reasons.add("id:duplicate", error=error if data.duplicates == "error" else None)
         identity = RowIdentity(data.id_column, number)
-    columns = tuple(
+    resolved = (
         contract.resolve_column(
             data, name, found.kinds[data.source_name(name)], is_text=found.is_text, is_grouping=name in grouping,
             is_predictor=name in predictor_columns,
         )
         for name in names
     )  # fmt: skip
+    columns = tuple(_completed(column, found, is_outside=column.name in outside) for column in resolved)
     bucket = None
     if shards.column is not None and shards.column not in names:
         if shards.num_shards is None:
@@ -254,6 +274,14 @@ def _row_source(
             )  # fmt: skip
         bucket = (data.source_name(shards.column), shards.num_shards, seed)
     return RowSource(found, columns, outcome, bucket, identity)
+
+
+def _completed(column: ModelColumn, found: Sources, *, is_outside: bool) -> ModelColumn:
+    """The column with the orders that its files store, and, outside the model, with a level for missing values."""
+    config = column.config
+    if is_outside and config.missing is None:
+        config = config.model_copy(update={"missing": "level"})
+    return replace(column, config=config, orders=found.orders.get(column.source, ()))
 
 
 def _group(
@@ -354,6 +382,7 @@ def _nested_factor(dictionary: Dictionary, by: tuple[str, ...]) -> list[str]:
 
 
 def _manifest(
+    cells: CellTable,
     entries: list[dict[str, Any]],
     rows_grouped: int,
     quarantine: dict[str, int],
@@ -363,16 +392,23 @@ def _manifest(
     by_reason = quarantine_files.by_reason(quarantine, rejects)
     totals = {
         "rows_read": rows_grouped + sum(rejects.values()),
-        "rows_in_cells": sum(entry["num_rows"] for entry in entries),
+        "rows_in_cells": cells.num_good_rows(),
         "rows_quarantined": sum(by_reason.values()),
     }
     if totals["rows_read"] != totals["rows_in_cells"] + totals["rows_quarantined"]:
         raise ShardingError(f"rows do not reconcile: {totals}. This is a defect of Caucus; please report it.")
+    people = cells.accounted()
+    if people["people"] != sum(entry["num_rows"] for entry in entries):
+        raise ShardingError(f"people do not reconcile: {people}. This is a defect of Caucus; please report it.")
+    for reason, count in quarantine_files.by_reason({}, rejects).items():  # of a line that cannot be read nothing is known
+        people["left_out"].setdefault(reason, {"people": count, "outcomes": 0})
     return {
         "schema_version": store.SCHEMA_VERSION,
         "shards": entries,
         "totals": totals,
         "quarantine": by_reason,
+        "people": people,
+        "outside": cells.outside(),
         "sources": fingerprints,
     }
 

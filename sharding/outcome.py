@@ -12,8 +12,10 @@ from typing import Literal, NamedTuple
 from sharding.config import DataConfig
 from sharding.contract import Reasons
 from sharding.errors import ContractError
-from sharding.sources import Kind
-from sharding.sql import Bind, label_sql, quoted
+from sharding.labels import Kind, label_sql
+from sharding.level_order import Order
+from sharding.sources import Sources
+from sharding.sql import Bind, quoted
 
 OutcomeKind = Literal["binomial", "gaussian", "count", "keyed_count", "keyed_trials", "keyed_number", "category"]
 MAX_CATEGORIES = 20
@@ -47,7 +49,8 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome's columns: one, or the two of a pair. ``levels`` are the declared categories, in order.
+    """The outcome's columns: one, or the two of a pair. ``levels`` are the declared categories, in order, ``orders`` those of
+    files that store one.
 
     ``reason_numbers`` are those of the outcome by the name of the rule, and of the weight by ``weight:`` and the rule.
     """
@@ -56,6 +59,7 @@ class Outcome:
     parts: tuple[Part, ...]
     weight: Part | None
     levels: tuple[str, ...] | None
+    orders: tuple[Order, ...]
     reason_numbers: dict[str, int]
 
     @property
@@ -69,6 +73,11 @@ class Outcome:
         return [part.source for part in (*self.parts, *([] if self.weight is None else [self.weight]))]
 
     @property
+    def has_trials(self) -> bool:
+        """Whether a row is as many people as it has trials."""
+        return self.parts[-1].name == "trials"
+
+    @property
     def cell_keys(self) -> list[str]:
         """The values (``y0``, ``y1``) that rows of one cell have in common, where sums of them are not sufficient."""
         return [f"y{i}" for i in range(len(self.parts))] if self.kind.startswith("keyed_") else []
@@ -79,7 +88,7 @@ class Outcome:
         return ["y0"] if self.kind == "category" else self.cell_keys
 
 
-def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind], reasons: Reasons) -> Outcome:
+def resolve_outcome(data: DataConfig, kind: OutcomeKind, sources: Sources, reasons: Reasons) -> Outcome:
     """Return the outcome with its weight, and enter their reasons of quarantine.
 
     Raises
@@ -87,7 +96,7 @@ def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind],
     ContractError
         If `data.outcome` has not the columns that ``kind`` needs, or more categories are declared than there may be.
     """
-    columns = data.outcome_columns
+    columns, kinds = data.outcome_columns, sources.kinds
     pair, takes_one, shape = _SHAPES[kind]
     if set(columns) != set(pair or ()) if len(columns) == 2 else not takes_one:
         raise ContractError(
@@ -106,13 +115,26 @@ def resolve_outcome(data: DataConfig, kind: OutcomeKind, kinds: dict[str, Kind],
     )
     error = (expected, do) if "error" in [data.column(name).unexpected for name in ordered] else None
     numbers = {name: reasons.add(f"{label}:{name}", error=error) for name in names}
+    if ordered[-1] == "trials":
+        numbers["trials:missing"] = _trials_reason(data, reasons)
     return Outcome(
         kind,
         tuple(Part(name, columns[name], kinds[columns[name]], data.column(name).missing_values) for name in ordered),
         _resolve_weight(data, kinds),
         levels,
+        sources.orders.get(columns[ordered[0]], ()) if kind == "category" else (),
         numbers | (_weight_reasons(data, reasons) if data.weight is not None else {}),
     )
+
+
+def _trials_reason(data: DataConfig, reasons: Reasons) -> int:
+    """A row without trials is nobody knows how many people: left out only if that is said."""
+    declared = data.column("trials").missing == "quarantine"
+    error = (
+        "trials known in every row: they are how many people it stands for, whether their outcome is known or not",
+        "Fill them in, or say data.columns.trials.missing: quarantine to leave these rows out.",
+    )
+    return reasons.add("trials:missing", error=None if declared else error)
 
 
 def too_many_categories(where: str, found: str) -> ContractError:
@@ -165,7 +187,8 @@ def number_sql(column: str, kind: Kind, markers: Sequence[str], bind: Bind) -> t
     ``column`` is SQL. The value of text that is no number is null although it is given.
     """
     if kind == "text":
-        known = f"({column} IS NOT NULL AND NOT list_contains({bind(list(markers))}::VARCHAR[], {column}))"
+        label = label_sql(column, kind)
+        known = f"({column} IS NOT NULL AND NOT list_contains({bind(list(markers))}::VARCHAR[], {label}))"
         return f"(CASE WHEN {known} THEN TRY_CAST({column} AS DOUBLE) END)", known
     if kind == "null":
         return "NULL::DOUBLE", "false"
@@ -198,15 +221,29 @@ def outcome_sql(outcome: Outcome, bind: Bind) -> tuple[dict[str, str], str]:
             (f"NOT (abs({values['w']}) < {LARGEST})", "weight:not_finite"),
             (f"{values['w']} < {1 / LARGEST}", "weight:not_positive"),
         ]
-    whens = " ".join(f"WHEN {condition} THEN {outcome.reason_numbers[rule]}" for condition, rule in cases)
-    flag = f"CAST(CASE WHEN NOT ({known}) THEN 0 {whens} ELSE 0 END AS SMALLINT)"
+    first = [(f"NOT ({known})", 0)]
+    if outcome.has_trials:
+        trials, given = parts[-1]
+        rules = (f"NOT {given}", "trials:missing"), (f"{trials} < 0", "negative"), (f"{people_sql(outcome, bind)} IS NULL", "not_whole")
+        first = [(f"NOT ({known}) AND {condition}", outcome.reason_numbers[rule]) for condition, rule in rules] + first
+    numbered = [*first, *((condition, outcome.reason_numbers[rule]) for condition, rule in cases)]
+    whens = " ".join(f"WHEN {condition} THEN {number}" for condition, number in numbered)
+    flag = f"CAST(CASE {whens} ELSE 0 END AS SMALLINT)"
     return {name: f"CASE WHEN {known} THEN {value} END" for name, value in values.items()}, flag
+
+
+def people_sql(outcome: Outcome, bind: Bind) -> str:
+    """Return SQL of how many people a row is: 1, or its trials; null where these are no whole number."""
+    if not outcome.has_trials:
+        return "1"
+    trials, _ = _value_sql(outcome, outcome.parts[-1], bind)
+    return f"CASE WHEN {trials} >= 0 AND {trials} < {LARGEST_COUNT} AND {trials} = floor({trials}) THEN {trials} END"
 
 
 def _value_sql(outcome: Outcome, part: Part, bind: Bind) -> tuple[str, str]:
     """As :func:`number_sql`; a category is its label, and no key of a cell is a negative zero."""
     if outcome.kind == "category":
-        label = label_sql(quoted(part.source), is_float=part.kind == "float")
+        label = label_sql(quoted(part.source), part.kind)
         return label, f"({label} IS NOT NULL AND NOT list_contains({bind(list(part.markers))}::VARCHAR[], {label}))"
     value, given = number_sql(quoted(part.source), part.kind, part.markers, bind)
     if outcome.cell_keys:

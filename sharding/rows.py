@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sharding.contract import ModelColumn
-from sharding.outcome import Outcome, outcome_sql
+from sharding.outcome import Outcome, outcome_sql, people_sql
 from sharding.sources import Sources
 from sharding.sql import Bind, quoted
 
@@ -20,7 +20,7 @@ class RowIdentity:
 
 @dataclass(frozen=True)
 class RowSource:
-    """What a row gives: keys ``k0, k1, ...`` (raw values), ``bucket``, ``flag`` (0 or a reason) and the outcome's
+    """What a row gives: keys ``k0, k1, ...`` (raw values), ``bucket``, ``flag`` (0 or a reason), ``people`` and the outcome's
     values ``y0, y1, w`` (see :func:`sharding.outcome.outcome_sql`).
 
     ``bucket`` is (source column, number of shards, seed) where rows are dealt to shards by a column outside the model.
@@ -42,7 +42,7 @@ class RowSource:
         raw = [f"v{i}" for i in range(len(values))]  # not named like the values: those of a row with a reason are null
         fields = [f"{self._key(column)} AS {key}" for column, key in zip(self.columns, keys, strict=True)]
         fields += [f"{value} AS {name}" for value, name in zip(values.values(), raw, strict=True)]
-        fields += [f"{flag} AS flag", *self._bucket(bind)]
+        fields += [f"{flag} AS flag", f"{people_sql(self.outcome, bind)} AS people", *self._bucket(bind)]
         if with_file:
             fields.append("filename AS file")
         if self.identity is not None:

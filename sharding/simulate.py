@@ -347,8 +347,8 @@ def _table(people: People, nation: Nation, columns: tuple[str, ...]) -> pa.Table
     first, last = int(people.county[0]), int(people.county[-1]) + 1
     code = people.code
 
-    def labels(codes: npt.NDArray, names: Sequence[str]) -> pa.Array:
-        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names, pa.string()))
+    def labels(codes: npt.NDArray, names: Sequence[str], *, ordered: bool = False) -> pa.Array:
+        return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(names, pa.string()), ordered=ordered)
 
     make: dict[str, Callable[[], pa.Array]] = {
         "voter_id": lambda: _voter_ids(people, counties),
@@ -356,8 +356,8 @@ def _table(people: People, nation: Nation, columns: tuple[str, ...]) -> pa.Table
         "county": lambda: labels(people.county - first, counties.fips[first:last]),
         "precinct": lambda: _precinct_labels(people, precincts),
         "race": lambda: labels(CODES.race[code], RACES),
-        "age": lambda: labels(CODES.age[code], AGES),
-        "education": lambda: labels(CODES.education[code], EDUCATIONS),
+        "age": lambda: labels(CODES.age[code], AGES, ordered=True),
+        "education": lambda: labels(CODES.education[code], EDUCATIONS, ordered=True),
         "sex": lambda: labels(CODES.female[code], SEXES),
         "female": lambda: pa.array(CODES.female[code]),
         "party": lambda: labels(people.party, PARTIES),

@@ -12,22 +12,22 @@ import difflib
 import gzip
 import io
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Literal, cast
+from typing import IO, cast
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharding import storage
+from sharding import level_order, storage
 from sharding.config import DataConfig
 from sharding.errors import ContractError, SourceError
+from sharding.labels import Kind, kind_of_type
+from sharding.level_order import Order
 from sharding.sql import Bind, quoted
 from sharding.text_lines import LINES_OF_REJECT, LineCounter, breaks_sql
-
-Kind = Literal["text", "integer", "float", "boolean", "date", "null"]
 
 SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv",
@@ -42,8 +42,8 @@ REJECT_REASONS = {
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One file: its URL, the path that DuckDB opens, its columns in order, how each is stored, and its rows (Parquet) or
-    lines without the header (text)."""
+    """One file: its URL, the path that DuckDB opens, its columns in order, how each is stored, its rows (Parquet) or
+    lines without the header (text), and the orders of the needed columns that are ordered categoricals."""
 
     url: str
     path: str
@@ -52,17 +52,20 @@ class SourceFile:
     partitions: tuple[str, ...]
     num_rows: int | None = None
     num_lines: int | None = None
+    orders: Mapping[str, Order] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Sources:
-    """All files of a run. ``kinds`` has the needed columns; ``num_rows`` is known beforehand for Parquet only."""
+    """All files of a run. ``kinds`` has the needed columns; ``num_rows`` is known beforehand for Parquet only. ``orders`` has
+    those of the levels of ordered categoricals, by column, each once."""
 
     files: tuple[SourceFile, ...]
     is_text: bool
     delimiter: str
     kinds: dict[str, Kind]
     num_rows: int | None
+    orders: dict[str, tuple[Order, ...]] = field(default_factory=dict)
 
     @property
     def url_of_path(self) -> dict[str, str]:
@@ -89,7 +92,7 @@ class Sources:
         if is_partitioned:
             options += ", hive_types_autocast=false"
         if not self.is_text:
-            return f"read_parquet({paths}, {options})"
+            return f"read_parquet({paths}, binary_as_string=true, {options})"
         columns = bind({name: "VARCHAR" for name in files[0].columns})
         rejects = ", store_rejects=true, rejects_limit=0" if store_rejects else ""
         return (
@@ -126,12 +129,15 @@ def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sou
         delimiter = data.delimiter or ("\t" if formats[urls[0]] == "tsv" else ",")
         files = [_open_text(url, delimiter, data.encoding, scratch / f"utf8-{i}.csv") for i, url in enumerate(urls)]
     else:
-        delimiter, files = "", [_open_parquet(url) for url in urls]
+        delimiter, files = "", [_open_parquet(url, needed) for url in urls]
         num_rows = sum(file.num_rows or 0 for file in files)
         if num_rows == 0:
             raise no_rows(len(files))
     kinds = {name: _kind(name, where, files) for name, where in needed.items()}
-    return Sources(tuple(files), is_text, delimiter, kinds, num_rows)
+    orders = {
+        name: tuple(dict.fromkeys(file.orders[name] for file in files if name in file.orders)) for name in needed
+    }
+    return Sources(tuple(files), is_text, delimiter, kinds, num_rows, orders)
 
 
 def register_file_systems(connection: duckdb.DuckDBPyConnection, sources: Sources) -> None:
@@ -237,18 +243,21 @@ def _partitions(url: str) -> tuple[str, ...]:
     return tuple(piece.split("=", 1)[0] for piece in url.split("/")[:-1] if "=" in piece)
 
 
-def _open_parquet(url: str) -> SourceFile:
+def _open_parquet(url: str, needed: Iterable[str]) -> SourceFile:
     try:
         with storage.opened(url) as handle:
             file = pq.ParquetFile(handle)
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
+            orders = {name: order for name in needed if (order := level_order.stored(file, name)) is not None}
     except (pa.ArrowException, OSError) as error:
         raise SourceError(
             repr(url), f"a file that is not whole Parquet ({type(error).__name__})", "Parquet with its footer",
             "Copy the file again (it may be truncated), or set data.format."
         ) from error  # fmt: skip
     types = tuple(str(field.type) for field in schema)
-    return SourceFile(url, _engine_path(url), tuple(schema.names), types, _partitions(url), num_rows)
+    return SourceFile(
+        url, _engine_path(url), tuple(schema.names), types, _partitions(url), num_rows, orders=orders
+    )
 
 
 def _open_text(url: str, delimiter: str, encoding: str, copy: Path) -> SourceFile:
@@ -329,19 +338,10 @@ def _kind(name: str, where: str, files: list[SourceFile]) -> Kind:
 
 def _kind_of_type(name: str, file: SourceFile) -> Kind:
     stored = file.types[file.columns.index(name)]
-    base = stored.removeprefix("dictionary<values=").split("[")[0].split("(")[0].split(",")[0].removeprefix("large_")
-    families: dict[str, Kind] = {
-        "string": "text", "string_view": "text", "bool": "boolean", "float": "float", "double": "float",
-        "halffloat": "float", "decimal128": "float", "decimal256": "float", "date32": "date", "date64": "date",
-        "timestamp": "date", "null": "null",
-    }  # fmt: skip
-    if base in families:
-        return families[base]
-    if base.removeprefix("u") in ("int8", "int16", "int32", "int64"):
-        return "integer"
-    raise ContractError(
-        f"column {name!r}, file {file.url!r}",
-        f"stored as {stored}",
-        "text, numbers, booleans or dates",
-        "Write the column anew as one of these.",
-    )
+    kind = kind_of_type(stored)
+    if kind is None:
+        raise ContractError(
+            f"column {name!r}, file {file.url!r}", f"stored as {stored}", "text, numbers, booleans or dates",
+            "Write the column anew as one of these."
+        )  # fmt: skip
+    return kind

@@ -25,11 +25,14 @@ DICTIONARY = "dictionary.json"
 MANIFEST = "shards/manifest.json"
 
 
-def write_shards(directory: str, plan: Sequence[PlannedShard], cells: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
+def write_shards(
+    directory: str, plan: Sequence[PlannedShard], cells: pa.RecordBatchReader, has_keyed_trials: bool = False
+) -> Iterator[dict[str, Any]]:
     """Cut the sorted stream ``cells`` as planned, and yield the manifest entry of every shard once it is published.
 
     The same cells give the same bytes: fixed order, fixed row groups, no time stamp. A few threads write at once, since
     most of the time of a small file is waiting for the disk; shards too large to hold are written one at a time.
+    With ``has_keyed_trials`` a known outcome of a cell is as many as its key says trials.
     """
     schema = cells.schema.with_metadata({"schema_version": str(SCHEMA_VERSION)})
     stream = _Stream(cells, schema)
@@ -38,17 +41,19 @@ def write_shards(directory: str, plan: Sequence[PlannedShard], cells: pa.RecordB
         for shard in plan:
             if shard.num_cells <= MAX_CELLS_HELD:
                 pieces = list(stream.take(shard.num_cells))
-                pending.append(writers.submit(_write_shard, directory, shard, schema, pieces))
+                pending.append(writers.submit(_write_shard, directory, shard, schema, pieces, has_keyed_trials))
             while pending and (len(pending) >= NUM_WRITERS or shard.num_cells > MAX_CELLS_HELD):
                 yield pending.popleft().result()
             if shard.num_cells > MAX_CELLS_HELD:
-                yield _write_shard(directory, shard, schema, stream.take(shard.num_cells))
+                yield _write_shard(directory, shard, schema, stream.take(shard.num_cells), has_keyed_trials)
         while pending:
             yield pending.popleft().result()
     assert stream.is_exhausted(), "the plan covers all cells"
 
 
-def _write_shard(directory: str, shard: PlannedShard, schema: pa.Schema, pieces: Iterable[pa.Table]) -> dict[str, Any]:
+def _write_shard(
+    directory: str, shard: PlannedShard, schema: pa.Schema, pieces: Iterable[pa.Table], has_keyed_trials: bool
+) -> dict[str, Any]:
     path = f"shards/{shard.shard_id}.parquet"
     num_rows = num_trials = 0
     with (
@@ -58,7 +63,8 @@ def _write_shard(directory: str, shard: PlannedShard, schema: pa.Schema, pieces:
         for table in pieces:
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
             num_rows += pc.sum(table["num_rows"]).as_py()
-            num_trials += pc.sum(table["num_known" if "num_known" in schema.names else "num_trials"]).as_py()
+            known = table["num_known" if "num_known" in schema.names else "num_trials"]
+            num_trials += int(pc.sum(pc.multiply(known, table["trials"]) if has_keyed_trials else known).as_py())
     return {
         "shard_id": shard.shard_id, "path": path, "num_cells": shard.num_cells, "num_rows": num_rows,
         "num_trials": num_trials, "num_bytes": file.num_bytes, "sha256": file.sha256,

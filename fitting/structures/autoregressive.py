@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from fitting.structures.base import StructureBase
 class AutoregressiveConfig(StructureBase):
     """``{structure: ar1}`` over the levels in the order of the dictionary."""
 
+    needs_order: ClassVar[bool] = True
     structure: Literal["ar1"] = "ar1"
 
     def build(self, levels: Sequence[str]) -> Autoregressive:

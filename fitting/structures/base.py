@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -20,6 +20,9 @@ class StructureBase(BaseModel):
     """Frozen; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    needs_order: ClassVar[bool] = False
+    """Whether the prior follows the order of the levels."""
 
     sd: str | None = Field(default=None, description="Prior of the term's sd; as `sd` of the model if not given.")
 

@@ -7,7 +7,7 @@ trend, so of order 2, too, nothing else is left free.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -19,6 +19,7 @@ from fitting.structures.base import CONSTRAINT_SD, Spectral, StructureBase, scal
 class CyclicRandomWalkConfig(StructureBase):
     """``{structure: cyclic_random_walk, order: 1}``: levels in the order of the dictionary, the last beside the first."""
 
+    needs_order: ClassVar[bool] = True
     structure: Literal["cyclic_random_walk"] = "cyclic_random_walk"
     order: Literal[1, 2] = Field(default=1, description="1: levels near their neighbours; 2: near their line.")
 

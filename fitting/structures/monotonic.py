@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import lgamma
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from fitting.structures.base import CONSTRAINT_SD, StructureBase
 class MonotonicConfig(StructureBase):
     """``{structure: monotonic}`` over the levels in the order of the dictionary."""
 
+    needs_order: ClassVar[bool] = True
     structure: Literal["monotonic"] = "monotonic"
 
     def build(self, levels: Sequence[str]) -> Monotonic:

@@ -7,7 +7,7 @@ has it. Of order 2 the linear trend is not shrunk but has a wide normal prior.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -22,6 +22,7 @@ TREND_SD = 10.0
 class RandomWalkConfig(StructureBase):
     """``{structure: random_walk, order: 1}`` over the levels in the order of the dictionary."""
 
+    needs_order: ClassVar[bool] = True
     structure: Literal["random_walk"] = "random_walk"
     order: Literal[1, 2] = Field(default=1, description="1: levels near their neighbours; 2: near a line.")
 

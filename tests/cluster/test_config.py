@@ -99,6 +99,9 @@ def test_the_resolved_config_reads_back_the_same(write, tmp_path: Path):
         (("voted ~ 1", "voted ~ exp(x)"), "7: `model.formula`: formula 'voted ~ exp(x)"),
         (("run:", "poststratify: {interval: 2}\nrun:"), "9: `poststratify.interval`: expected less than 1, found 2"),
         (("run:", "poststratify: {frame: f.csv}\nrun:"), "9: `poststratify`: expected `count` with a frame"),
+        (("run:", "poststratify: {by: [mean, 'state:q05']}\nrun:"), "9: `poststratify.by`: ['mean', 'q05'] are columns that"),
+        (("run:", "poststratify: {by: ['state:']}\nrun:"), "9: `poststratify.by`: 'state:' is not a margin"),
+        (("run:", "poststratify: {by: ['state:voted']}\nrun:"), "9: `poststratify.by`: poststratify: 'by' has the outcome 'voted'"),
         (("binomial", "binomial\n  priors: {sx: 'normal(0, 1)'}"), "9: `model.priors.sx`: priors: 'sx' is neither"),
         (
             ("binomial", "binomial\n  priors: {b: normal(0, 1)}"),
@@ -110,6 +113,13 @@ def test_a_fault_is_told_with_its_line(write, change: tuple[str, str], expected:
     assert change[0] in GOOD
     found = faults(write(GOOD.replace(*change, 1)))
     assert any(line.startswith(expected) for line in found), "\n".join(found)
+
+
+def test_margins_keep_the_blanks_inside_a_name(write):
+    loaded = config.load(write(GOOD), ["poststratify.by=[home state, 'race / home state', '`a:b`', 'a:b']"])
+    assert loaded.config.poststratify.columns == {
+        "all": (), "home state": ("home state",), "race:home state": ("race", "home state"), "`a:b`": ("a:b",), "a:b": ("a", "b"),
+    }  # fmt: skip
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_the_file(write):

@@ -206,11 +206,20 @@ CASES: dict[str, tuple[Breaks, tuple[str, ...]]] = {
         ("poststratify.frame", "no.csv", "no file"),
     ),
     "frame without a column": (frame("state,race,female,n\nAL,White,1,10\n"), ("frame.csv", "share")),
-    "frame with an unknown level": (frame(FRAME + "XX,White,1,0.5,10\n"), ("frame.csv", "1 rows", "'state'", "AL")),
+    "frame none of whose levels is known": (
+        frame("state,race,female,share,n\nal,White,1,0.5,10\n"), ("frame.csv", "in any row", "'al' and 'AL' differ in case"),
+    ),
+    "frame with an unknown level of a fixed effect": (
+        all_of(config("share + (1 | state)", "share + state"), frame(FRAME + "XX,White,1,0.5,10\n")), ("1 rows", "'state'", "AL"),
+    ),
+    "frame with a 0/1 column as 1/2": (frame(FRAME + "OH,White,2,0.5,3\n"), ("'female' is 2", "0 and 1", "1 of 2 rows")),
     "frame with a negative count": (frame(FRAME + "OH,White,1,0.5,-3\n"), ("frame.csv", "negative count")),
     "frame with a hole": (frame(FRAME + "OH,White,1,,3\n"), ("frame.csv", "1 missing", "'share'")),
     "frame that is no table": (frame("a,b\n1\n2,3,4\n"), ("frame.csv", "CSV table")),
-    "frame without a level": (frame(FRAME + ",White,1,0.5,10\n"), ("frame.csv", "1 missing", "'state'")),
+    "frame without a level that cannot be drawn": (
+        all_of(config("share + (1 | state)", "share + state"), frame(FRAME + ",White,1,0.5,10\n")),
+        ("1 missing values in 'state' \\(50.0% of the people\\)", "leave_out"),
+    ),
     "frame without a count": (settings("poststratify.frame=frame.csv"), ("poststratify", "count")),
 }
 

@@ -108,7 +108,7 @@ def test_a_structured_prior_on_a_finished_run_is_a_merge_and_equals_a_fresh_run(
     """False alarm 1e-6 over all parameters; another seed for the fresh run. States leave the tree for its root."""
     pairs = "\n".join(["a,b", "AL,NC", "NC,OH", "OH,WY", "WY,AK"])
     (tmp_path / "map.csv").write_text(pairs + "\n")
-    config = write(tmp_path, "voted", "voted", "bernoulli", "")
+    config = write(tmp_path, "voted", "voted", "bernoulli", f", columns: {{age: {{levels: [{', '.join(AGES)}]}}}}")
     more = ("--set", "fit.draws=1000", "--set", "audit.max_extra_rounds=5")
     priors = (
         "--set",

@@ -57,7 +57,7 @@ class FakeRun:
 
     def manifest(self):
         stages = {"ingest": 21.3, "fit": 48.2, "merge": 12.9, "audit": 7.1, "poststratify": 4.4}
-        return {"schema_version": 1, "seed": 1, "executor": "ray (2 workers)", "priors": PRIORS,
+        return {"schema_version": 1, "seed": 1, "executor": "ray (2 workers)", "priors": PRIORS, "is_share": True,
                 "truth": str(self.path / "truth"), "versions": {"caucus": "0.1.0", "numpy": "2.4.6", "jax": "0.10.2"},
                 "stages": {k: {"seconds": v, "peak_memory_bytes": int(v * 3e7)} for k, v in stages.items()}}
 

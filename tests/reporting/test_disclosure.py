@@ -135,3 +135,24 @@ def test_a_cycle_of_equations_gives_nothing_away() -> None:
             matrix[i, k] = matrix[4 + j, k] = 1
         null = np.linalg.svd(matrix)[2][np.linalg.matrix_rank(matrix) :]
         assert (np.abs(null).max(axis=0) > 1e-9).all()
+
+
+def test_counts_that_add_up_roughly_do_not_hide_what_is_large() -> None:
+    """Counts of frames are rounded by margin, weighted shares times people add up to no whole numbers; a sum is off by a few."""
+    rng = np.random.default_rng(0)
+    states, counties = 40, 60
+    people = np.exp(rng.normal(5, 1.5, (states, counties)))
+    shifted = people * rng.uniform(0.7, 1.3, people.shape)  # and what no rounding explains
+    labels = [(str(s), str(c)) for s in range(states) for c in range(counties)]
+    for rough in (people, shifted):
+        margins = [
+            Margin((), [()], np.array([[round(people.sum())]])),
+            Margin(("state",), [(str(s),) for s in range(states)], np.round(people.sum(axis=1))[:, None]),
+            Margin(("state", "county"), labels, np.round(rough).reshape(-1, 1)),
+        ]
+        all_of_them, of_states, of_counties = hide(margins, MIN_COUNT)
+        small = (margins[2].counts > 0) & (margins[2].counts < MIN_COUNT)
+        assert of_counties[small[:, 0]].all()
+        assert not of_states.any()
+        assert not all_of_them.any()
+        assert of_counties.sum() < 2 * small.sum() + states

@@ -73,7 +73,7 @@ def test_a_nation_is_one_small_offline_file(fake_run):
     assert page.tags >= {"svg", "table", "details"}
     for section in ("Estimates", "Effects", "Scales", "Calibration", "Audit", "Data", "What was run"):
         assert section in page.text
-    assert page.text.index("Pass: Ready to use") < page.text.index("Estimates")
+    assert page.text.index("Pass: Computed as asked; whether the model fits is not checked yet") < page.text.index("Estimates")
     assert "3,111 groups: the 15 highest and the 15 lowest are shown" in page.text
     assert report.build(path).read_text() == text
 
@@ -101,7 +101,7 @@ def test_hostile_names_are_text(fake_run):
 @pytest.mark.parametrize(
     ("verdict", "words"),
     [
-        ("pass", ["Pass: Ready to use", "agrees with it", "0.04 posterior sds off", "too little to matter"]),
+        ("pass", ["Pass: Computed as asked; whether the model fits is not checked yet", "Computation: pass.", "agrees with it", "0.04 posterior sds off", "too little to matter"]),
         ("warn", ["Warn: Usable with care", "warns about score", "0.19 posterior sds off", "What to do", "fit.rounds=20"]),
         ("fail", ["Fail: Do not use these numbers yet", "the audit fails on score", "1.7 sds, limit 0.3", "not for use"]),
     ],
@@ -165,7 +165,8 @@ def test_only_three_files_are_needed(fake_run):
     (run.path / "run.yaml").write_text("name: bare\n")
     run.json("manifest.json", {})
     run.json("audit.json", {"verdict": "pass"})
-    assert "Pass: Ready to use" in page_of(run.path).text
+    assert "Pass: Computed as asked" in page_of(run.path).text
+    assert "Ready to use" not in page_of(run.path).text
     for name in ("run.yaml", "manifest.json", "audit.json"):
         content = (run.path / name).read_text()
         for broken in (None, "[1, 2", "[1, 2]"):
@@ -203,6 +204,6 @@ def test_small_counts_are_hidden_with_what_gives_them_away(fake_run):
     assert rows["OH"][:2] == ["5,000", "5,000"]
     assert rows["OH"][2].endswith("%")
     text = page_of(run.path).text
-    assert not re.search(r"(?<![\d,])(7|60) (rows|known)", text)
-    assert "wy: 100 rows" in text  # rounded up: a shard may be a group that is hidden
+    assert not re.search(r"(?<![\d,])(7|60) (rows|people|known)", text)
+    assert "wy: 100 people" in text  # rounded up: a shard may be a group that is hidden
     assert read_table(run.path / "estimates/state.parquet")["num_rows"].to_pylist() == [5000, 4000, 7, 60]

@@ -207,7 +207,7 @@ def test_successes_and_trials(helpers: Any, tmp_path: Path) -> None:
         tmp_path / "x.parquet", tmp_path / "run", outcome={"successes": "yes", "trials": "asked"},
         factor_columns=["state"], predictor_columns=[], group_columns=[("state",)],
     )  # fmt: skip
-    assert helpers.totals(helpers.read_cells(report), ["state"], SUMS) == {("a",): (2, 6, 3), ("b",): (2, 0, 0)}
+    assert helpers.totals(helpers.read_cells(report), ["state"], SUMS) == {("a",): (6, 6, 3), ("b",): (7, 0, 0)}
 
 
 def test_numbers_as_factors_booleans_as_numbers_and_hive_paths(helpers: Any, tmp_path: Path) -> None:

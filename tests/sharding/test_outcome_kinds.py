@@ -94,6 +94,8 @@ def judged(outcome: Any, row: dict[str, Any], is_weighted: bool) -> tuple[str, b
     """The reason why a row is quarantined, or nothing, and whether its outcome is known."""
     values = [row[name] for name in (outcome.values() if isinstance(outcome, dict) else [outcome])]
     is_known = not any(map(is_missing, values))
+    if outcome is TRIALS and not is_known and (is_missing(row["m"]) or row["m"] < 0):
+        return ("trials:missing" if is_missing(row["m"]) else "outcome:negative"), False
     if is_known and (rule := outcome_rule(outcome, values)):
         return f"{'outcome' if isinstance(outcome, dict) else outcome}:{rule}", True
     if is_known and is_weighted and (rule := weight_rule(row["w"])):
@@ -115,7 +117,7 @@ def expected_cells(
     y = rows["s" if outcome is TRIALS else "n" if outcome is COUNT else outcome].where(known, 0)
     exposure = rows["e"].where(known, 1.0) if outcome is COUNT else pd.Series(1.0, rows.index)
     keys = ["g", "x"]
-    rows = rows.assign(num_rows=1, num_trials=w * size)
+    rows = rows.assign(num_rows=rows["m"].astype(int) if outcome is TRIALS else 1, num_trials=w * size)
     statistics = ["num_rows", "num_trials"]
     if kind == "binomial":
         added = {"num_successes": w * y}
@@ -144,10 +146,25 @@ def expected_cells(
     return cells, Counter(reason for reason, _ in verdicts if reason), moments
 
 
+def expected_people(outcome: Any, table: pa.Table, is_weighted: bool) -> dict[str, Any]:
+    """Who is in the cells and who is not: a row with trials is as many people; of an outcome at fault nothing is known."""
+    found: dict[str, Counter[str]] = {}
+    for row in table.to_pylist():
+        reason, is_known = judged(outcome, row, is_weighted)
+        size = row["m"] if outcome is TRIALS else 1
+        people = size if size is not None and size >= 0 else 0
+        known = size if is_known and (not reason or reason == "g:missing") else 0
+        found.setdefault(reason, Counter({"people": 0, "outcomes": 0})).update(people=people, outcomes=known)
+    return {**found.pop("", {}), "left_out": {reason: dict(counts) for reason, counts in found.items()}}
+
+
 def ingested(helpers: Any, source: Any, directory: Any, kind: str, outcome: Any, **options: Any) -> Any:
     """Ingest with everything unexpected in quarantine."""
     names = [*outcome] if isinstance(outcome, dict) else [outcome]
     columns: dict[str, Any] = {name: {"unexpected": "quarantine"} for name in names}
+    columns["g"] = {"missing": "quarantine"}
+    if "trials" in columns:
+        columns["trials"]["missing"] = "quarantine"
     if kind == "category":
         columns[outcome]["levels"] = LEVELS
     arguments = {
@@ -184,7 +201,9 @@ def test_cells_are_a_group_by_of_the_rows_in_any_arrangement(
         found = helpers.read_cells(one).to_pandas()
     cells, reasons, known = expected_cells(kind, outcome, table, is_weighted)
     assert one.manifest["quarantine"] == many.manifest["quarantine"] == reasons
-    assert one.manifest["totals"]["rows_in_cells"] == cells["num_rows"].sum() == found["num_rows"].sum()
+    assert one.manifest["totals"]["rows_in_cells"] == len(table) - sum(reasons.values())
+    assert one.manifest["people"] == many.manifest["people"] == expected_people(outcome, table, is_weighted)
+    assert one.manifest["people"]["people"] == cells["num_rows"].sum() == found["num_rows"].sum()
     assert one.num_cells == len(cells)
     assert set(found) == set(cells)
     order = [name for name in ["g", "x", "y", "exposure", "successes", "trials", "num_trials"] if name in cells]
@@ -193,7 +212,8 @@ def test_cells_are_a_group_by_of_the_rows_in_any_arrangement(
         cells.sort_values(order, ignore_index=True)[sorted(cells)], check_dtype=False, rtol=1e-12, atol=1e-12,
     )  # fmt: skip
     num_known = int(known["m"].sum()) if kind == "binomial" and outcome is TRIALS else len(known)
-    assert one.dictionary.outcome.num_known == num_known == sum(e["num_trials"] for e in one.manifest["shards"])
+    assert one.dictionary.outcome.num_known == num_known
+    assert sum(e["num_trials"] for e in one.manifest["shards"]) == one.manifest["people"]["outcomes"]
     assert found["num_trials"].sum() == pytest.approx(num_known, rel=1e-12)
     check_moments(kind, outcome, one.dictionary, known)
 
