@@ -24,7 +24,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharding import level_order, storage, text_copy
+from sharding import equal_files, level_order, storage, text_copy
 from sharding.config import DataConfig
 from sharding.errors import ContractError, SourceError
 from sharding.labels import Kind, kind_of_type
@@ -133,7 +133,7 @@ def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sou
     if len(set(formats.values())) > 1:
         raise SourceError(
             "data.source", f"files of several formats: {sorted(set(formats.values()))}", "one format",
-            "Narrow the glob, or set data.format."
+            "Narrow the glob to files of one format."
         )  # fmt: skip
     is_text = formats[urls[0]] != "parquet"
     num_rows: int | None = None
@@ -145,6 +145,8 @@ def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sou
         num_rows = sum(file.num_rows or 0 for file in files)
         if num_rows == 0:
             raise no_rows(len(files))
+    if not data.allow_equal_files:
+        equal_files.check([file.url for file in files if (file.num_rows if file.num_lines is None else file.num_lines)])
     kinds = {name: _kind(name, where, files) for name, where in needed.items()}
     orders = {
         name: tuple(dict.fromkeys(file.orders[name] for file in files if name in file.orders)) for name in needed
