@@ -17,7 +17,7 @@ from cluster.errors import FrameError
 from cluster.margin_tables import ALL, Categories, MarginSums
 from cluster.posterior_files import StoredDraws
 from cluster.tasks import ShardSums
-from fitting import families, predict
+from fitting import families, predict, terms
 from fitting.cell_design import NewLevels
 from reporting import published, tables
 from sharding import storage, store
@@ -182,7 +182,7 @@ def _read_frame(
     formula, coding = work.hierarchy.model.formula, work.hierarchy.model.coding
     read = work.context.config.model.data_columns()
     needed = dict.fromkeys([*read.factors, *read.predictors, *(c for m in margins for c in m)])
-    factors = [name for name in needed if name not in coding.numerics]
+    factors = [name for name in needed if name in coding.factors or name not in coding.numerics]
     table = _read_table(url, factors)
     missing = [c for c in (*needed, count) if c not in table.column_names]
     if missing:
@@ -192,9 +192,14 @@ def _read_frame(
     if (weight < 0).any() or not weight.sum() > 0:
         raise FrameError(url, f"a negative count, or none above 0, in {count!r}", "counts of people")
     kept = np.flatnonzero(weight > 0)
-    columns = {name: _numbers(table, name, url)[kept] for name in needed if name in coding.numerics}
+    columns = {
+        terms.number_name(name) if name in coding.factors else name: _numbers(table, name, url)[kept]
+        for name in needed
+        if name in coding.numerics
+    }
     of_frame: dict[str, list[str]] = {}
     effects = {c for term in (*formula.fixed, *(t for g in formula.groups for t in g.coefficients)) for c in term}
+    effects -= {*coding.numerics}
     may_be_new = set(read.factors) - set(read.members) - effects - {c for m in margins for c in m}
     for name in factors:
         labels = [None if v in (None, "") else str(v) for v in table.column(name).take(kept).to_pylist()]

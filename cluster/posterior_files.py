@@ -111,12 +111,16 @@ def _declared(hierarchy: Hierarchy) -> tuple[dict[str, Declared], dict[str, list
     for block in model.fixed:
         for coefficient, unit in zip(block.names, block.units, strict=True):
             declared[coefficient] = Declared((), _FLOAT)
-            units[coefficient] = f"per {unit}" if unit else ""
+            units[coefficient] = unit
     for group in model.groups:
         coords[group.name] = group.members.labels(model.coding)
-        for variable in group.variables:
+        for variable, unit in zip(group.variables, group.units, strict=True):
             declared[variable] = Declared((group.name,), _FLOAT)
+            units |= {variable: unit, f"sd({variable})": unit} if unit else {}
     own = [name for name, _ in families.natural_own(hierarchy.family, np.zeros((1, len(hierarchy.family.own))))]
+    for block in model.fixed:
+        if block.names[0] in hierarchy.family.locations and block.units[0]:
+            units |= dict.fromkeys(own, block.units[0])
     return declared | {parameter: Declared((), _FLOAT) for parameter in [*hierarchy.names(), *own]}, coords, units
 
 

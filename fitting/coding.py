@@ -18,8 +18,10 @@ _TABLE_SIZE = 1 << 20
 
 
 class Numeric(NamedTuple):
-    """A numeric predictor enters as ``(x - center) / scale``; binary ones as they are.
+    """A numeric predictor: ``center`` and ``scale`` are its mean and sd over the rows (0 and 1 if ``binary``).
 
+    It enters as ``(x - center) / scale`` where that changes no model (`fitting.terms.centred_columns`), else as ``x / scale``; binary
+    ones as they are. ``keep_zero``: never centred; ``keep_unit``: not scaled.
     ``minimum`` and ``maximum`` are its smallest and largest raw value, None in dictionaries of before they were kept.
     """
 
@@ -28,6 +30,8 @@ class Numeric(NamedTuple):
     binary: bool
     minimum: float | None = None
     maximum: float | None = None
+    keep_zero: bool = False
+    keep_unit: bool = False
 
 
 class OutcomeSummary(NamedTuple):
@@ -70,6 +74,8 @@ class Coding(NamedTuple):
                     bool(entry["binary"]),
                     entry.get("minimum"),
                     entry.get("maximum"),
+                    bool(entry.get("keep_zero")),
+                    bool(entry.get("keep_unit")),
                 )
                 for name, entry in dictionary["numerics"].items()
             },

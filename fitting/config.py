@@ -82,10 +82,9 @@ class ModelConfig(Frozen):
                 )
             if {name, formula.outcome} & {*config.columns, *config.weight_columns}:
                 raise ValueError(f"multi_membership: {name!r} or the outcome among its own columns; expected others")
-        factors = {*self.data_columns().factors, *self.multi_membership}
         for column in self.splines:
-            if column == formula.outcome or column in factors:
-                role = "the outcome" if column == formula.outcome else "a grouping factor"
+            if column == formula.outcome or column in self.multi_membership:
+                role = "the outcome" if column == formula.outcome else "a grouping factor of several columns"
                 raise ValueError(f"splines: {column!r} is {role}; expected a numeric predictor")
         return self
 

@@ -79,6 +79,11 @@ class Family:
         return _OWN.get(self.name, ())
 
     @property
+    def locations(self) -> tuple[str, ...]:
+        """Own parameters that say where the linear predictor is zero, as an intercept does."""
+        return self.own[:1] if self.name == "ordinal" else ()
+
+    @property
     def statistics(self) -> tuple[str, ...]:
         """The cell columns that it needs."""
         return _STATISTICS[self.name] + self.counts

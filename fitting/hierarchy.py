@@ -9,7 +9,8 @@ log residual sd of a Gaussian family. Each Jacobian counts once, here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,8 @@ from fitting.coding import Coding
 from fitting.config import ModelConfig
 from fitting.errors import ModelError
 from fitting.families import Family
-from fitting.model import GroupBlock, Model
+from fitting.formula import term_name
+from fitting.model import FixedBlock, GroupBlock, Model
 from fitting.priors import Prior
 from fitting.shrinkage import HorseshoeConfig, Shrinkage
 
@@ -269,25 +271,33 @@ def of_config(config: ModelConfig, coding: Coding) -> Hierarchy:
     built = models.build(
         config.parsed_formula(), coding, family, config.structures(), config.splines, config.multi_membership
     )
-    defaults = priors.default_priors(family, coding.outcome.sd, coding.outcome.mean)
-    return build(built, defaults | config.parsed_priors(), config.horseshoe())
+    outcome = coding.outcome
+    spread = outcome.sd if _has_constant(built) else math.hypot(outcome.mean, outcome.sd)  # about what it is modelled from
+    defaults, written = priors.default_priors(family, spread, outcome.mean), config.parsed_priors()
+    return build(built, defaults | written, config.horseshoe(), frozenset(defaults) - frozenset(written))
 
 
-def build(model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig | None = None) -> Hierarchy:
+def build(
+    model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig | None = None, defaults: frozenset[str] = frozenset()
+) -> Hierarchy:
     """Priors of a model: by class (``intercept``, ``b``, ``sd``, ``cor``, ``sigma``; all needed), or by a term's own name.
 
     A term has one name for all linear predictors of a family: ``1|state`` is that of every category.
+
+    Parameters
+    ----------
+    defaults
+        Classes that nobody chose. Their priors follow the units of the data: a coefficient per unit of a column that is not scaled has
+        the prior of one per sd, turned into that unit, and a constant at the zero of a number that is not centred is given the room
+        that the slopes' priors leave it there.
     """
     places, mean, precision = [], [], []
     shrunk: list[int] = []
     for block in model.fixed:
-        if horseshoe is not None and block.columns and ":".join(block.columns) not in chosen:
+        if horseshoe is not None and block.columns and term_name(block.columns) not in chosen:
             shrunk += block.coefficients.tolist()
             continue
-        if block.is_own:
-            prior = chosen[block.names[0]]
-        else:
-            prior = chosen["intercept"] if block.is_intercept else chosen.get(":".join(block.columns), chosen["b"])
+        prior = _fixed_prior(model, block, chosen, defaults)
         for place in block.coefficients:
             places.append(place)
             mean.append(prior.args[0])
@@ -295,8 +305,12 @@ def build(model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig 
     scales = []
     for group in model.groups:
         prefix = model.family.prefixes[group.predictor]
-        names = [variable.removeprefix(prefix) for variable in group.variables]
-        scales.append(tuple(chosen.get(name, chosen["sd"]) for name in names))
+        of_term = []
+        for variable, part in zip(group.variables, group.numbers, strict=True):
+            name = variable.removeprefix(prefix)
+            is_default = name not in chosen and "sd" in defaults
+            of_term.append(chosen.get(name, chosen["sd"]).times(1.0 / _unscaled(model.coding, part) if is_default else 1.0))
+        scales.append(tuple(of_term))
     return Hierarchy(
         model,
         np.array(places, dtype=np.int64),
@@ -307,6 +321,54 @@ def build(model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig 
         chosen["sigma"] if model.family.has_residual_scale else None,
         _shrinkage(model, shrunk, horseshoe) if horseshoe is not None and shrunk else None,
     )
+
+
+def _has_constant(model: Model) -> bool:
+    """Whether the fixed terms can be the same number for everybody: by an intercept, cutpoints, or all levels of a factor."""
+    if not model.family.has_intercept:
+        return True
+    return any(block.is_intercept or _is_levels(model, block) for block in model.fixed)
+
+
+def _is_levels(model: Model, block: FixedBlock) -> bool:
+    """Whether the coefficients are the means of groups: every level, or combination of levels, has one, and no number is in them."""
+    return bool(block.columns) and block.full == frozenset(block.columns)
+
+
+def _fixed_prior(model: Model, block: FixedBlock, chosen: Mapping[str, Prior], defaults: frozenset[str]) -> Prior:
+    name = term_name(block.columns)
+    is_constant = block.is_intercept or block.names[0] in model.family.locations
+    if block.columns and name in chosen:
+        return chosen[name]
+    of_class = block.names[0] if block.is_own else "intercept" if block.is_intercept else "b"
+    if of_class not in defaults:
+        return chosen[of_class]
+    has_intercept = any(other.is_intercept for other in model.fixed)
+    if is_constant or (_is_levels(model, block) and not has_intercept and model.family.has_intercept):
+        own = chosen[of_class] if block.is_own else chosen["intercept"]
+        is_default = block.is_own or "intercept" in defaults
+        return Prior(own.name, (own.args[0], own.args[1] * (_room_at_zero(model) if is_default else 1.0)))
+    return chosen["b"].times(1.0 / _unscaled(model.coding, block.columns))
+
+
+def _unscaled(coding: Coding, columns: Sequence[str]) -> float:
+    """Product of the sds of the numbers among some columns that keep their unit."""
+    kept = [coding.numerics[c].scale for c in columns if c in coding.numerics and coding.numerics[c].keep_unit]
+    return float(np.prod(kept))
+
+
+def _room_at_zero(model: Model) -> float:
+    """How much wider a constant is believed to be where numbers are zero than where they are at their means.
+
+    Slopes per sd have the constant's own prior width, so ``a = a' - sum_j b_j m_j / s_j`` has that times the root of
+    ``1 + sum_j (m_j / s_j)^2``, over the fixed terms with numbers that are not centred.
+    """
+    total = 1.0
+    for columns, centred in dict.fromkeys((b.columns, b.centred) for b in model.fixed if b.predictor == 0 and b.columns):
+        numerics = [model.coding.numerics[c] for c in columns if c in model.coding.numerics and c not in centred]
+        away = [1.0 + (n.center / n.scale) ** 2 for n in numerics if not n.binary]
+        total += float(np.prod(away)) - 1.0
+    return math.sqrt(total)
 
 
 def _shrinkage(model: Model, places: list[int], config: HorseshoeConfig) -> Shrinkage:

@@ -23,6 +23,7 @@ from fitting.hierarchy import Hierarchy
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 from fitting.sites import Site
+from fitting.terms import number_name
 from fitting.tree import Restriction
 
 FitSite = Callable[[Restriction, CellDesign, Moments, Site | None, int, int], Site]
@@ -51,26 +52,29 @@ def code(
 ) -> tuple[Coding, dict]:
     """Code labels and numbers as the dictionary of a run would, and the coded columns.
 
-    ``roles`` are the columns to code, those of the formula if not given. Columns of text and all grouping columns are factors with levels in sorted order, the first one the reference. A numeric
-    predictor with other values than 0 and 1 is centred and scaled over the people in the cells.
+    ``roles`` are the columns to code, those of the formula if not given. Columns of text and all grouping columns are factors with
+    levels in sorted order, the first one the reference. A predictor of numbers is a number, whether or not it groups as well;
+    its mean and sd are over the people in the cells.
     """
     weight = statistics["num_trials"].astype(np.float64)
     factors: dict[str, tuple[str, ...]] = {}
     numerics: dict[str, Numeric] = {}
     coded: dict[str, np.ndarray] = {}
     roles = roles or data_columns.of(parsed)
-    for name in (*roles.factors, *roles.predictors):
+    for name in dict.fromkeys((*roles.factors, *roles.predictors)):
         values = np.asarray(columns[name])
-        if name in roles.factors or values.dtype.kind in "UO":
+        is_text = values.dtype.kind in "UO"
+        if name in roles.factors or is_text:
             levels, codes = np.unique(values.astype(str), return_inverse=True)
             factors[name], coded[name] = tuple(levels.tolist()), codes
-        else:
-            coded[name] = values.astype(np.float64)
-            binary = bool(np.isin(values, (0, 1)).all())
-            mean = float(np.average(coded[name], weights=weight))
-            sd = float(np.sqrt(np.average((coded[name] - mean) ** 2, weights=weight)))
-            ends = float(coded[name].min()), float(coded[name].max())
+        if name in roles.predictors and not is_text:
+            x = values.astype(np.float64)
+            binary = bool(np.isin(x, (0, 1)).all())
+            mean = float(np.average(x, weights=weight))
+            sd = float(np.sqrt(np.average((x - mean) ** 2, weights=weight)))
+            ends = float(x.min()), float(x.max())
             numerics[name] = Numeric(0.0, 1.0, True, *ends) if binary else Numeric(mean, sd or 1.0, False, *ends)
+            coded[number_name(name) if name in factors else name] = x
     groups = {g: _combinations([coded[c] for c in g]) for g in roles.groups}
     parents: dict[str, dict[str, np.ndarray]] = {}
     for inner in roles.factors:

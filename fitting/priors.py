@@ -62,6 +62,16 @@ class Prior(NamedTuple):
         """What this kind of prior may be put on."""
         return _KINDS[self.name].role
 
+    def times(self, factor: float) -> Prior:
+        """The prior of the parameter times ``factor``, as of another unit."""
+        if factor == 1.0:
+            return self
+        if self.name == "exponential":
+            return Prior(self.name, (self.args[0] / factor,))
+        if self.name == "half_student_t":
+            return Prior(self.name, (self.args[0], self.args[1] * factor))
+        return Prior(self.name, tuple(arg * factor for arg in self.args))
+
     def __str__(self) -> str:
         return f"{self.name}({', '.join(_number(value) for value in self.args)})"
 
@@ -111,7 +121,7 @@ def log_density(prior: Prior, x: Any, xp: Any = numpy) -> Any:
 def default_priors(family: Family, outcome_sd: float = 1.0, outcome_mean: float = 0.0) -> dict[str, Prior]:
     """Weakly informative priors by class: ``intercept``, ``b``, ``sd``, ``cor``, ``sigma`` if gaussian, and own parameters.
 
-    They are on the scale of the linear predictor, for predictors centred and scaled by the dictionary. As in rstanarm
+    They are on the scale of the linear predictor, for predictors in sds; ``fitting.hierarchy.build`` turns them into other units. As in rstanarm
     (vignette "Prior Distributions for rstanarm Models"): intercept and coefficients have sd 2.5, times the outcome's sd
     if it is a number (gaussian, student_t), and the residual sd is exponential with the outcome's sd as its mean. For the
     sds of group terms, a half-normal, as in bambi, of scale 1 (times the outcome's sd); for correlations lkj(1), as in both.

@@ -156,9 +156,17 @@ class CellTable:
                 ids = pa.array(pseudonyms.of(batch.column(place).to_pylist()), pa.string())
                 writer.write_batch(batch.set_column(place, "id", ids))
 
-    def numeric_codings(self) -> dict[str, NumericCoding]:
-        """Return centre and scale (mean and sd, divisor n, over the good rows) and extremes of the numeric columns."""
-        return {column.name: self._numeric_coding(column) for column in self.numerics}
+    def numeric_codings(self, codings: dict[str, FactorCoding]) -> dict[str, NumericCoding]:
+        """Return centre and scale (mean and sd, divisor n, over the good rows) and extremes of the numbers.
+
+        They are the numeric columns, and factors (of these ``codings``) that the model has as numbers too.
+        """
+        found = {column.name: self._numeric_coding(column) for column in self.numerics}
+        for column in self.factors:
+            numbers = contract.level_numbers(column, codings[column.name].levels)
+            if numbers is not None:
+                found[column.name] = self._coding_of_levels(column, numbers)
+        return found
 
     def groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the combinations of codes of the factors ``names`` that occur, sorted."""
@@ -397,6 +405,29 @@ class CellTable:
     def _numeric_coding(self, column: ModelColumn) -> NumericCoding:
         x = self.code(column)
         low, high, binary = self._one(f"SELECT min({x}), max({x}), bool_and({x} IN (0, 1)) FROM good")
+        if (decided := self._decided(column, low, high)) is not None:
+            return decided
+        if binary:
+            return NumericCoding(0.0, 1.0, True, low, high)
+        mean = self._exact_mean(x, max(abs(low), abs(high)))
+        variance = self._exact_mean(f"({x} - CAST({mean!r} AS DOUBLE)) ** 2", (high - low) ** 2)
+        return NumericCoding(mean, variance**0.5, False, low, high, *column.config.kept)
+
+    def _coding_of_levels(self, column: ModelColumn, numbers: list[float]) -> NumericCoding:
+        counts = dict(self._execute(f"SELECT {self.code(column)}, sum(n) FROM good GROUP BY 1"))
+        values = {Fraction(numbers[code]): int(count) for code, count in counts.items()}
+        low, high = float(min(values)), float(max(values))
+        if (decided := self._decided(column, low, high)) is not None:
+            return decided
+        if {*values} <= {0, 1}:
+            return NumericCoding(0.0, 1.0, True, low, high)
+        total = sum(values.values())
+        mean = sum(x * count for x, count in values.items()) / total
+        variance = sum((x - mean) ** 2 * count for x, count in values.items()) / total
+        return NumericCoding(float(mean), float(variance) ** 0.5, False, low, high, *column.config.kept)
+
+    def _decided(self, column: ModelColumn, low: float, high: float) -> NumericCoding | None:
+        """The coding of an earlier ingest with these extremes, if it has the column."""
         if self._coding is not None and column.name in self._coding.numerics:
             return replace(self._coding.numerics[column.name], minimum=low, maximum=high)
         if low == high:
@@ -404,11 +435,7 @@ class CellTable:
                 column.where, "one value in all rows", "a predictor that varies",
                 "Remove the column from the formula: it cannot be told from the intercept."
             )  # fmt: skip
-        if binary:
-            return NumericCoding(0.0, 1.0, True, low, high)
-        mean = self._exact_mean(x, max(abs(low), abs(high)))
-        variance = self._exact_mean(f"({x} - CAST({mean!r} AS DOUBLE)) ** 2", (high - low) ** 2)
-        return NumericCoding(mean, variance**0.5, False, low, high)
+        return None
 
     def _exact_mean(self, expression: str, largest: float) -> float:
         scale = fixed_point_scale(largest, self._num_rows)
