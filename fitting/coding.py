@@ -110,8 +110,10 @@ class Coding(NamedTuple):
         )
 
     def group_labels(self, columns: tuple[str, ...]) -> list[str]:
-        """Names of the levels of a group, ``AL:01001``."""
+        """Names of the levels of a group, ``AL:01001``; each its own: a colon in a level of several columns is written ``\\:``."""
         levels = [self.factors[c] for c in columns]
+        if len(columns) > 1:
+            levels = [tuple(level.replace("\\", "\\\\").replace(":", "\\:") for level in names) for names in levels]
         return [
             ":".join(names[code] for names, code in zip(levels, row, strict=True)) for row in self.group_levels(columns)
         ]

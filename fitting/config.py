@@ -115,7 +115,7 @@ class ModelConfig(Frozen):
         if self.family != "gaussian":
             del roles["sigma"]
         for term in formula.fixed[formulas.INTERCEPT in formula.fixed :]:
-            roles.setdefault(formulas.term_name(term), "coefficient")
+            roles[prior_texts.term_key(formulas.term_name(term))] = "coefficient"
         for group in formula.groups:
             roles |= dict.fromkeys(group.names, "scale")
         roles |= dict.fromkeys(self._own(), "coefficient")

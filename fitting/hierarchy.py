@@ -10,6 +10,7 @@ log residual sd of a Gaussian family. Each Jacobian counts once, here.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -294,7 +295,7 @@ def build(
     places, mean, precision = [], [], []
     shrunk: list[int] = []
     for block in model.fixed:
-        if horseshoe is not None and block.columns and term_name(block.columns) not in chosen:
+        if horseshoe is not None and block.columns and _key(block) not in chosen:
             shrunk += block.coefficients.tolist()
             continue
         prior = _fixed_prior(model, block, chosen, defaults)
@@ -311,7 +312,7 @@ def build(
             is_default = name not in chosen and "sd" in defaults
             of_term.append(chosen.get(name, chosen["sd"]).times(1.0 / _unscaled(model.coding, part) if is_default else 1.0))
         scales.append(tuple(of_term))
-    return Hierarchy(
+    hierarchy = Hierarchy(
         model,
         np.array(places, dtype=np.int64),
         np.array(mean, dtype=np.float64),
@@ -321,6 +322,29 @@ def build(
         chosen["sigma"] if model.family.has_residual_scale else None,
         _shrinkage(model, shrunk, horseshoe) if horseshoe is not None and shrunk else None,
     )
+    check_names(hierarchy)
+    return hierarchy
+
+
+def check_names(hierarchy: Hierarchy) -> None:
+    """Refuse a model two of whose parameters have one name: files and audits know parameters by their names.
+
+    Raises
+    ------
+    ModelError
+        Levels or categories spell what another term, level or category spells: ``a]:g[b`` of f, and ``a`` of f with ``b`` of g.
+    """
+    model = hierarchy.model
+    natural = families.natural_own(model.family, np.zeros((1, len(model.family.own))))
+    variables = [name for group in model.groups for name in group.variables]
+    names = [*hierarchy.names(), *(name for name, _ in natural), *variables]
+    count = Counter([*names, *model.coefficient_names()[~model.is_padding].tolist()])
+    repeated = [name for name, times in count.items() if times > 1]
+    if repeated:
+        raise ModelError(
+            f"parameter {repeated[0]!r}", f"{count[repeated[0]]} parameters of that name",
+            "names that differ. Rename a level or a category whose name has ':', '[' or ']' in it",
+        )  # fmt: skip
 
 
 def _has_constant(model: Model) -> bool:
@@ -336,10 +360,9 @@ def _is_levels(model: Model, block: FixedBlock) -> bool:
 
 
 def _fixed_prior(model: Model, block: FixedBlock, chosen: Mapping[str, Prior], defaults: frozenset[str]) -> Prior:
-    name = term_name(block.columns)
     is_constant = block.is_intercept or block.names[0] in model.family.locations
-    if block.columns and name in chosen:
-        return chosen[name]
+    if block.columns and _key(block) in chosen:
+        return chosen[_key(block)]
     of_class = block.names[0] if block.is_own else "intercept" if block.is_intercept else "b"
     if of_class not in defaults:
         return chosen[of_class]
@@ -349,6 +372,10 @@ def _fixed_prior(model: Model, block: FixedBlock, chosen: Mapping[str, Prior], d
         is_default = block.is_own or "intercept" in defaults
         return Prior(own.name, (own.args[0], own.args[1] * (_room_at_zero(model) if is_default else 1.0)))
     return chosen["b"].times(1.0 / _unscaled(model.coding, block.columns))
+
+
+def _key(block: FixedBlock) -> str:
+    return priors.term_key(term_name(block.columns))
 
 
 def _unscaled(coding: Coding, columns: Sequence[str]) -> float:

@@ -48,6 +48,11 @@ _KINDS = {
     "lkj": _Kind("correlation", ("concentration",), (True,)),
 }
 _OWN = {"log_shape": (1.0, 1.5), "log_precision": (3.0, 1.5), "log_nu": (2.3, 0.8)}
+CLASSES = ("intercept", "b", "sd", "cor", "sigma")
+"""Keys of priors that stand for all parameters of a kind."""
+_TAKEN = re.compile(
+    "Intercept|intercept|b|sd|cor|sigma|nu|shape|precision|log_(sigma|nu|shape|precision)|cutpoint_1|log_step_[0-9]+"
+)
 _CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
 
 
@@ -74,6 +79,11 @@ class Prior(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.name}({', '.join(_number(value) for value in self.args)})"
+
+
+def term_key(term: str) -> str:
+    """Name of a fixed term among priors and parameters: its own, in backquotes where a class or a parameter of a family has it."""
+    return f"`{term}`" if _TAKEN.fullmatch(term) else term
 
 
 def parse(text: str, role: Role | None = None) -> Prior:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fitting.coding import Coding
 from fitting.errors import ModelError
+from fitting.priors import term_key
 
 Columns = Mapping[str, np.ndarray]
 INTERCEPT = "Intercept"
@@ -165,7 +166,7 @@ def fixed_names(coding: Coding, term: tuple[str, ...], full: frozenset[str]) -> 
     names = []
     for codes in product(*(_levels_used(coding, c, full) for c in factors)):
         words = [f"{c}[{coding.factors[c][code]}]" for c, code in zip(factors, codes, strict=True)]
-        names.append(":".join([c for c in term if c in coding.numerics] + words) or INTERCEPT)
+        names.append(term_key(":".join([c for c in term if c in coding.numerics] + words)) if term else INTERCEPT)
     if not names:
         raise ModelError(
             f"fixed term {':'.join(term)!r}",
