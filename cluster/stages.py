@@ -28,6 +28,7 @@ from fitting import classic
 from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
 from sharding import cleaned_rows, privacy, retrying, storage
+from sharding.config import CELLS_VERSION
 from sharding.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
         "ingest",
         data=data,
         shards=shards,
-        columns=_columns(config),
+        columns=_columns(config) | {"cells": CELLS_VERSION},
         sources=_fingerprints("data.source", config.data.source),
         **_layout(config.data.layout),
         **_coding(config.run.directory),

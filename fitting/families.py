@@ -43,7 +43,7 @@ _LINKS: Mapping[str, tuple[str, ...]] = {
     "categorical": ("softmax",), "ordinal": ("logit",),
 }  # fmt: skip
 _STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "binomial": ("num_trials", "num_successes"), "gaussian": ("num_trials", "sum_y", "sum_y_squared"),
+    "binomial": ("num_trials", "num_successes"), "gaussian": ("num_trials", "sum_y", "squared_deviations"),
     "poisson": ("num_trials", "sum_y", "sum_exposure"), "negative_binomial": ("num_trials", "y", "exposure"),
     "beta_binomial": ("num_trials", "successes", "trials"), "student_t": ("num_trials", "y"),
     "categorical": ("num_trials",), "ordinal": ("num_trials",),

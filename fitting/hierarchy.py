@@ -30,6 +30,8 @@ from fitting.priors import Prior
 from fitting.shrinkage import HorseshoeConfig, Shrinkage
 
 Array = Any
+PSI_BOUND = 12.0  # log sds, from the spread of the outcome
+LOWEST_SHARE = -30.0
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,33 @@ class Hierarchy:
         """The part of psi of the shrinkage, after all group terms."""
         start = self.slices[-1].stop if self.slices else 0
         return slice(start, start + (0 if self.shrinkage is None else self.shrinkage.size))
+
+    @cached_property
+    def origin(self) -> np.ndarray:
+        """Where scales are of the size of their units, shape (H,): the log of the outcome's spread, per unit of what they multiply."""
+        origin, coding = np.zeros(self.size), self.model.coding
+        spread = outcome_spread(self.model) if self.family.is_number else 1.0
+        for group, part in zip(self.model.groups, self.slices, strict=True):
+            sds = [math.log(spread / unscaled(coding, numbers)) for numbers in group.numbers]
+            origin[part.start : part.start + len(sds)] = sds
+        if self.shrinkage is not None:
+            origin[self.shrinkage_slice.start] = math.log(spread)
+        if self.residual_prior is not None:
+            origin[-1] = math.log(spread)
+        return origin
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """Lowest and highest psi, (2, H): beyond is a numerical accident, not a scale.
+
+        A residual sd, and groups beside it, can be as small a part of the spread of an outcome that is a number as doubles resolve.
+        """
+        low = np.full(self.size, -PSI_BOUND)
+        if self.family.is_number:
+            for group, part in zip(self.model.groups, self.slices, strict=True):
+                low[part.start : part.start + len(group.coefficient_names)] = LOWEST_SHARE
+            low[self.shrinkage_slice.stop :] = LOWEST_SHARE
+        return self.origin + np.stack([low, np.full(self.size, PSI_BOUND)])
 
     def names(self) -> list[str]:
         """Names of the hyperparameters on their natural scale, ``sd(1|state)``, ``cor(1,female|state)``, ``sigma``."""
@@ -179,20 +208,35 @@ class Hierarchy:
         inverse = xp.linalg.inv(lower)
         return inverse.T @ inverse, -2.0 * xp.sum(xp.log(xp.diagonal(lower)))
 
-    def add_prior(self, psi: Array, precision: Array, shift: Array, xp: Any = np) -> tuple[Array, Array, Array]:
-        """Natural parameters, (E,) and (D,), with the prior given psi multiplied in, and the prior's log determinant."""
+    def add_prior(
+        self, psi: Array, precision: Array, shift: Array, xp: Any = np, reference: np.ndarray | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Natural parameters, (E,) and (D,), with the prior given psi multiplied in, and the prior's log determinant.
+
+        With a ``reference``, (D,), they are those of the coefficients' distance from it, and the log determinant has what that adds
+        to the density of psi.
+        """
+        about = None if reference is None or not len(reference) else reference
         values: list[Array] = [xp.asarray(self.fixed_precision), xp.ones(int(self.model.is_padding.sum()))]
         log_determinant: Any = float(np.sum(np.log(self.fixed_precision)))
+        pulls: list[tuple[np.ndarray, Array]] = []
         if self.shrinkage is not None:
             shrunk = self.shrinkage.precision(psi[self.shrinkage_slice], xp)
             values.append(shrunk)
             log_determinant = log_determinant + xp.sum(xp.log(shrunk))
+            if about is not None:
+                pulls.append((self.shrinkage.places, shrunk * about[self.shrinkage.places]))
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             block, log_det = self.group_precision(g, psi[part], xp)
             values.append(xp.broadcast_to(block, group.entries.shape).ravel())
             log_determinant = log_determinant + len(group.blocks) * log_det
+            if about is not None and about[group.blocks].any():
+                pulls.append((group.blocks.ravel(), (about[group.blocks] @ block).ravel()))
         where, what = self._prior_entries, xp.concatenate(values)
-        fixed_shift = self.fixed_precision * self.fixed_mean
+        fixed_shift = self.fixed_precision * (self.fixed_mean if about is None else self.fixed_mean - about[self.fixed_places])
+        for places, pull in pulls:
+            log_determinant = log_determinant - xp.sum(pull * about[places])
+            shift = shift - xp.zeros(len(shift)).at[places].add(pull) if xp is not np else _less(shift, places, pull)
         if xp is np:
             precision, shift = precision.copy(), shift.copy()
             precision[where] += what  # every place occurs once
@@ -242,6 +286,18 @@ class Hierarchy:
         return gradient
 
 
+def _less(shift: np.ndarray, places: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    out = shift.copy()
+    out[places] -= pull  # every place occurs once
+    return out
+
+
+def outcome_spread(model: Model) -> float:
+    """Sd of an outcome that is a number, about what the fixed terms are modelled from: its mean if they can be a constant, else zero."""
+    outcome = model.coding.outcome
+    return outcome.sd if _has_constant(model) else math.hypot(outcome.mean, outcome.sd)
+
+
 def num_hyperparameters(group: GroupBlock) -> int:
     """Length of a group term's part of psi."""
     k = len(group.coefficient_names)
@@ -272,9 +328,7 @@ def of_config(config: ModelConfig, coding: Coding) -> Hierarchy:
     built = models.build(
         config.parsed_formula(), coding, family, config.structures(), config.splines, config.multi_membership
     )
-    outcome = coding.outcome
-    spread = outcome.sd if _has_constant(built) else math.hypot(outcome.mean, outcome.sd)  # about what it is modelled from
-    defaults, written = priors.default_priors(family, spread, outcome.mean), config.parsed_priors()
+    defaults, written = priors.default_priors(family, outcome_spread(built), coding.outcome.mean), config.parsed_priors()
     return build(built, defaults | written, config.horseshoe(), frozenset(defaults) - frozenset(written))
 
 
@@ -310,7 +364,7 @@ def build(
         for variable, part in zip(group.variables, group.numbers, strict=True):
             name = variable.removeprefix(prefix)
             is_default = name not in chosen and "sd" in defaults
-            of_term.append(chosen.get(name, chosen["sd"]).times(1.0 / _unscaled(model.coding, part) if is_default else 1.0))
+            of_term.append(chosen.get(name, chosen["sd"]).times(1.0 / unscaled(model.coding, part) if is_default else 1.0))
         scales.append(tuple(of_term))
     hierarchy = Hierarchy(
         model,
@@ -349,9 +403,12 @@ def check_names(hierarchy: Hierarchy) -> None:
 
 def _has_constant(model: Model) -> bool:
     """Whether the fixed terms can be the same number for everybody: by an intercept, cutpoints, or all levels of a factor."""
-    if not model.family.has_intercept:
-        return True
-    return any(block.is_intercept or _is_levels(model, block) for block in model.fixed)
+    return not model.family.has_intercept or constant_of(model) is not None
+
+
+def constant_of(model: Model) -> FixedBlock | None:
+    """The block whose coefficients, all the same number, are that number for everybody."""
+    return next((block for block in model.fixed if block.is_intercept or _is_levels(model, block)), None)
 
 
 def _is_levels(model: Model, block: FixedBlock) -> bool:
@@ -371,14 +428,14 @@ def _fixed_prior(model: Model, block: FixedBlock, chosen: Mapping[str, Prior], d
         own = chosen[of_class] if block.is_own else chosen["intercept"]
         is_default = block.is_own or "intercept" in defaults
         return Prior(own.name, (own.args[0], own.args[1] * (_room_at_zero(model) if is_default else 1.0)))
-    return chosen["b"].times(1.0 / _unscaled(model.coding, block.columns))
+    return chosen["b"].times(1.0 / unscaled(model.coding, block.columns))
 
 
 def _key(block: FixedBlock) -> str:
     return priors.term_key(term_name(block.columns))
 
 
-def _unscaled(coding: Coding, columns: Sequence[str]) -> float:
+def unscaled(coding: Coding, columns: Sequence[str]) -> float:
     """Product of the sds of the numbers among some columns that keep their unit."""
     kept = [coding.numerics[c].scale for c in columns if c in coding.numerics and coding.numerics[c].keep_unit]
     return float(np.prod(kept))

@@ -52,6 +52,7 @@ class CellTable:
         self._sums = cell_statistics.sums(rows.outcome)
         self._scales = {sum_.name: 1.0 for sum_ in self._sums}
         self._categories: tuple[str, ...] = ()
+        self._pivot = 0.0
         self._num_rows = 0
 
     @property
@@ -80,7 +81,7 @@ class CellTable:
             self._scales |= self._measure_outcome()
         bind = Bind()
         keys = [f"k{i}" for i in range(len(self.columns))] + self._bucket + self._outcome.group_keys + ["flag"]
-        sums = cell_statistics.aggregates_sql(self._outcome, self._scales)
+        sums = cell_statistics.aggregates_sql(self._outcome, self._scales, self._pivot)
         self._execute(
             f"CREATE TABLE cells AS SELECT {', '.join(keys + sums)} FROM ({self._rows.sql(bind, store_rejects=True)}) "
             f"GROUP BY {', '.join(keys)}",
@@ -251,17 +252,24 @@ class CellTable:
         )
 
     def _measure_outcome(self) -> dict[str, float]:
-        """Fixed-point factors of the real sums, from the largest value that a row adds to each."""
+        """Fixed-point factors of the real sums, from the largest value that a row adds to each; and the pivot."""
         bind = Bind()
         values, flag = outcome_sql(self._outcome, bind)
         scan = self._rows.sources.scan(bind, dict.fromkeys(self._outcome.sources))
         selected = ", ".join(f"{value} AS {name}" for name, value in values.items())
-        real = [sum_ for sum_ in self._sums if sum_.is_real]
-        largest = ", ".join(f"coalesce(max(abs({sum_.row})), 0)" for sum_ in real)
-        *found, num_rows = self._one(
-            f"SELECT {largest}, count(*) FROM (SELECT {selected}, {flag} AS flag FROM ({scan})) WHERE flag = 0", bind
+        real = [sum_ for sum_ in self._sums if sum_.is_real and not sum_.power]
+        largest = [f"coalesce(max(abs({sum_.row})), 0)" for sum_ in real]
+        ends = ["min(y0), max(y0)", f"max({'w' if self._outcome.weight is not None else 'NULL'})"]
+        ends = ends if any(sum_.power for sum_ in self._sums) else ["NULL, NULL, NULL"]
+        *found, low, high, weight, num_rows = self._one(
+            f"SELECT {', '.join([*largest, *ends])}, count(*) FROM (SELECT {selected}, {flag} AS flag FROM ({scan})) WHERE flag = 0",
+            bind,
         )
-        return {sum_.name: fixed_point_scale(value, num_rows) for sum_, value in zip(real, found, strict=True)}
+        scales = {sum_.name: fixed_point_scale(value, num_rows) for sum_, value in zip(real, found, strict=True)}
+        if low is None:
+            return scales
+        self._pivot = low / 2 + high / 2
+        return scales | cell_statistics.pivot_scales(max(high - self._pivot, self._pivot - low), weight, num_rows)
 
     def _count_categories(self) -> None:
         """Make of the cells by category cells with a count ``count_0, count_1, ...`` of each category."""

@@ -8,10 +8,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
 RESERVED_NAMES = (
-    "num_rows", "num_trials", "num_successes", "sum_y", "sum_y_squared", "sum_exposure", "num_known",
+    "num_rows", "num_trials", "num_successes", "sum_y", "squared_deviations", "sum_exposure", "num_known",
     "sum_weight_squared", "sum_weight_squared_successes",
 )  # fmt: skip
 """Columns of the cells' own; a column of the model cannot have one of these names."""
+CELLS_VERSION = 2
+"""Of what the columns of cells are and mean; 1 had sums of squares about zero."""
 OUTCOME_PAIRS = (("successes", "trials"), ("count", "exposure"))
 """Names under which `outcome` takes two columns."""
 

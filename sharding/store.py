@@ -13,11 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sharding import storage
+from sharding.config import CELLS_VERSION
 from sharding.dictionary import Dictionary
 from sharding.errors import ShardCorruptError, StorageError
 from sharding.plan import PlannedShard
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = CELLS_VERSION
 ROWS_PER_GROUP = 1 << 17
 NUM_WRITERS = 4
 MAX_CELLS_HELD = 1 << 18
