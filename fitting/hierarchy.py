@@ -225,7 +225,7 @@ class Hierarchy:
             values.append(shrunk)
             log_determinant = log_determinant + xp.sum(xp.log(shrunk))
             if about is not None:
-                pulls.append((self.shrinkage.places, shrunk * about[self.shrinkage.places]))
+                pulls.append((self.shrinkage.places, shrunk * about[self.shrinkage.places]))  # places: each once
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             block, log_det = self.group_precision(g, psi[part], xp)
             values.append(xp.broadcast_to(block, group.entries.shape).ravel())
@@ -235,8 +235,9 @@ class Hierarchy:
         where, what = self._prior_entries, xp.concatenate(values)
         fixed_shift = self.fixed_precision * (self.fixed_mean if about is None else self.fixed_mean - about[self.fixed_places])
         for places, pull in pulls:
+            assert about is not None
             log_determinant = log_determinant - xp.sum(pull * about[places])
-            shift = shift - xp.zeros(len(shift)).at[places].add(pull) if xp is not np else _less(shift, places, pull)
+            shift = shift.at[places].add(-pull) if xp is not np else _less(shift, places, pull)
         if xp is np:
             precision, shift = precision.copy(), shift.copy()
             precision[where] += what  # every place occurs once

@@ -14,14 +14,13 @@ import numpy as np
 from scipy.special import logsumexp
 
 from fitting import pointwise, replicates, scale_marginal, scale_proposal
-from fitting import tree as tr
 from fitting.cell_design import CellDesign
 from fitting.combiner import Moments
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
-from fitting.sites import Site
+from fitting.sites import Site, about
 from fitting.tree import Restriction
 
 NUM_POINTS = 32

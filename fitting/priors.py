@@ -50,9 +50,7 @@ _KINDS = {
 _OWN = {"log_shape": (1.0, 1.5), "log_precision": (3.0, 1.5), "log_nu": (2.3, 0.8)}
 CLASSES = ("intercept", "b", "sd", "cor", "sigma")
 """Keys of priors that stand for all parameters of a kind."""
-_TAKEN = re.compile(
-    "Intercept|intercept|b|sd|cor|sigma|nu|shape|precision|log_(sigma|nu|shape|precision)|cutpoint_1|log_step_[0-9]+"
-)
+_PARAMETER = re.compile("Intercept|sigma|nu|shape|precision|log_(sigma|nu|shape|precision)|cutpoint_1|log_step_[0-9]+")
 _CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
 
 
@@ -81,9 +79,14 @@ class Prior(NamedTuple):
         return f"{self.name}({', '.join(_number(value) for value in self.args)})"
 
 
+def parameter_name(term: str) -> str:
+    """Name of a fixed term's coefficient: the term's own, in backquotes where a parameter of some family has it."""
+    return f"`{term}`" if _PARAMETER.fullmatch(term) else term
+
+
 def term_key(term: str) -> str:
-    """Name of a fixed term among priors and parameters: its own, in backquotes where a class or a parameter of a family has it."""
-    return f"`{term}`" if _TAKEN.fullmatch(term) else term
+    """Key of a fixed term's prior: its name, in backquotes where a class or a parameter has it."""
+    return f"`{term}`" if term in CLASSES else parameter_name(term)
 
 
 def parse(text: str, role: Role | None = None) -> Prior:

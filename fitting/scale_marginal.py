@@ -20,7 +20,6 @@ from fitting.hierarchy import Hierarchy
 from fitting.tree import Factor, Tree
 
 
-
 class Natural(NamedTuple):
     """Product of sites on the whole tree: shapes (E,), (D,), (2,), and the coefficients that it is about, (D,), empty for zero."""
 

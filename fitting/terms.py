@@ -10,7 +10,7 @@ import numpy as np
 
 from fitting.coding import Coding
 from fitting.errors import ModelError
-from fitting.priors import term_key
+from fitting.priors import parameter_name
 
 Columns = Mapping[str, np.ndarray]
 INTERCEPT = "Intercept"
@@ -166,7 +166,7 @@ def fixed_names(coding: Coding, term: tuple[str, ...], full: frozenset[str]) -> 
     names = []
     for codes in product(*(_levels_used(coding, c, full) for c in factors)):
         words = [f"{c}[{coding.factors[c][code]}]" for c, code in zip(factors, codes, strict=True)]
-        names.append(term_key(":".join([c for c in term if c in coding.numerics] + words)) if term else INTERCEPT)
+        names.append(parameter_name(":".join([c for c in term if c in coding.numerics] + words)) if term else INTERCEPT)
     if not names:
         raise ModelError(
             f"fixed term {':'.join(term)!r}",

@@ -110,7 +110,7 @@ def fields_sql(outcome: Outcome, scales: Mapping[str, float], num_categories: in
     if kind == "binomial":
         fields["num_successes"] = value("s")
     elif kind == "gaussian":
-        fields |= {"sum_y": value("s"), "squared_deviations": _deviations_sql(is_weighted, scales, weight_factor)}
+        fields |= {"sum_y": value("s"), "squared_deviations": deviations_sql(is_weighted, scales, weight_factor)}
     elif kind == "count":
         fields |= {"sum_y": value("s"), "sum_exposure": f"CAST({value('e' if 'e' in is_real else 't')} AS DOUBLE)"}
     elif kind == "category":
@@ -172,9 +172,9 @@ def describe(
     return OutcomeCoding(outcome.kind, num_known, mean, float(max(variance, Fraction(0))) ** 0.5)
 
 
-def _deviations_sql(is_weighted: bool, scales: Mapping[str, float], weight_factor: float) -> str:
+def deviations_sql(is_weighted: bool, scales: Mapping[str, float], weight_factor: float) -> str:
     """SQL for a cell's squared distances from its own mean: ``q - d^2 / t``, in whole numbers where there are no weights."""
-    if is_weighted:
+    if is_weighted:  # see `check_digits`
         q, d, t = (f"CAST({name} AS DOUBLE) / CAST({scales[name]!r} AS DOUBLE)" for name in "qdt")
         within = f"greatest({q} - ({d}) * ({d}) / ({t}), 0) * CAST({weight_factor!r} AS DOUBLE)"
         return f"CAST(CASE WHEN k < 2 THEN 0 ELSE {within} END AS DOUBLE)"
@@ -183,6 +183,18 @@ def _deviations_sql(is_weighted: bool, scales: Mapping[str, float], weight_facto
     whole = f"q - {rows} * {mean} * {mean} - 2 * {mean} * {rest}"
     within = f"CAST({whole} AS DOUBLE) - CAST({rest} AS DOUBLE) * CAST({rest} AS DOUBLE) / CAST(t AS DOUBLE)"
     return f"CAST(CASE WHEN t < 2 THEN 0 ELSE ({within}) / CAST({scales['q']!r} AS DOUBLE) END AS DOUBLE)"
+
+
+def check_digits(outcome: Outcome, within: float, about_pivot: float) -> None:
+    """Refuse weighted outcomes whose squares within cells are less than what doubles hold of their squares about the pivot.
+
+    Both sums are over cells of several rows. Without weights the squares are exact.
+    """
+    if about_pivot > 0 and within < 1e-11 * about_pivot:
+        raise ContractError(
+            outcome.where, "weighted numbers that vary within cells by less than a 300,000th of what they vary by in all", "more",
+            "Subtract from the outcome what the cells have in common, or leave the weights out."
+        )  # fmt: skip
 
 
 def pivot_scales(half_range: float, largest_weight: float | None, num_terms: int) -> dict[str, float]:

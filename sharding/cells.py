@@ -196,6 +196,11 @@ class CellTable:
         totals = self._totals([sum_.name for sum_ in self._sums])
         counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t")
         found = cell_statistics.describe(self._outcome, totals, self._categories, list(counts.values()))
+        if self._outcome.kind == "gaussian" and self._outcome.weight is not None:
+            within = cell_statistics.deviations_sql(True, self._scales, 1.0)
+            about = f"CAST(q AS DOUBLE) / CAST({self._scales['q']!r} AS DOUBLE)"
+            row = self._one(f"SELECT coalesce(sum({within}), 0), coalesce(sum({about}), 0) FROM good WHERE k > 1")
+            cell_statistics.check_digits(self._outcome, *row)
         return found if self._outcome.weight is None else replace(found, weight_factor=self._weight_factor())
 
     def counts(self, keys: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
