@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from cluster.config import RunConfig
 from cluster.errors import FrameError
+from fitting import terms
 from fitting.coding import Coding, Numeric
 from fitting.columns import DataColumns
 from sharding import labels, level_order, storage
@@ -73,7 +74,7 @@ class _Reader:
         self.used: DataColumns = config.model.data_columns()
         margins = dict.fromkeys(c for columns in config.poststratify.columns.values() for c in columns)
         self.needed = tuple(dict.fromkeys([*self.used.factors, *self.used.predictors, *margins]))
-        self.factors = tuple(name for name in self.needed if name not in coding.numerics)
+        self.factors = tuple(name for name in self.needed if name in coding.factors or name not in coding.numerics)
         self.orders: dict[str, tuple[Order, ...]] = {}
 
     def error(self, found: str, expected: str, do: str = "") -> FrameError:
@@ -88,7 +89,7 @@ class _Reader:
             raise self.error(f"a negative count, or none above 0, in {self.count!r}", "counts of people")
         kept = np.flatnonzero(weight > 0)
         table, weight = table.take(kept), weight[kept]
-        columns: dict[str, Any] = {name: self.numbers(table, name) for name in self.needed if name not in self.factors}
+        columns: dict[str, Any] = {self.number_name(name): self.numbers(table, name) for name in self.needed if name in self.coding.numerics}
         columns |= {name: self.labels(table, name) for name in self.factors}
         whole = float(weight.sum())
         columns, weight, left_out = self.without_missing(columns, weight)
@@ -96,13 +97,14 @@ class _Reader:
         for name in self.factors:
             columns[name], levels[name], without = self.coded(name, columns[name], weight)
             missing += [{"column": name, "people": without}] if without else []
-        for name, numeric in self.numerics():
-            self.check_binary(name, numeric, columns[name])
+        numbers = [(name, numeric, columns[self.number_name(name)]) for name, numeric in self.numerics()]
+        for name, numeric, values in numbers:
+            self.check_binary(name, numeric, values)
         frame = Frame(columns, weight, levels, {})
         facts = {
             "people": whole, "left_out": left_out, "missing": missing, "new": list(self.new(frame)),
             "combinations": list(self.combinations(frame)),
-            "outside": [found for name, numeric in self.numerics() if (found := outside(name, numeric, columns[name], weight))],
+            "outside": [found for name, numeric, values in numbers if (found := outside(name, numeric, values, weight))],
         }  # fmt: skip
         return frame._replace(facts=facts)
 
@@ -163,7 +165,7 @@ class _Reader:
     def without_missing(self, columns: dict[str, Any], weight: np.ndarray) -> tuple[dict[str, Any], np.ndarray, dict[str, float]]:
         """Leave out, or refuse, rows without a value where that is asked for, or where no level can stand for it."""
         rule = self.config.poststratify.missing
-        if any(np.isinf(columns[name]).any() for name, _ in self.numerics()):
+        if any(np.isinf(columns[self.number_name(name)]).any() for name, _ in self.numerics()):
             raise self.error("infinite numbers", "finite ones")
         is_missing = {name: self.is_missing(values) for name, values in columns.items()}
         found = {name: mask for name, mask in is_missing.items() if mask.any()}
@@ -206,7 +208,7 @@ class _Reader:
         formula = model.parsed_formula()
         effects = {c for term in (*formula.fixed, *(t for g in formula.groups for t in g.coefficients)) for c in term}
         structured = {c for g in formula.groups if {*g.names} & {*model.structures()} for c in g.columns}
-        return name not in effects | structured | {*self.used.members}
+        return name not in (effects - {*self.coding.numerics}) | structured | {*self.used.members}
 
     # ---- factors ----
 
@@ -276,6 +278,10 @@ class _Reader:
                 yield {"columns": list(columns), "people": people, "contradicts": is_nested}
 
     # ---- numbers ----
+
+    def number_name(self, name: str) -> str:
+        """Where the numbers of a column are; one that groups, too, has codes under its own name."""
+        return terms.number_name(name) if name in self.coding.factors else name
 
     def numerics(self) -> list[tuple[str, Numeric]]:
         return [(name, self.coding.numerics[name]) for name in self.needed if name in self.coding.numerics]

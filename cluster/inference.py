@@ -240,7 +240,7 @@ def _lay_out_again(work: Work) -> None:
         site_files.write(storage.join(work.directory, final[-1]), moved)
     record = {"round": number, "move": 0.0, "damping": 1.0, "method": "laid out again", "where": "", "seconds": 0.0}
     known = dict(zip(old.names(), state["psi"], strict=True))
-    psi = combiner.start(new, new.model.coding.outcome.sd, known)
+    psi = combiner.start(new, known)
     _finish_rounds(work, number, [*state["rounds"], record], psi, final, since=number)
 
 

@@ -118,4 +118,4 @@ def _continued(work: Work, earlier: EarlierRun) -> np.ndarray:
     """Where to look for the mode of the hyperparameters: where it was, for those that there were."""
     now, then = work.hierarchy, tasks.build_hierarchy(_model_before(work, earlier))
     before = dict(zip(then.names(), earlier.rounds["psi"], strict=True))
-    return combiner.start(now, now.model.coding.outcome.sd, before)
+    return combiner.start(now, before)

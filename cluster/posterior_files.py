@@ -111,12 +111,20 @@ def _declared(hierarchy: Hierarchy) -> tuple[dict[str, Declared], dict[str, list
     for block in model.fixed:
         for coefficient, unit in zip(block.names, block.units, strict=True):
             declared[coefficient] = Declared((), _FLOAT)
-            units[coefficient] = f"per {unit}" if unit else ""
-    for group in model.groups:
-        coords[group.name] = group.members.labels(model.coding)
-        for variable in group.variables:
-            declared[variable] = Declared((group.name,), _FLOAT)
+            units[coefficient] = unit
     own = [name for name, _ in families.natural_own(hierarchy.family, np.zeros((1, len(hierarchy.family.own))))]
+    taken = {*declared, *hierarchy.names(), *own, *draws_file.SAMPLE_DIMS}
+    for group in model.groups:
+        dim = group.name
+        while dim in taken:  # `1 + year + (1 | year)`: the slope has the name; bambi writes `year_dim` too
+            dim += "_dim"
+        coords[dim] = group.members.labels(model.coding)
+        for variable, unit in zip(group.variables, group.units, strict=True):
+            declared[variable] = Declared((dim,), _FLOAT)
+            units |= {variable: unit, f"sd({variable})": unit} if unit else {}
+    for block in model.fixed:
+        if block.names[0] in hierarchy.family.locations and block.units[0]:
+            units |= dict.fromkeys(own, block.units[0])
     return declared | {parameter: Declared((), _FLOAT) for parameter in [*hierarchy.names(), *own]}, coords, units
 
 

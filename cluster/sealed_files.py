@@ -12,7 +12,7 @@ import pyarrow as pa
 from sharding import storage
 from sharding.errors import ShardCorruptError
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 
 def seal(table: pa.Table, arrays: Sequence[np.ndarray], key: str, **more: str) -> bytes:

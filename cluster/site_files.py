@@ -79,9 +79,9 @@ def read(url: str) -> SiteFile:
         sealed_files.check(url, arrays, about)
     except (pa.ArrowException, KeyError, ValueError, AttributeError) as error:
         raise sealed_files.corrupt(url, type(error).__name__) from None
-    if len(arrays) < 3:
+    if len(arrays) < 4:
         raise sealed_files.corrupt(url, f"{len(arrays)} arrays")
-    return SiteFile(Site(*arrays[:3]), tuple(a.astype(np.int64) for a in arrays[3:]), about["key"])
+    return SiteFile(Site(*arrays[:4]), tuple(a.astype(np.int64) for a in arrays[4:]), about["key"])
 
 
 def read_if_current(url: str, key: str) -> SiteFile | None:

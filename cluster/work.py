@@ -108,7 +108,8 @@ def open_work(context: StageContext) -> Work:
     entries = tuple(e for e in manifest["shards"] if e["num_trials"])
     hierarchy = tasks.build_hierarchy(ref)
     columns = {column for margin in context.config.poststratify.columns.values() for column in margin}
-    numeric = sorted(columns & set(hierarchy.model.coding.numerics))
+    coding = hierarchy.model.coding
+    numeric = sorted((columns & set(coding.numerics)) - set(coding.factors))
     if numeric:
         raise ContractError(
             "poststratify.by", f"{numeric}, numeric in the model", "factors",

@@ -231,6 +231,9 @@ def score(
     worst, where, part = np.zeros(len(used)), np.zeros(len(used), dtype=np.int64), np.zeros(len(used))
     for s, (restriction, old, now) in enumerate(zip(restrictions, used, fresh, strict=True)):
         mean = moments.mean[restriction.coefficients][:, None]
+        if len(now.reference):
+            old, now = (sites.about(restriction.tree, one, mean[:, 0]) for one in (old, now))
+            mean = np.zeros_like(mean)
         change = now.shift - old.shift - tr.multiply(restriction.tree, now.precision - old.precision, mean)[:, 0]
         gradient = np.zeros(tree.num_coefficients)
         gradient[restriction.coefficients] = change * scale
@@ -255,11 +258,16 @@ def heterogeneity(
     """
     found: list[Heterogeneity | None] = [None] * len(used)
     precision, shift = natural.precision, natural.shift
+    if len(natural.reference):
+        used = [
+            sites.about(r.tree, site, natural.reference[r.coefficients])
+            for r, site in zip(restrictions, used, strict=True)
+        ]
     sd = np.sqrt(moments.covariance[hierarchy.model.tree.diagonal])[: hierarchy.model.tree.block_sizes[0]]
     left = list(range(len(used)))
     while True:
         parts = [(restrictions[s], used[s]) for s in left]
-        compared = dict(zip(left, _against_the_rest(hierarchy, precision, shift, parts, psi, sd), strict=True))
+        compared = dict(zip(left, _against_the_rest(hierarchy, precision, shift, parts, psi, sd, natural.reference), strict=True))
         adjusted = np.minimum(np.array([compared[s].p_value for s in left]) * len(left), 1.0)
         outside = int(np.argmax([compared[s].excess for s in left]))
         aside = len(used) - len(left)
@@ -275,7 +283,7 @@ def heterogeneity(
 
 def _against_the_rest(
     hierarchy: Hierarchy, precision: np.ndarray, shift: np.ndarray, parts: Sequence[tuple[Restriction, Site]],
-    psi: np.ndarray, sd: np.ndarray,
+    psi: np.ndarray, sd: np.ndarray, reference: np.ndarray,
 ) -> list[Heterogeneity]:  # fmt: skip
     """Each of some shards against the others of them, whose sites multiply to ``precision`` and ``shift``.
 
@@ -284,7 +292,7 @@ def _against_the_rest(
     variance is ``A + A V A`` for information A and the others' covariance V; directions without information are left out.
     """
     scale = float(hierarchy.residual_sd(psi)) ** -2.0
-    roots = Roots(hierarchy, precision * scale, shift * scale, psi)
+    roots = Roots(hierarchy, precision * scale, shift * scale, psi, reference)
     nothing, whole = roots.prior, roots.whole
     mean, spread = whole.root @ whole.solved, np.square(whole.root).sum(axis=1)
     found = []

@@ -18,8 +18,10 @@ _TABLE_SIZE = 1 << 20
 
 
 class Numeric(NamedTuple):
-    """A numeric predictor enters as ``(x - center) / scale``; binary ones as they are.
+    """A numeric predictor: ``center`` and ``scale`` are its mean and sd over the rows (0 and 1 if ``binary``).
 
+    It enters as ``(x - center) / scale`` where that changes no model (`fitting.terms.centred_columns`), else as ``x / scale``; binary
+    ones as they are. ``keep_zero``: never centred; ``keep_unit``: not scaled.
     ``minimum`` and ``maximum`` are its smallest and largest raw value, None in dictionaries of before they were kept.
     """
 
@@ -28,6 +30,8 @@ class Numeric(NamedTuple):
     binary: bool
     minimum: float | None = None
     maximum: float | None = None
+    keep_zero: bool = False
+    keep_unit: bool = False
 
 
 class OutcomeSummary(NamedTuple):
@@ -70,6 +74,8 @@ class Coding(NamedTuple):
                     bool(entry["binary"]),
                     entry.get("minimum"),
                     entry.get("maximum"),
+                    bool(entry.get("keep_zero")),
+                    bool(entry.get("keep_unit")),
                 )
                 for name, entry in dictionary["numerics"].items()
             },
@@ -104,8 +110,10 @@ class Coding(NamedTuple):
         )
 
     def group_labels(self, columns: tuple[str, ...]) -> list[str]:
-        """Names of the levels of a group, ``AL:01001``."""
+        """Names of the levels of a group, ``AL:01001``; each its own: a colon in a level of several columns is written ``\\:``."""
         levels = [self.factors[c] for c in columns]
+        if len(columns) > 1:
+            levels = [tuple(level.replace("\\", "\\\\").replace(":", "\\:") for level in names) for names in levels]
         return [
             ":".join(names[code] for names, code in zip(levels, row, strict=True)) for row in self.group_levels(columns)
         ]

@@ -11,7 +11,8 @@ from fitting.splines import SplineConfig
 
 
 class DataColumns(NamedTuple):
-    """``factors`` group rows and are always factors; ``predictors`` are factors or numbers; each column is in one of them.
+    """``factors`` group rows; ``predictors`` are factors or numbers. A column in both groups by its values and is a number, if it is
+    one, where the formula has it before a bar.
 
     ``groups`` are the combinations of factors whose observed levels the dictionary lists. ``members`` are the factors
     that a membership is made of.
@@ -36,7 +37,7 @@ def of(
     predictors = dict.fromkeys([*formula.predictor_columns, *(splines or {}), *weights])
     return DataColumns(
         tuple(factors),
-        tuple(column for column in predictors if column not in factors),
+        tuple(predictors),
         tuple(columns for columns in formula.group_columns if not set(columns) & set(stands_for)),
         tuple(members),
     )

@@ -26,7 +26,7 @@ from fitting.in_order import in_order
 from fitting.scale_hmc import Point
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
-from fitting.sites import Site
+from fitting.sites import Site, about
 from fitting.tree import Restriction, Tree
 
 MANY_HYPERPARAMETERS = 12  # with more of them an independence sampler hardly accepts: Hamiltonian paths instead
@@ -60,7 +60,7 @@ class DrawsMatrix(Protocol):
 
 
 def product(tree: Tree, sites: Sequence[tuple[Restriction, Site]]) -> Natural:
-    """Multiply sites: their natural parameters add up, in the given order.
+    """Multiply sites: their natural parameters add up, in the given order, about the reference of the last ones.
 
     Raises
     ------
@@ -68,25 +68,28 @@ def product(tree: Tree, sites: Sequence[tuple[Restriction, Site]]) -> Natural:
         A site holds something that is not a finite number.
     """
     precision, shift, constants = np.zeros(tree.num_entries), np.zeros(tree.num_coefficients), np.zeros(2)
+    reference = np.zeros(tree.num_coefficients if any(len(site.reference) for _, site in sites) else 0)
+    for restriction, site in sites if len(reference) else ():
+        if len(site.reference):
+            reference[restriction.coefficients] = site.reference
     for number, (restriction, site) in enumerate(sites):
         if not all(np.isfinite(part).all() for part in site):
             raise ImproperPosteriorError(f"site of shard number {number}", float("nan"))
+        if len(reference):
+            site = about(restriction.tree, site, reference[restriction.coefficients])
         precision[restriction.entries] += site.precision
         shift[restriction.coefficients] += site.shift
         constants += site.constants
-    return Natural(precision, shift, constants)
+    return Natural(precision, shift, constants, reference)
 
 
-def start(hierarchy: Hierarchy, outcome_sd: float = 1.0, known: Mapping[str, float] | None = None) -> np.ndarray:
-    """A first guess of psi: sds of 0.3 (times the outcome's sd), no correlation; ``known`` ones, by name, as they are."""
-    psi = np.zeros(hierarchy.size)
-    unit = outcome_sd if hierarchy.residual_prior is not None else 1.0
+def start(hierarchy: Hierarchy, known: Mapping[str, float] | None = None) -> np.ndarray:
+    """A first guess of psi: sds of 0.3 of their unit, no correlation; ``known`` ones, by name, as they are."""
+    psi = hierarchy.origin.copy()
     for group, part in zip(hierarchy.model.groups, hierarchy.slices, strict=True):
-        psi[part.start : part.start + len(group.coefficient_names)] = np.log(0.3 * unit)
+        psi[part.start : part.start + len(group.coefficient_names)] += np.log(0.3)
     if hierarchy.shrinkage is not None:
         psi[hierarchy.shrinkage_slice] = hierarchy.shrinkage.start()
-    if hierarchy.residual_prior is not None:
-        psi[-1] = np.log(unit)
     return np.array([(known or {}).get(name, value) for name, value in zip(hierarchy.names(), psi.tolist(), strict=True)])
 
 
@@ -94,7 +97,7 @@ def conditional_moments(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -
     """Moments of the coefficients given hyperparameters, shape (H,)."""
     tree = hierarchy.model.tree
     given = scale_marginal.condition(hierarchy, sites, psi)
-    return Moments(tr.backward(tree, given.factor, given.solved)[:, 0], tr.covariance(tree, given.factor))
+    return Moments(scale_marginal.coefficients(tree, given)[:, 0], tr.covariance(tree, given.factor))
 
 
 def moments(
@@ -108,7 +111,8 @@ def moments(
 
     def at(psi: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         given = scale_marginal.condition(hierarchy, sites, psi)
-        return given.log_density, tr.backward(tree, given.factor, given.solved)[:, 0], tr.covariance(tree, given.factor)
+        mean = scale_marginal.coefficients(tree, given)[:, 0]
+        return given.log_density, mean, tr.covariance(tree, given.factor)
 
     if hierarchy.size == 0:
         _, mean, covariance = at(np.zeros(0))
@@ -125,7 +129,7 @@ def moments(
         points, log_q = scale_proposal.sample(proposal, uniforms)
     log_w, means = np.full(num_points, -np.inf), []
     highest, covariance = -np.inf, np.zeros(tree.num_entries)
-    results = in_order(lambda i: _or_none(at, points[i]), range(num_points), threads)
+    results = in_order(lambda i: _or_none(hierarchy, at, points[i]), range(num_points), threads)
     for i, result in enumerate(results):  # covariances are large: each is added in, and let go
         if result is None or not np.isfinite(result[0] - log_q[i]):
             continue
@@ -149,9 +153,9 @@ def moments(
     return Moments(mean, covariance + tr.outer(tree, between))
 
 
-def _or_none(fn: Callable[[np.ndarray], Any], psi: np.ndarray) -> Any:
+def _or_none(hierarchy: Hierarchy, fn: Callable[[np.ndarray], Any], psi: np.ndarray) -> Any:
     try:
-        return fn(psi) if np.all(np.abs(psi) <= scale_marginal.PSI_BOUND) else None
+        return fn(psi) if scale_marginal.is_within(hierarchy, psi) else None
     except np.linalg.LinAlgError:
         return None
 
@@ -243,7 +247,7 @@ def draw_in_turn(
     seeds, log_u = rng.integers(0, 2**63, size=(2, total)), np.log(rng.random(total))
 
     def attempt(i: int) -> tuple[float, np.ndarray] | None:
-        return _or_none(lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i], score_variance), points[i])
+        return _or_none(hierarchy, lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i], score_variance), points[i])
 
     current, log_w, theta = -1, -np.inf, np.empty(0)
     for i, result in enumerate(in_order(attempt, range(total), threads)):
@@ -272,7 +276,7 @@ def _hamiltonian(
     hierarchy: Hierarchy, sites: Natural, proposal: Proposal, rng: np.random.Generator, num_draws: int
 ) -> Iterator[Point]:
     def target(psi: np.ndarray) -> tuple[float, np.ndarray]:
-        if not np.all(np.abs(psi) <= scale_marginal.PSI_BOUND):
+        if not scale_marginal.is_within(hierarchy, psi):
             return -np.inf, psi
         return scale_marginal.value_and_gradient(hierarchy, sites, psi)
 
@@ -289,4 +293,4 @@ def _draw_given(
     if score_variance is not None:
         scores, _, _ = hierarchy.add_prior(psi, score_variance, np.zeros(tree.num_coefficients))
         noise = tr.forward(tree, given.factor, sandwich.noise(tree, scores, tr.cholesky(tree, scores), noise))
-    return given.log_density, tr.backward(tree, given.factor, given.solved + noise)[:, 0]
+    return given.log_density, scale_marginal.coefficients(tree, given, noise)[:, 0]

@@ -82,10 +82,9 @@ class ModelConfig(Frozen):
                 )
             if {name, formula.outcome} & {*config.columns, *config.weight_columns}:
                 raise ValueError(f"multi_membership: {name!r} or the outcome among its own columns; expected others")
-        factors = {*self.data_columns().factors, *self.multi_membership}
         for column in self.splines:
-            if column == formula.outcome or column in factors:
-                role = "the outcome" if column == formula.outcome else "a grouping factor"
+            if column == formula.outcome or column in self.multi_membership:
+                role = "the outcome" if column == formula.outcome else "a grouping factor of several columns"
                 raise ValueError(f"splines: {column!r} is {role}; expected a numeric predictor")
         return self
 
@@ -116,7 +115,7 @@ class ModelConfig(Frozen):
         if self.family != "gaussian":
             del roles["sigma"]
         for term in formula.fixed[formulas.INTERCEPT in formula.fixed :]:
-            roles.setdefault(formulas.term_name(term), "coefficient")
+            roles[prior_texts.term_key(formulas.term_name(term))] = "coefficient"
         for group in formula.groups:
             roles |= dict.fromkeys(group.names, "scale")
         roles |= dict.fromkeys(self._own(), "coefficient")

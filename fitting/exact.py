@@ -95,11 +95,12 @@ def _transport(hierarchy: Hierarchy, sites: Natural, psi: Any, z: Any) -> tuple[
     tree = hierarchy.model.tree
     weight = hierarchy.residual_sd(psi, jnp) ** -2.0
     precision, shift, _ = hierarchy.add_prior(
-        psi, jnp.asarray(sites.precision) * weight, jnp.asarray(sites.shift) * weight, jnp
+        psi, jnp.asarray(sites.precision) * weight, jnp.asarray(sites.shift) * weight, jnp, sites.reference
     )
     factor = tr.cholesky(tree, precision, jnp)
     solved = tr.forward(tree, factor, shift[:, None], jnp)
-    return tr.backward(tree, factor, solved + z[:, None], jnp)[:, 0], 0.5 * factor.log_determinant
+    theta = tr.backward(tree, factor, solved + z[:, None], jnp)[:, 0]
+    return theta + sites.reference if len(sites.reference) else theta, 0.5 * factor.log_determinant
 
 
 def _cells(

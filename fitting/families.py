@@ -43,7 +43,7 @@ _LINKS: Mapping[str, tuple[str, ...]] = {
     "categorical": ("softmax",), "ordinal": ("logit",),
 }  # fmt: skip
 _STATISTICS: Mapping[str, tuple[str, ...]] = {
-    "binomial": ("num_trials", "num_successes"), "gaussian": ("num_trials", "sum_y", "sum_y_squared"),
+    "binomial": ("num_trials", "num_successes"), "gaussian": ("num_trials", "sum_y", "squared_deviations"),
     "poisson": ("num_trials", "sum_y", "sum_exposure"), "negative_binomial": ("num_trials", "y", "exposure"),
     "beta_binomial": ("num_trials", "successes", "trials"), "student_t": ("num_trials", "y"),
     "categorical": ("num_trials",), "ordinal": ("num_trials",),
@@ -77,6 +77,11 @@ class Family:
         if self.name == "ordinal":
             return ("cutpoint_1", *(f"log_step_{k}" for k in range(2, len(self.categories))))
         return _OWN.get(self.name, ())
+
+    @property
+    def locations(self) -> tuple[str, ...]:
+        """Own parameters that say where the linear predictor is zero, as an intercept does."""
+        return self.own[:1] if self.name == "ordinal" else ()
 
     @property
     def statistics(self) -> tuple[str, ...]:

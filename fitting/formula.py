@@ -77,20 +77,19 @@ class Formula(NamedTuple):
 
     @property
     def factor_columns(self) -> tuple[str, ...]:
-        """Columns that group terms group by, each once. They are factors wherever else they occur."""
+        """Columns that group terms group by, each once."""
         return _unique_columns(self.group_columns)
 
     @property
     def predictor_columns(self) -> tuple[str, ...]:
-        """Columns of fixed effects and slopes that no group term groups by, each once."""
+        """Columns of fixed effects and slopes, each once; one that a group term groups by may be among them."""
         slopes = (term for group in self.groups for term in group.coefficients)
-        factors = set(self.factor_columns)
-        return tuple(column for column in _unique_columns((*self.fixed, *slopes)) if column not in factors)
+        return _unique_columns((*self.fixed, *slopes))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every column except the outcome: factors, then predictors."""
-        return self.factor_columns + self.predictor_columns
+        """Every column except the outcome, each once: factors, then predictors."""
+        return tuple(dict.fromkeys(self.factor_columns + self.predictor_columns))
 
     def __str__(self) -> str:
         groups = "".join(f" + {group}" for group in self.groups)

@@ -9,7 +9,9 @@ log residual sd of a Gaussian family. Each Jacobian counts once, here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,11 +24,14 @@ from fitting.coding import Coding
 from fitting.config import ModelConfig
 from fitting.errors import ModelError
 from fitting.families import Family
-from fitting.model import GroupBlock, Model
+from fitting.formula import term_name
+from fitting.model import FixedBlock, GroupBlock, Model
 from fitting.priors import Prior
 from fitting.shrinkage import HorseshoeConfig, Shrinkage
 
 Array = Any
+PSI_BOUND = 12.0  # log sds, from the spread of the outcome
+LOWEST_SHARE = -30.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,33 @@ class Hierarchy:
         """The part of psi of the shrinkage, after all group terms."""
         start = self.slices[-1].stop if self.slices else 0
         return slice(start, start + (0 if self.shrinkage is None else self.shrinkage.size))
+
+    @cached_property
+    def origin(self) -> np.ndarray:
+        """Where scales are of the size of their units, shape (H,): the log of the outcome's spread, per unit of what they multiply."""
+        origin, coding = np.zeros(self.size), self.model.coding
+        spread = outcome_spread(self.model) if self.family.is_number else 1.0
+        for group, part in zip(self.model.groups, self.slices, strict=True):
+            sds = [math.log(spread / unscaled(coding, numbers)) for numbers in group.numbers]
+            origin[part.start : part.start + len(sds)] = sds
+        if self.shrinkage is not None:
+            origin[self.shrinkage_slice.start] = math.log(spread)
+        if self.residual_prior is not None:
+            origin[-1] = math.log(spread)
+        return origin
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """Lowest and highest psi, (2, H): beyond is a numerical accident, not a scale.
+
+        A residual sd, and groups beside it, can be as small a part of the spread of an outcome that is a number as doubles resolve.
+        """
+        low = np.full(self.size, -PSI_BOUND)
+        if self.family.is_number:
+            for group, part in zip(self.model.groups, self.slices, strict=True):
+                low[part.start : part.start + len(group.coefficient_names)] = LOWEST_SHARE
+            low[self.shrinkage_slice.stop :] = LOWEST_SHARE
+        return self.origin + np.stack([low, np.full(self.size, PSI_BOUND)])
 
     def names(self) -> list[str]:
         """Names of the hyperparameters on their natural scale, ``sd(1|state)``, ``cor(1,female|state)``, ``sigma``."""
@@ -176,20 +208,36 @@ class Hierarchy:
         inverse = xp.linalg.inv(lower)
         return inverse.T @ inverse, -2.0 * xp.sum(xp.log(xp.diagonal(lower)))
 
-    def add_prior(self, psi: Array, precision: Array, shift: Array, xp: Any = np) -> tuple[Array, Array, Array]:
-        """Natural parameters, (E,) and (D,), with the prior given psi multiplied in, and the prior's log determinant."""
+    def add_prior(
+        self, psi: Array, precision: Array, shift: Array, xp: Any = np, reference: np.ndarray | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Natural parameters, (E,) and (D,), with the prior given psi multiplied in, and the prior's log determinant.
+
+        With a ``reference``, (D,), they are those of the coefficients' distance from it, and the log determinant has what that adds
+        to the density of psi.
+        """
+        about = None if reference is None or not len(reference) else reference
         values: list[Array] = [xp.asarray(self.fixed_precision), xp.ones(int(self.model.is_padding.sum()))]
         log_determinant: Any = float(np.sum(np.log(self.fixed_precision)))
+        pulls: list[tuple[np.ndarray, Array]] = []
         if self.shrinkage is not None:
             shrunk = self.shrinkage.precision(psi[self.shrinkage_slice], xp)
             values.append(shrunk)
             log_determinant = log_determinant + xp.sum(xp.log(shrunk))
+            if about is not None:
+                pulls.append((self.shrinkage.places, shrunk * about[self.shrinkage.places]))  # places: each once
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             block, log_det = self.group_precision(g, psi[part], xp)
             values.append(xp.broadcast_to(block, group.entries.shape).ravel())
             log_determinant = log_determinant + len(group.blocks) * log_det
+            if about is not None and about[group.blocks].any():
+                pulls.append((group.blocks.ravel(), (about[group.blocks] @ block).ravel()))
         where, what = self._prior_entries, xp.concatenate(values)
-        fixed_shift = self.fixed_precision * self.fixed_mean
+        fixed_shift = self.fixed_precision * (self.fixed_mean if about is None else self.fixed_mean - about[self.fixed_places])
+        for places, pull in pulls:
+            assert about is not None
+            log_determinant = log_determinant - xp.sum(pull * about[places])
+            shift = shift.at[places].add(-pull) if xp is not np else _less(shift, places, pull)
         if xp is np:
             precision, shift = precision.copy(), shift.copy()
             precision[where] += what  # every place occurs once
@@ -239,6 +287,18 @@ class Hierarchy:
         return gradient
 
 
+def _less(shift: np.ndarray, places: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    out = shift.copy()
+    out[places] -= pull  # every place occurs once
+    return out
+
+
+def outcome_spread(model: Model) -> float:
+    """Sd of an outcome that is a number, about what the fixed terms are modelled from: its mean if they can be a constant, else zero."""
+    outcome = model.coding.outcome
+    return outcome.sd if _has_constant(model) else math.hypot(outcome.mean, outcome.sd)
+
+
 def num_hyperparameters(group: GroupBlock) -> int:
     """Length of a group term's part of psi."""
     k = len(group.coefficient_names)
@@ -269,25 +329,31 @@ def of_config(config: ModelConfig, coding: Coding) -> Hierarchy:
     built = models.build(
         config.parsed_formula(), coding, family, config.structures(), config.splines, config.multi_membership
     )
-    defaults = priors.default_priors(family, coding.outcome.sd, coding.outcome.mean)
-    return build(built, defaults | config.parsed_priors(), config.horseshoe())
+    defaults, written = priors.default_priors(family, outcome_spread(built), coding.outcome.mean), config.parsed_priors()
+    return build(built, defaults | written, config.horseshoe(), frozenset(defaults) - frozenset(written))
 
 
-def build(model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig | None = None) -> Hierarchy:
+def build(
+    model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig | None = None, defaults: frozenset[str] = frozenset()
+) -> Hierarchy:
     """Priors of a model: by class (``intercept``, ``b``, ``sd``, ``cor``, ``sigma``; all needed), or by a term's own name.
 
     A term has one name for all linear predictors of a family: ``1|state`` is that of every category.
+
+    Parameters
+    ----------
+    defaults
+        Classes that nobody chose. Their priors follow the units of the data: a coefficient per unit of a column that is not scaled has
+        the prior of one per sd, turned into that unit, and a constant at the zero of a number that is not centred is given the room
+        that the slopes' priors leave it there.
     """
     places, mean, precision = [], [], []
     shrunk: list[int] = []
     for block in model.fixed:
-        if horseshoe is not None and block.columns and ":".join(block.columns) not in chosen:
+        if horseshoe is not None and block.columns and _key(block) not in chosen:
             shrunk += block.coefficients.tolist()
             continue
-        if block.is_own:
-            prior = chosen[block.names[0]]
-        else:
-            prior = chosen["intercept"] if block.is_intercept else chosen.get(":".join(block.columns), chosen["b"])
+        prior = _fixed_prior(model, block, chosen, defaults)
         for place in block.coefficients:
             places.append(place)
             mean.append(prior.args[0])
@@ -295,9 +361,13 @@ def build(model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig 
     scales = []
     for group in model.groups:
         prefix = model.family.prefixes[group.predictor]
-        names = [variable.removeprefix(prefix) for variable in group.variables]
-        scales.append(tuple(chosen.get(name, chosen["sd"]) for name in names))
-    return Hierarchy(
+        of_term = []
+        for variable, part in zip(group.variables, group.numbers, strict=True):
+            name = variable.removeprefix(prefix)
+            is_default = name not in chosen and "sd" in defaults
+            of_term.append(chosen.get(name, chosen["sd"]).times(1.0 / unscaled(model.coding, part) if is_default else 1.0))
+        scales.append(tuple(of_term))
+    hierarchy = Hierarchy(
         model,
         np.array(places, dtype=np.int64),
         np.array(mean, dtype=np.float64),
@@ -307,6 +377,83 @@ def build(model: Model, chosen: Mapping[str, Prior], horseshoe: HorseshoeConfig 
         chosen["sigma"] if model.family.has_residual_scale else None,
         _shrinkage(model, shrunk, horseshoe) if horseshoe is not None and shrunk else None,
     )
+    check_names(hierarchy)
+    return hierarchy
+
+
+def check_names(hierarchy: Hierarchy) -> None:
+    """Refuse a model two of whose parameters have one name: files and audits know parameters by their names.
+
+    Raises
+    ------
+    ModelError
+        Levels or categories spell what another term, level or category spells: ``a]:g[b`` of f, and ``a`` of f with ``b`` of g.
+    """
+    model = hierarchy.model
+    natural = families.natural_own(model.family, np.zeros((1, len(model.family.own))))
+    variables = [name for group in model.groups for name in group.variables]
+    names = [*hierarchy.names(), *(name for name, _ in natural), *variables]
+    count = Counter([*names, *model.coefficient_names()[~model.is_padding].tolist()])
+    repeated = [name for name, times in count.items() if times > 1]
+    if repeated:
+        raise ModelError(
+            f"parameter {repeated[0]!r}", f"{count[repeated[0]]} parameters of that name",
+            "names that differ. Rename a level or a category whose name has ':', '[' or ']' in it",
+        )  # fmt: skip
+
+
+def _has_constant(model: Model) -> bool:
+    """Whether the fixed terms can be the same number for everybody: by an intercept, cutpoints, or all levels of a factor."""
+    return not model.family.has_intercept or constant_of(model) is not None
+
+
+def constant_of(model: Model) -> FixedBlock | None:
+    """The block whose coefficients, all the same number, are that number for everybody."""
+    return next((block for block in model.fixed if block.is_intercept or _is_levels(model, block)), None)
+
+
+def _is_levels(model: Model, block: FixedBlock) -> bool:
+    """Whether the coefficients are the means of groups: every level, or combination of levels, has one, and no number is in them."""
+    return bool(block.columns) and block.full == frozenset(block.columns)
+
+
+def _fixed_prior(model: Model, block: FixedBlock, chosen: Mapping[str, Prior], defaults: frozenset[str]) -> Prior:
+    is_constant = block.is_intercept or block.names[0] in model.family.locations
+    if block.columns and _key(block) in chosen:
+        return chosen[_key(block)]
+    of_class = block.names[0] if block.is_own else "intercept" if block.is_intercept else "b"
+    if of_class not in defaults:
+        return chosen[of_class]
+    has_intercept = any(other.is_intercept for other in model.fixed)
+    if is_constant or (_is_levels(model, block) and not has_intercept and model.family.has_intercept):
+        own = chosen[of_class] if block.is_own else chosen["intercept"]
+        is_default = block.is_own or "intercept" in defaults
+        return Prior(own.name, (own.args[0], own.args[1] * (_room_at_zero(model) if is_default else 1.0)))
+    return chosen["b"].times(1.0 / unscaled(model.coding, block.columns))
+
+
+def _key(block: FixedBlock) -> str:
+    return priors.term_key(term_name(block.columns))
+
+
+def unscaled(coding: Coding, columns: Sequence[str]) -> float:
+    """Product of the sds of the numbers among some columns that keep their unit."""
+    kept = [coding.numerics[c].scale for c in columns if c in coding.numerics and coding.numerics[c].keep_unit]
+    return float(np.prod(kept))
+
+
+def _room_at_zero(model: Model) -> float:
+    """How much wider a constant is believed to be where numbers are zero than where they are at their means.
+
+    Slopes per sd have the constant's own prior width, so ``a = a' - sum_j b_j m_j / s_j`` has that times the root of
+    ``1 + sum_j (m_j / s_j)^2``, over the fixed terms with numbers that are not centred.
+    """
+    total = 1.0
+    for columns, centred in dict.fromkeys((b.columns, b.centred) for b in model.fixed if b.predictor == 0 and b.columns):
+        numerics = [model.coding.numerics[c] for c in columns if c in model.coding.numerics and c not in centred]
+        away = [1.0 + (n.center / n.scale) ** 2 for n in numerics if not n.binary]
+        total += float(np.prod(away)) - 1.0
+    return math.sqrt(total)
 
 
 def _shrinkage(model: Model, places: list[int], config: HorseshoeConfig) -> Shrinkage:

@@ -19,10 +19,13 @@ from fitting.coding import Coding, Numeric, OutcomeSummary
 from fitting.columns import DataColumns
 from fitting.combiner import Draws, Moments
 from fitting.config import AuditConfig, ModelConfig
+from fitting.families import Family
 from fitting.hierarchy import Hierarchy
+from fitting.likelihoods import gaussian
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 from fitting.sites import Site
+from fitting.terms import number_name
 from fitting.tree import Restriction
 
 FitSite = Callable[[Restriction, CellDesign, Moments, Site | None, int, int], Site]
@@ -51,26 +54,29 @@ def code(
 ) -> tuple[Coding, dict]:
     """Code labels and numbers as the dictionary of a run would, and the coded columns.
 
-    ``roles`` are the columns to code, those of the formula if not given. Columns of text and all grouping columns are factors with levels in sorted order, the first one the reference. A numeric
-    predictor with other values than 0 and 1 is centred and scaled over the people in the cells.
+    ``roles`` are the columns to code, those of the formula if not given. Columns of text and all grouping columns are factors with
+    levels in sorted order, the first one the reference. A predictor of numbers is a number, whether or not it groups as well;
+    its mean and sd are over the people in the cells.
     """
     weight = statistics["num_trials"].astype(np.float64)
     factors: dict[str, tuple[str, ...]] = {}
     numerics: dict[str, Numeric] = {}
     coded: dict[str, np.ndarray] = {}
     roles = roles or data_columns.of(parsed)
-    for name in (*roles.factors, *roles.predictors):
+    for name in dict.fromkeys((*roles.factors, *roles.predictors)):
         values = np.asarray(columns[name])
-        if name in roles.factors or values.dtype.kind in "UO":
+        is_text = values.dtype.kind in "UO"
+        if name in roles.factors or is_text:
             levels, codes = np.unique(values.astype(str), return_inverse=True)
             factors[name], coded[name] = tuple(levels.tolist()), codes
-        else:
-            coded[name] = values.astype(np.float64)
-            binary = bool(np.isin(values, (0, 1)).all())
-            mean = float(np.average(coded[name], weights=weight))
-            sd = float(np.sqrt(np.average((coded[name] - mean) ** 2, weights=weight)))
-            ends = float(coded[name].min()), float(coded[name].max())
+        if name in roles.predictors and not is_text:
+            x = values.astype(np.float64)
+            binary = bool(np.isin(x, (0, 1)).all())
+            mean = float(np.average(x, weights=weight))
+            sd = float(np.sqrt(np.average((x - mean) ** 2, weights=weight)))
+            ends = float(x.min()), float(x.max())
             numerics[name] = Numeric(0.0, 1.0, True, *ends) if binary else Numeric(mean, sd or 1.0, False, *ends)
+            coded[number_name(name) if name in factors else name] = x
     groups = {g: _combinations([coded[c] for c in g]) for g in roles.groups}
     parents: dict[str, dict[str, np.ndarray]] = {}
     for inner in roles.factors:
@@ -106,7 +112,17 @@ def summarise_outcome(statistics: Mapping[str, np.ndarray], categories: Sequence
         mean = float(np.average(statistics["y"], weights=rows))
         return OutcomeSummary(mean, float(np.sqrt(np.average((statistics["y"] - mean) ** 2, weights=rows))))
     mean = float(statistics["sum_y"].sum() / rows.sum())
-    return OutcomeSummary(mean, float(np.sqrt(max(statistics["sum_y_squared"].sum() / rows.sum() - mean**2, 0.0))))
+    return OutcomeSummary(mean, float(np.sqrt(gaussian.squares(statistics, mean).sum() / rows.sum())))
+
+
+def _statistics(columns: Mapping[str, np.ndarray], family: Family) -> dict[str, np.ndarray]:
+    """The family's statistics. ``sum_y_squared`` does for ``squared_deviations``, with the digits that such a sum has."""
+    given = {name: np.asarray(values) for name, values in columns.items()}
+    if family.has_residual_scale and "squared_deviations" not in given and "sum_y_squared" in given:
+        rows, total = (given[name].astype(np.float64) for name in ("num_trials", "sum_y"))
+        rest = given["sum_y_squared"] - total * gaussian.mean({"num_trials": rows, "sum_y": total})
+        given["squared_deviations"] = np.where(rows == 1.0, 0.0, np.maximum(rest, 0.0))
+    return {name: np.asarray(given[name], dtype=np.float64) for name in family.statistics}
 
 
 def _combinations(codes: Sequence[np.ndarray]) -> np.ndarray:
@@ -143,7 +159,8 @@ def fit(
     ----------
     columns
         Labels and numbers of each cell, and the family's statistics (`fitting.families.Family.statistics`: ``num_trials``
-        and ``num_successes`` for binomial), each of shape (n,).
+        and ``num_successes`` for binomial), each of shape (n,). Of a gaussian family ``squared_deviations`` are those of a cell's
+        rows from the cell's own mean (0 of a single row); ``sum_y_squared`` will do near zero.
     family, link, categories
         As `fitting.families.make` takes them; ``categories`` name those of ``count_0``, ``count_1``, ...
     shards
@@ -163,7 +180,7 @@ def fit(
         splines=dict(splines or {}), multi_membership=dict(multi_membership or {}),
     )  # fmt: skip
     kind = families.make(family, link, tuple(categories))
-    statistics = {name: np.asarray(columns[name], dtype=np.float64) for name in kind.statistics}
+    statistics = _statistics(columns, kind)
     parsed = config.parsed_formula()
     coding, coded = code(columns, parsed, statistics, categories, config.data_columns())
     prior = hierarchy.of_config(config, coding)

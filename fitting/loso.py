@@ -14,14 +14,13 @@ import numpy as np
 from scipy.special import logsumexp
 
 from fitting import pointwise, replicates, scale_marginal, scale_proposal
-from fitting import tree as tr
 from fitting.cell_design import CellDesign
 from fitting.combiner import Moments
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
-from fitting.sites import Site
+from fitting.sites import Site, about
 from fitting.tree import Restriction
 
 NUM_POINTS = 32
@@ -89,9 +88,11 @@ def without(
         The other sites and the prior are no distribution.
     """
     precision, shift = natural.precision.copy(), natural.shift.copy()
+    if len(natural.reference):
+        site = about(restriction.tree, site, natural.reference[restriction.coefficients])
     precision[restriction.entries] -= site.precision
     shift[restriction.coefficients] -= site.shift
-    rest = Natural(precision, shift, natural.constants - site.constants)
+    rest = natural._replace(precision=precision, shift=shift, constants=natural.constants - site.constants)
     points, weights, given = _at_points(hierarchy, rest, proposal, num_points)
     if 1.0 / np.sum(weights**2) < POOR_EFFICIENCY * len(weights):
         points, weights, given = _at_points(
@@ -106,7 +107,7 @@ def without(
     for j in np.flatnonzero(weights > 0):
         noise = rng.standard_normal((tree.num_coefficients, count[j] + 1))
         noise[:, 0] = 0.0
-        draws = tr.backward(tree, given[j].factor, given[j].solved + noise)
+        draws = scale_marginal.coefficients(tree, given[j], noise)
         mean += weights[j] * draws[:, 0]
         theta.append(draws[:, 1:])
     order = rng.permutation(num_draws)  # else draws come sorted by their scales
@@ -132,7 +133,7 @@ def _at_points(
         points, log_q = scale_proposal.sample(proposal, sobol.random(num_points))
     kept, given, log_w = [], [], []
     for point, log_density in zip(points, log_q, strict=True):
-        if not np.all(np.abs(point) <= scale_marginal.PSI_BOUND):
+        if not scale_marginal.is_within(hierarchy, point):
             continue
         try:
             at = scale_marginal.condition(hierarchy, rest, point)

@@ -42,6 +42,7 @@ class FixedBlock(NamedTuple):
     full: frozenset[str]  # factors coded with every level, rather than without their reference
     predictor: int = 0
     is_own: bool = False
+    centred: frozenset[str] = frozenset()  # numbers that enter centred
 
     @property
     def is_intercept(self) -> bool:
@@ -72,6 +73,9 @@ class GroupBlock(NamedTuple):
     entries: np.ndarray
     predictor: int
     structure: Structure | None
+    centred: frozenset[str]
+    units: tuple[str, ...]
+    numbers: tuple[tuple[str, ...], ...]  # of each coefficient: the numbers that it multiplies
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,9 @@ class Model:
         next_place = self.tree.num_coefficients
         number = np.arange(next_place, dtype=np.int32) if within is None else within.numbers(next_place)
         for g, group in enumerate(self.groups):
-            effects = [terms.values(self.coding, part, columns) for part in terms.expand(self.coding, group.parts)]
+            effects = [
+                terms.values(self.coding, part, columns, group.centred) for part in terms.expand(self.coding, group.parts)
+            ]
             places_of_level = number[group.coefficients.T]
             for located, weight in group.members.locate(self.coding, columns):
                 places = [of_level.take(located) for of_level in places_of_level]
@@ -163,7 +169,9 @@ class Model:
                     parts.append((group.level, group.predictor, place, value))
         num_cells = len(next(iter((*columns.values(), *statistics.values()))))  # a lone intercept has no columns
         for block in self.fixed:
-            kind, value = terms.fixed_nonzero(self.coding, block.columns, block.full, columns, num_cells)
+            kind, value = terms.fixed_nonzero(
+                self.coding, block.columns, block.full, block.centred, columns, num_cells
+            )
             place = number[block.coefficients].take(np.minimum(kind, len(block.coefficients) - 1))
             parts.append((0, block.predictor, place, value))
         parts.sort(key=lambda part: -part[0])
@@ -262,7 +270,8 @@ def build(
         entries = tree.row_start[blocks][:, :, None] + tree.path_position[blocks][:, None, :]
         groups.append(GroupBlock(
             one.name, one.columns, one.parts, one.names, one.variables, one.members, one.correlated, level,
-            blocks.reshape(-1, len(one.names)), blocks, entries, one.predictor, one.structure,
+            blocks.reshape(-1, len(one.names)), blocks, entries, one.predictor, one.structure, one.centred, one.units,
+            one.numbers,
         ))  # fmt: skip
     return Model(formula, family, coding, tree, chain, tuple(nodes), tuple(fixed), tuple(groups))
 
@@ -285,6 +294,9 @@ class _Term(NamedTuple):
     size: int
     block_size: int
     structure: Structure | None
+    centred: frozenset[str]
+    units: tuple[str, ...]
+    numbers: tuple[tuple[str, ...], ...]
 
 
 def _group_term(
@@ -292,7 +304,12 @@ def _group_term(
     membership: MembershipConfig | None,
 ) -> _Term:  # fmt: skip
     name = ":".join(group.columns)
-    names = tuple(prefix + terms.part_name(coding, part) for part in terms.expand(coding, group.coefficients))
+    parts = terms.expand(coding, group.coefficients)
+    names = tuple(prefix + terms.part_name(coding, part) for part in parts)
+    # independence of intercept and slope is a statement about the zero that the data have
+    centred = terms.centred_columns(coding, group.coefficients) if group.correlated else frozenset()
+    of_part = [(*part.numerics, *(column for column, _ in part.indicators)) for part in parts]
+    units = tuple(terms.unit(coding, columns, group.coefficients, centred) for columns in of_part)
     owner, size, block_size, structure = group.columns, len(names), len(names), None
     members: Members = Combination(group.columns)
     if membership is not None:
@@ -305,7 +322,8 @@ def _group_term(
         owner, size, block_size, structure = group.columns[:-1], len(levels), len(levels), config.build(levels)
     return _Term(
         name, group.columns, tuple(group.coefficients), names, tuple(f"{n}|{name}" for n in names), members,
-        group.correlated, predictor, owner, size, block_size, structure,
+        group.correlated, predictor, owner, size, block_size, structure, centred, units,
+        tuple(part.numerics for part in parts),
     )  # fmt: skip
 
 
@@ -328,6 +346,9 @@ def _spline_term(
         config.df,
         config.df,
         structure,
+        frozenset(),
+        ("",),
+        ((),),
     )
 
 
@@ -364,14 +385,17 @@ def _fixed_columns(formula: Formula, coding: Coding, family: Family) -> list[Fix
     nowhere = np.empty(0, dtype=np.int64)
     wanted = [term for term in formula.fixed if term or family.has_intercept]
     out = []
+    # the reference level of a factor is left out where cutpoints stand in for the intercept, too
+    full_of = dict(zip(formula.fixed, terms.full_factors(coding, formula.fixed), strict=True))
+    centred = terms.centred_columns(coding, formula.fixed, has_constant=not family.has_intercept)
     for predictor, prefix in enumerate(family.prefixes):
-        # the reference level of a factor is left out where cutpoints stand in for the intercept, too
-        full_of = dict(zip(formula.fixed, terms.full_factors(coding, formula.fixed), strict=True))
         for term in wanted:
-            names, units = terms.fixed_names(coding, term, full_of[term])
-            out.append(FixedBlock(term, tuple(prefix + n for n in names), units, nowhere, full_of[term], predictor))
+            names = tuple(prefix + n for n in terms.fixed_names(coding, term, full_of[term]))
+            units = (terms.unit(coding, term, formula.fixed, centred),) * len(names)
+            out.append(FixedBlock(term, names, units, nowhere, full_of[term], predictor, centred=centred))
     for k, name in enumerate(family.own):
-        out.append(FixedBlock((), (name,), ("",), nowhere, frozenset(), len(family.prefixes) + k, is_own=True))
+        where = terms.unit(coding, (), formula.fixed, centred) if name in family.locations else ""
+        out.append(FixedBlock((), (name,), (where,), nowhere, frozenset(), len(family.prefixes) + k, is_own=True))
     return out
 
 

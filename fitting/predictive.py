@@ -152,7 +152,7 @@ def prior_draws(hierarchy: Hierarchy, *, num_draws: int, seed: int, threads: int
     """Draw coefficients and hyperparameters from the prior, one chain of ``num_draws``."""
     tree = hierarchy.model.tree
     nothing = Natural(np.zeros(tree.num_entries), np.zeros(tree.num_coefficients), np.zeros(2))
-    first = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
+    first = combiner.start(hierarchy)
     proposal = scale_proposal.propose(hierarchy, nothing, first)
     return combiner.draw(hierarchy, nothing, proposal, num_draws=num_draws, num_chains=1, seed=seed, threads=threads)
 

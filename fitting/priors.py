@@ -48,6 +48,9 @@ _KINDS = {
     "lkj": _Kind("correlation", ("concentration",), (True,)),
 }
 _OWN = {"log_shape": (1.0, 1.5), "log_precision": (3.0, 1.5), "log_nu": (2.3, 0.8)}
+CLASSES = ("intercept", "b", "sd", "cor", "sigma")
+"""Keys of priors that stand for all parameters of a kind."""
+_PARAMETER = re.compile("Intercept|sigma|nu|shape|precision|log_(sigma|nu|shape|precision)|cutpoint_1|log_step_[0-9]+")
 _CALL = re.compile(r"\s*(\w+)\s*\(([^()]*)\)\s*")
 
 
@@ -62,8 +65,28 @@ class Prior(NamedTuple):
         """What this kind of prior may be put on."""
         return _KINDS[self.name].role
 
+    def times(self, factor: float) -> Prior:
+        """The prior of the parameter times ``factor``, as of another unit."""
+        if factor == 1.0:
+            return self
+        if self.name == "exponential":
+            return Prior(self.name, (self.args[0] / factor,))
+        if self.name == "half_student_t":
+            return Prior(self.name, (self.args[0], self.args[1] * factor))
+        return Prior(self.name, tuple(arg * factor for arg in self.args))
+
     def __str__(self) -> str:
         return f"{self.name}({', '.join(_number(value) for value in self.args)})"
+
+
+def parameter_name(term: str) -> str:
+    """Name of a fixed term's coefficient: the term's own, in backquotes where a parameter of some family has it."""
+    return f"`{term}`" if _PARAMETER.fullmatch(term) else term
+
+
+def term_key(term: str) -> str:
+    """Key of a fixed term's prior: its name, in backquotes where a class or a parameter has it."""
+    return f"`{term}`" if term in CLASSES else parameter_name(term)
 
 
 def parse(text: str, role: Role | None = None) -> Prior:
@@ -111,7 +134,7 @@ def log_density(prior: Prior, x: Any, xp: Any = numpy) -> Any:
 def default_priors(family: Family, outcome_sd: float = 1.0, outcome_mean: float = 0.0) -> dict[str, Prior]:
     """Weakly informative priors by class: ``intercept``, ``b``, ``sd``, ``cor``, ``sigma`` if gaussian, and own parameters.
 
-    They are on the scale of the linear predictor, for predictors centred and scaled by the dictionary. As in rstanarm
+    They are on the scale of the linear predictor, for predictors in sds; ``fitting.hierarchy.build`` turns them into other units. As in rstanarm
     (vignette "Prior Distributions for rstanarm Models"): intercept and coefficients have sd 2.5, times the outcome's sd
     if it is a number (gaussian, student_t), and the residual sd is exponential with the outcome's sd as its mean. For the
     sds of group terms, a half-normal, as in bambi, of scale 1 (times the outcome's sd); for correlations lkj(1), as in both.

@@ -41,7 +41,9 @@ def move(old: Model, new: Model, nodes: Nodes, site: Site, onto: Nodes | None = 
         raise ModelError("site", "coefficients that the model no longer has", "the same terms and levels. Fit again")
     shift = np.zeros(after.tree.num_coefficients)
     shift[local[known]] = site.shift[known]
-    return nodes_now, Site(_move_entries(before.tree, after.tree, local, site.precision), shift, site.constants)
+    reference = np.zeros(after.tree.num_coefficients if len(site.reference) else 0)
+    reference[local[known] if len(reference) else []] = site.reference[known] if len(reference) else []
+    return nodes_now, Site(_move_entries(before.tree, after.tree, local, site.precision), shift, site.constants, reference)
 
 
 def _new_places(old: Model, new: Model) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from fitting import pointwise
 from fitting.errors import ModelError
 from fitting.families import Family, Statistics
+from fitting.likelihoods import gaussian
 
 SMALLEST_VARIANCE = 1e-12  # of a count that cannot vary: an outcome against it is a large discrepancy, not infinity
 
@@ -68,9 +69,9 @@ def draw(
 
 
 def _gaussian(rng: np.random.Generator, statistics: Statistics, mean: np.ndarray, residual_sd: np.ndarray) -> New:
-    rows, total = statistics["num_trials"][:, None], statistics["sum_y"][:, None]
+    rows = statistics["num_trials"][:, None]
     noise = rng.standard_normal(mean.shape)
-    squares = statistics["sum_y_squared"][:, None] - 2.0 * mean * total + rows * mean**2
+    squares = gaussian.squares({name: column[:, None] for name, column in statistics.items()}, mean)
     inside = 2.0 * rng.standard_gamma(np.maximum(rows - 1.0, 0.0) / 2.0, mean.shape)
     return New(rows * mean + np.sqrt(rows) * residual_sd * noise, squares / residual_sd**2, noise**2 + inside)
 

@@ -51,13 +51,17 @@ def branches(tree: Tree, restriction: Restriction) -> Restriction:
 class Roots:
     """Roots of a merged posterior given hyperparameters: with all sites, without one, and with one alone.
 
-    ``precision`` (E,) and ``shift`` (D,) are the product of all sites, divided by the residual variance.
+    ``precision`` (E,) and ``shift`` (D,) are the product of all sites, divided by the residual variance; all shifts, and the
+    means that are found, are about ``reference``.
     """
 
-    def __init__(self, hierarchy: Hierarchy, precision: np.ndarray, shift: np.ndarray, psi: np.ndarray):
+    def __init__(
+        self, hierarchy: Hierarchy, precision: np.ndarray, shift: np.ndarray, psi: np.ndarray,
+        reference: np.ndarray | None = None,
+    ):  # fmt: skip
         self._tree = hierarchy.model.tree
-        self._prior = hierarchy.add_prior(psi, np.zeros_like(precision), np.zeros_like(shift))[:2]
-        self._whole = hierarchy.add_prior(psi, precision, shift)[:2]
+        self._prior = hierarchy.add_prior(psi, np.zeros_like(precision), np.zeros_like(shift), reference=reference)[:2]
+        self._whole = hierarchy.add_prior(psi, precision, shift, reference=reference)[:2]
         self.whole = marginal(self._tree, *self._whole)
         self.prior = marginal(self._tree, *self._prior)
 

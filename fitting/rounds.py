@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fitting import combiner, families, scale_proposal
+from fitting import hierarchy as hierarchies
 from fitting.combiner import Moments
 from fitting.errors import ImproperPosteriorError
 from fitting.families import Family
@@ -27,6 +28,7 @@ MIN_DAMPING = 1 / 16
 LARGEST_STEP = 1.0  # on the log line, of an own parameter
 NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells together is positive
 FAR = 1.0  # posterior sds: a round that moves further is not worth integrating over the scales after it
+LOST_DIGITS = 1e4  # posterior sds: this far from a reference a sum of squares has lost half of its digits
 NUTS_ROUNDS = 3
 NUTS_TOLERANCE = 0.05
 
@@ -56,7 +58,7 @@ class RoundInfo(NamedTuple):
 
 def init(hierarchy: Hierarchy) -> RoundsState:
     """The state that round 0 starts from: the anchor."""
-    psi = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
+    psi = combiner.start(hierarchy)
     return RoundsState(_anchor_on(hierarchy, hierarchy.model.tree, slice(None)), psi, (), np.inf, is_integrated=False)
 
 
@@ -69,8 +71,9 @@ def _anchor_on(hierarchy: Hierarchy, tree: Tree, coefficients: np.ndarray | slic
     """The overall outcome at the intercepts and own parameters, zero elsewhere, narrow."""
     mean = np.zeros(hierarchy.model.tree.num_coefficients)
     first = families.start(hierarchy.family, hierarchy.model.coding.outcome)
+    constant = hierarchies.constant_of(hierarchy.model)
     for block in hierarchy.model.fixed:
-        if block.is_intercept or block.is_own:
+        if block.is_intercept or block.is_own or (hierarchy.family.has_residual_scale and block is constant):
             mean[block.coefficients] = first[block.predictor]
     covariance = np.zeros(tree.num_entries)
     covariance[tree.diagonal] = ANCHOR_SD**2
@@ -208,6 +211,8 @@ def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
     if sampled:
         settled = last.move < NUTS_TOLERANCE or len(sampled) == NUTS_ROUNDS
         return None if settled else Round("nuts", schedule.damping)
+    if exact_sites and len(history) == 1 and last.move > LOST_DIGITS:
+        return Round(base, schedule.damping)  # about where the first one ended
     unsettled = last.move >= schedule.tolerance or last.convex
     if unsettled and not exact_sites and len(history) < schedule.max_rounds:
         diverging = len(history) > 1 and last.move > 1.0 and last.move > history[-2].move
@@ -218,6 +223,6 @@ def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
 
 def blend(old: Site, new: Site, damping: float) -> Site:
     """``old^(1 - damping) * new^damping``, in natural parameters."""
-    if damping == 1.0 or new is old:
-        return new
+    if damping == 1.0 or new is old or len(new.reference):
+        return new  # a Gaussian likelihood is its site: there is nothing to damp
     return Site(*((1 - damping) * a + damping * b for a, b in zip(old, new, strict=True)))

@@ -19,30 +19,41 @@ from fitting import tree as tr
 from fitting.hierarchy import Hierarchy
 from fitting.tree import Factor, Tree
 
-PSI_BOUND = 12.0  # |log sd| beyond e^12 is a numerical accident, not a scale
-
 
 class Natural(NamedTuple):
-    """Product of sites on the whole tree: shapes (E,), (D,), (2,)."""
+    """Product of sites on the whole tree: shapes (E,), (D,), (2,), and the coefficients that it is about, (D,), empty for zero."""
 
     precision: np.ndarray
     shift: np.ndarray
     constants: np.ndarray
+    reference: np.ndarray = np.empty(0)
 
 
 class Conditional(NamedTuple):
-    """The coefficients given psi: the factor of their precision, ``L y = shift``, and the marginal log density of psi."""
+    """The coefficients given psi: the factor of their precision, ``L y = shift``, and the marginal log density of psi.
+
+    The shift is about ``reference``: :func:`coefficients` adds it.
+    """
 
     factor: Factor
     solved: np.ndarray
     log_density: float
+    reference: np.ndarray = np.empty(0)
+
+
+def coefficients(tree: Tree, given: Conditional, noise: np.ndarray | float = 0.0) -> np.ndarray:
+    """Mean of the coefficients, (D, 1), or draws (D, M) for standard normal ``noise`` (D, M)."""
+    found = tr.backward(tree, given.factor, given.solved + noise)
+    return found + given.reference[:, None] if len(given.reference) else found
 
 
 def condition(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> Conditional:
     """Condition on hyperparameters, shape (H,). Raises ``LinAlgError`` if sites and prior are no distribution."""
     tree = hierarchy.model.tree
     scale = float(hierarchy.residual_sd(psi)) ** -2.0
-    precision, shift, prior_log_determinant = hierarchy.add_prior(psi, sites.precision * scale, sites.shift * scale)
+    precision, shift, prior_log_determinant = hierarchy.add_prior(
+        psi, sites.precision * scale, sites.shift * scale, reference=sites.reference
+    )
     factor = tr.cholesky(tree, precision)
     solved = tr.forward(tree, factor, shift[:, None])
     log_density = (
@@ -53,12 +64,18 @@ def condition(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> Conditio
     )
     if hierarchy.residual_prior is not None:
         log_density -= sites.constants[0] * psi[-1] + 0.5 * scale * sites.constants[1]
-    return Conditional(factor, solved, log_density)
+    return Conditional(factor, solved, log_density, sites.reference)
+
+
+def is_within(hierarchy: Hierarchy, psi: np.ndarray) -> bool:
+    """Whether hyperparameters are where a scale can be."""
+    low, high = hierarchy.bounds
+    return bool(np.all((low <= psi) & (psi <= high)))
 
 
 def log_density(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -> float:
     """Marginal log density of psi up to a constant; minus infinity where sites and prior are no distribution."""
-    if not np.all(np.abs(psi) <= PSI_BOUND):
+    if not is_within(hierarchy, psi):
         return -np.inf
     try:
         return condition(hierarchy, sites, psi).log_density
@@ -70,7 +87,7 @@ def value_and_gradient(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) ->
     """Marginal log density of psi and its gradient, shape (H,), by Fisher's identity."""
     tree = hierarchy.model.tree
     given = condition(hierarchy, sites, psi)
-    mean = tr.backward(tree, given.factor, given.solved)[:, 0]
+    step, mean = tr.backward(tree, given.factor, given.solved)[:, 0], coefficients(tree, given)[:, 0]
     covariance = tr.covariance(tree, given.factor)
     second = []
     for group in hierarchy.model.groups:
@@ -82,10 +99,10 @@ def value_and_gradient(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) ->
         shrunk = mean[places] ** 2 + covariance[tree.diagonal[places]]
     gradient = hierarchy.score(psi, second, shrunk)
     if hierarchy.residual_prior is not None:
-        fitted = mean @ tr.multiply(tree, sites.precision, mean[:, None])[:, 0] + trace_of_product(
+        fitted = step @ tr.multiply(tree, sites.precision, step[:, None])[:, 0] + trace_of_product(
             tree, sites.precision, covariance
         )
-        squares = sites.constants[1] - 2.0 * sites.shift @ mean + fitted
+        squares = sites.constants[1] - 2.0 * sites.shift @ step + fitted
         gradient[-1] += squares * np.exp(-2.0 * psi[-1]) - sites.constants[0]
     return given.log_density, gradient
 

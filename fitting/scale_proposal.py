@@ -15,7 +15,7 @@ from fitting import scale_marginal
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
 from fitting.in_order import in_order
-from fitting.scale_marginal import PSI_BOUND, Natural
+from fitting.scale_marginal import Natural
 
 DEGREES_OF_FREEDOM = 5.0
 BOX = 3.0  # how far from its start one search goes: a line search that tries e^10 at once meets rounding, not the mode
@@ -50,10 +50,12 @@ def find_mode(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> np.nda
         value, gradient = scale_marginal.value_and_gradient(hierarchy, sites, z * units)
         return -value, -gradient * units
 
-    z = np.clip(first, -6.0, 6.0) / units
+    origin = hierarchy.origin
+    z = np.clip(first, origin - 6.0, origin + 6.0) / units
     try:
         while True:
-            box = np.clip(z + np.array([[-BOX], [BOX]]) / units, -PSI_BOUND / units, PSI_BOUND / units)
+            ends = hierarchy.bounds / units
+            box = np.clip(z + np.array([[-BOX], [BOX]]) / units, *ends)
             z = optimize.minimize(
                 negative,
                 z,
@@ -62,7 +64,7 @@ def find_mode(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> np.nda
                 bounds=box.T,
                 options={"maxiter": 100, "ftol": 1e-11, "gtol": 1e-4},
             ).x
-            if not np.any((z == box) & (np.abs(z) < PSI_BOUND / units)):
+            if not np.any((z == box) & (box != ends)):
                 return z * units
     except np.linalg.LinAlgError:
         raise ImproperPosteriorError("product of all sites and the prior", float("nan")) from None

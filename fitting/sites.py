@@ -17,6 +17,7 @@ from scipy import sparse
 from fitting import tree as tr
 from fitting.cell_design import CellDesign
 from fitting.families import Family, expected_derivatives
+from fitting.likelihoods import gaussian
 from fitting.tree import Tree
 
 CELLS_AT_ONCE = 1 << 14
@@ -29,12 +30,25 @@ class Site(NamedTuple):
     r"""Natural parameters on a shard's part of the tree, shapes (E_s,) and (D_s,).
 
     With a residual scale :math:`\sigma` (Gaussian family) both are divided by :math:`\sigma^2` at the combiner, and
-    ``constants`` holds (number of rows, sum of squares); otherwise it is zeros.
+    ``constants`` holds (number of rows, sum of squares); otherwise it is zeros. Shift and sum of squares are then those of
+    residuals from coefficients ``reference``, (D_s,), so that they do not lose their digits far from zero; empty means zero.
     """
 
     precision: np.ndarray
     shift: np.ndarray
     constants: np.ndarray
+    reference: np.ndarray = np.empty(0)
+
+
+def about(tree: Tree, site: Site, reference: np.ndarray) -> Site:
+    """The same site with residuals from other coefficients, (D_s,)."""
+    own = site.reference if len(site.reference) else np.zeros_like(reference)
+    step = reference - own
+    if not step.any():
+        return site._replace(reference=reference)
+    moved = tr.multiply(tree, site.precision, step[:, None])[:, 0]
+    squares = site.constants[1] - 2.0 * (step @ site.shift) + step @ moved
+    return Site(site.precision, site.shift - moved, np.array([site.constants[0], squares]), reference)
 
 
 def pairs(tree: Tree, design: CellDesign) -> Iterator[tuple[int, np.ndarray, Iterator[Partner]]]:
@@ -152,11 +166,12 @@ def fit(
         posterior from far away, not the site of any posterior.
     """
     if family.has_residual_scale:
-        count = design.statistics["num_trials"].astype(np.float64)
+        count, eta = design.statistics["num_trials"].astype(np.float64), predictor_mean(design, mean)[0]
         return Site(
             information(tree, design, count[None, None]),
-            transpose_multiply(tree, design, design.statistics["sum_y"][None]),
-            np.array([count.sum(), design.statistics["sum_y_squared"].sum()]),
+            transpose_multiply(tree, design, (count * (gaussian.mean(design.statistics) - eta))[None]),
+            np.array([count.sum(), gaussian.squares(design.statistics, eta).sum()]),
+            np.array(mean, dtype=np.float64),
         )
     eta = predictor_mean(design, mean)
     gradient, curvature = expected_derivatives(
@@ -177,5 +192,7 @@ def positive_part(curvature: np.ndarray) -> np.ndarray:
 
 def log_density(tree: Tree, site: Site, theta: np.ndarray, residual_sd: np.ndarray | float = 1.0) -> np.ndarray:
     """``log t(theta)`` of a site for draws of shape (D_s, M), without its constant of the data: shape (M,)."""
+    if len(site.reference):
+        theta = theta - site.reference[:, None]
     kernel = site.shift @ theta - 0.5 * tr.quadratic_form(tree, site.precision, theta)
     return (kernel - 0.5 * site.constants[1]) / np.square(residual_sd) - site.constants[0] * np.log(residual_sd)

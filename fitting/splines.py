@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 from pydantic import Field, model_validator
 
+from fitting import terms
 from fitting.coding import Coding
 from fitting.errors import ModelError
 from fitting.members import Located
@@ -59,7 +60,7 @@ class Spline:
     def locate(self, coding: Coding, columns: Mapping[str, np.ndarray]) -> list[Located]:
         """See `fitting.members.Members`. An x outside the data's range counts as the nearer end of it."""
         num_intervals = self.num_functions - self.degree
-        x = np.clip(np.asarray(columns[self.column], dtype=np.float64), self.minimum, self.maximum)
+        x = np.clip(terms.numbers(coding, self.column, columns), self.minimum, self.maximum)
         position = (x - self.minimum) / (self.maximum - self.minimum) * num_intervals
         interval = np.minimum(position.astype(np.int64), num_intervals - 1)
         values = uniform_basis(position - interval, self.degree)

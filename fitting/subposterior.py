@@ -163,7 +163,7 @@ def target(
         weight[rows[:, :, None], rows[:, None, :]] = powers[:, None, None]
         level_weight[g] = powers.sum()
 
-    psi = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
+    psi = combiner.start(hierarchy)
     prior, prior_shift, _ = hierarchy.add_prior(psi, np.zeros(tree.num_entries), np.zeros(tree.num_coefficients))
     precision, shift = _approximate(
         hierarchy,
@@ -199,7 +199,7 @@ def target(
 def sampler(hierarchy: Hierarchy, *, num_warmup: int, num_draws: int, num_chains: int) -> Sampler:
     """A compiled sampler for shards of this model: one program per padded shape, shared by all shards that have it."""
     size = hierarchy.size
-    start_psi = combiner.start(hierarchy, hierarchy.model.coding.outcome.sd)
+    start_psi = combiner.start(hierarchy)
 
     def sample(rng_key: jax.Array, given: Target) -> dict[str, Any]:
         def potential(position: dict[str, Any]) -> Any:

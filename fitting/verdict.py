@@ -117,7 +117,7 @@ def gather(
 
 def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: DrawsMatrix, psi: np.ndarray) -> np.ndarray:
     """Log of the product of all sites at each draw, shape (M,)."""
-    product, residual = Site(natural.precision, natural.shift, natural.constants), hierarchy.residual_sd(psi)
+    product, residual = Site(*natural), hierarchy.residual_sd(psi)
     parts = []
     for begin in range(0, theta.shape[0], DRAW_CHUNK):
         some = slice(begin, begin + DRAW_CHUNK)

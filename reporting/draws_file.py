@@ -1,6 +1,7 @@
 """Posterior draws in parts: a netCDF file written and read a few draws, or a few levels, at a time.
 
-The file is the one of :mod:`reporting.posterior`, which has whole variables. Here nothing is held but the part at hand, so
+The file is the one of :mod:`reporting.posterior`, which has whole variables. A name that cannot be a variable's in netCDF (``educ[HS/GED]``,
+``draw``) is percent-encoded there, and is in the attribute ``long_name``. Here nothing is held but the part at hand, so
 that a factor of 170,000 levels costs no memory (1,000 draws of them are 1.4 GB). The same draws give the same bytes, however
 they were cut into parts. h5netcdf declares the file; h5py moves the draws, with a hundredth of the overhead of a slice.
 """
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+from urllib.parse import unquote
 
 import h5netcdf
 import h5py
@@ -37,7 +39,7 @@ class DrawsWriter:
 
     def put(self, group: str, name: str, chain: int, begin: int, values: np.ndarray) -> None:
         """Write draws ``begin``, ``begin + 1``, ... of one chain, shape (draws, *shape)."""
-        self._file[group][name][chain, begin : begin + len(values)] = values
+        self._file[group][file_name(name)][chain, begin : begin + len(values)] = values
 
 
 class DrawsReader:
@@ -49,7 +51,24 @@ class DrawsReader:
 
     def variable(self, name: str, group: str = "posterior") -> h5py.Dataset:
         """Draws of one variable, (chain, draw, *shape): sliced like an array, and read only where sliced."""
-        return self._file[group][name]
+        return self._file[group][file_name(name)]
+
+
+def file_name(name: str) -> str:
+    """What a variable is called in the file: its name, percent-encoded where netCDF would not take it or would mistake it."""
+    if name in (*SAMPLE_DIMS, "."):
+        return f"%{ord(name[0]):02X}{name[1:]}"
+    return "".join(f"%{ord(c):02X}" if c in "%/" or ord(c) < ord(" ") else c for c in name)
+
+
+def true_name(in_file: str) -> str:
+    """The name that :func:`file_name` encoded."""
+    return unquote(in_file) if "%" in in_file else in_file
+
+
+def _printable(text: str) -> str:
+    """HDF5 ends a text at a NUL; the sign for one does not."""
+    return text.replace("\0", "\N{SYMBOL FOR NULL}")
 
 
 @contextmanager
@@ -86,12 +105,14 @@ def writing(
                 **{dim: len(coords[dim]) for dim in used},
             }
             for name, (dims, dtype) in declared.items():
-                group.create_variable(name, (*SAMPLE_DIMS, *dims), dtype=dtype)
+                variable = group.create_variable(file_name(name), (*SAMPLE_DIMS, *dims), dtype=dtype)
+                if file_name(name) != name:
+                    variable.attrs["long_name"] = _printable(name)
             for dim, size in (("chain", num_chains), ("draw", num_draws)):
                 group.create_variable(dim, (dim,), data=np.arange(size))
             for dim in used:
                 labels = group.create_variable(dim, (dim,), dtype=h5py.string_dtype())
-                labels[...] = np.array([str(x) for x in coords[dim]], dtype=object)
+                labels[...] = np.array([_printable(str(x)) for x in coords[dim]], dtype=object)
     with h5py.File(target, "r+") as whole:
         yield DrawsWriter(whole)
 
@@ -127,11 +148,11 @@ def unreadable(where: str, found: str, expected: str) -> RunDirectoryError:
 def check_names(dims_of: Mapping[str, tuple[str, ...]], coords: Mapping[str, Sequence[str]]) -> None:
     """:class:`DrawsError` where a name cannot stand in a file, or a dimension has no labels."""
     for name, dims in dims_of.items():
-        if "/" in name or name in {"", "."} or name in coords or name in SAMPLE_DIMS:
+        if name == "" or name in coords:
             raise DrawsError(
                 name,
-                "a name that netCDF or a dimension already uses",
-                "a name of its own without '/'",
+                "no name, or that of a dimension",
+                "a name of its own",
                 "Rename the variable, or give its dimension another name (bambi writes `race_dim`).",
             )
         for dim in dims:

@@ -105,7 +105,7 @@ def _scalars(dataset: xr.Dataset) -> xr.Dataset:
 def variables(tree: xr.DataTree, group: str = "posterior") -> tuple[dict[str, Variable], dict[str, list[str]]]:
     """Return ``(draws, coords)`` of a group, as :func:`write_posterior` takes them."""
     dataset = tree[group].to_dataset()
-    draws = {str(name): Variable(tuple(str(dim) for dim in array.dims[2:]), np.asarray(array.values))
+    draws = {draws_file.true_name(str(name)): Variable(tuple(str(dim) for dim in array.dims[2:]), np.asarray(array.values))
              for name, array in dataset.data_vars.items()}
     coords = {str(dim): [str(label) for label in dataset[dim].values] for dim in dataset.dims if dim not in SAMPLE_DIMS}
     return draws, coords

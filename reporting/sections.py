@@ -178,7 +178,7 @@ def _ends(records: list[Any], what: str, where: str) -> tuple[list[Any], str]:
 
 def is_scale(name: str) -> bool:
     """Whether a variable is a scale or a correlation rather than an effect."""
-    return name == "sigma" or name.startswith(("sd(", "cor("))
+    return name == "sigma" or (name.startswith(("sd(", "cor(")) and name.endswith(")"))
 
 
 def effects(run: RunDirectory) -> list[Effects]:

@@ -10,7 +10,7 @@ Tables of the scratch database (columns are numbered, so that no name of a user 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -55,6 +55,7 @@ class CellTable:
         self._categories: tuple[str, ...] = ()
         self._is_ordered = False
         self.num_missing: dict[str, int] = {}
+        self._pivot = 0.0
         self._num_rows = 0
 
     @property
@@ -83,7 +84,7 @@ class CellTable:
             self._scales |= self._measure_outcome()
         bind = Bind()
         keys = [f"k{i}" for i in range(len(self.columns))] + self._bucket + self._outcome.group_keys + ["flag"]
-        sums = cell_statistics.aggregates_sql(self._outcome, self._scales)
+        sums = cell_statistics.aggregates_sql(self._outcome, self._scales, self._pivot)
         self._execute(
             f"CREATE TABLE cells AS SELECT {', '.join(keys + sums)} FROM ({self._rows.sql(bind, store_rejects=True)}) "
             f"GROUP BY {', '.join(keys)}",
@@ -173,9 +174,17 @@ class CellTable:
                 ids = pa.array(pseudonyms.of(batch.column(place).to_pylist()), pa.string())
                 writer.write_batch(batch.set_column(place, "id", ids))
 
-    def numeric_codings(self) -> dict[str, NumericCoding]:
-        """Return centre and scale (mean and sd, divisor n, over the good rows) and extremes of the numeric columns."""
-        return {column.name: self._numeric_coding(column) for column in self.numerics}
+    def numeric_codings(self, codings: dict[str, FactorCoding]) -> dict[str, NumericCoding]:
+        """Return centre and scale (mean and sd, divisor n, over the good rows) and extremes of the numbers.
+
+        They are the numeric columns, and factors (of these ``codings``) that the model has as numbers too.
+        """
+        found = {column.name: self._numeric_coding(column) for column in self.numerics}
+        for column in self.factors:
+            numbers = contract.level_numbers(column, codings[column.name].levels)
+            if numbers is not None:
+                found[column.name] = self._coding_of_levels(column, numbers)
+        return found
 
     def groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the combinations of codes of the factors ``names`` that occur, sorted."""
@@ -206,6 +215,11 @@ class CellTable:
         found = cell_statistics.describe(self._outcome, totals, self._categories, list(counts.values()))
         if self._categories:
             found = replace(found, ordered=self._is_ordered)
+        if self._outcome.kind == "gaussian" and self._outcome.weight is not None:
+            within = cell_statistics.deviations_sql(True, self._scales, 1.0)
+            about = f"CAST(q AS DOUBLE) / CAST({self._scales['q']!r} AS DOUBLE)"
+            row = self._one(f"SELECT coalesce(sum({within}), 0), coalesce(sum({about}), 0) FROM good WHERE k > 1")
+            cell_statistics.check_digits(self._outcome, *row)
         return found if self._outcome.weight is None else replace(found, weight_factor=self._weight_factor())
 
     def counts(self, keys: Sequence[str]) -> list[tuple[tuple[int, ...], int]]:
@@ -261,17 +275,24 @@ class CellTable:
         )
 
     def _measure_outcome(self) -> dict[str, float]:
-        """Fixed-point factors of the real sums, from the largest value that a row adds to each."""
+        """Fixed-point factors of the real sums, from the largest value that a row adds to each; and the pivot."""
         bind = Bind()
         values, flag = outcome_sql(self._outcome, bind)
         scan = self._rows.sources.scan(bind, dict.fromkeys(self._outcome.sources))
         selected = ", ".join(f"{value} AS {name}" for name, value in values.items())
-        real = [sum_ for sum_ in self._sums if sum_.is_real]
-        largest = ", ".join(f"coalesce(max(abs({sum_.row})), 0)" for sum_ in real)
-        *found, num_rows = self._one(
-            f"SELECT {largest}, count(*) FROM (SELECT {selected}, {flag} AS flag FROM ({scan})) WHERE flag = 0", bind
+        real = [sum_ for sum_ in self._sums if sum_.is_real and not sum_.power]
+        largest = [f"coalesce(max(abs({sum_.row})), 0)" for sum_ in real]
+        ends = ["min(y0), max(y0)", f"max({'w' if self._outcome.weight is not None else 'NULL'})"]
+        ends = ends if any(sum_.power for sum_ in self._sums) else ["NULL, NULL, NULL"]
+        *found, low, high, weight, num_rows = self._one(
+            f"SELECT {', '.join([*largest, *ends])}, count(*) FROM (SELECT {selected}, {flag} AS flag FROM ({scan})) WHERE flag = 0",
+            bind,
         )
-        return {sum_.name: fixed_point_scale(value, num_rows) for sum_, value in zip(real, found, strict=True)}
+        scales = {sum_.name: fixed_point_scale(value, num_rows) for sum_, value in zip(real, found, strict=True)}
+        if low is None:
+            return scales
+        self._pivot = low / 2 + high / 2
+        return scales | cell_statistics.pivot_scales(max(high - self._pivot, self._pivot - low), weight, num_rows)
 
     def _count_categories(self) -> None:
         """Make of the cells by category cells with a count ``count_0, count_1, ...`` of each category."""
@@ -437,20 +458,40 @@ class CellTable:
     def _numeric_coding(self, column: ModelColumn) -> NumericCoding:
         x = self.code(column)
         low, high, binary = self._one(f"SELECT min({x}), max({x}), bool_and({x} IN (0, 1)) FROM good")
+        if (decided := self._decided(column, low, high, lambda: self._rows_where(f"{x} NOT IN (0, 1)"))) is not None:
+            return decided
+        if binary:
+            return NumericCoding(0.0, 1.0, True, low, high)
+        mean = self._exact_mean(x, max(abs(low), abs(high)))
+        variance = self._exact_mean(f"({x} - CAST({mean!r} AS DOUBLE)) ** 2", (high - low) ** 2)
+        return NumericCoding(mean, variance**0.5, False, low, high, *column.config.kept)
+
+    def _coding_of_levels(self, column: ModelColumn, numbers: list[float]) -> NumericCoding:
+        counts = dict(self._execute(f"SELECT {self.code(column)}, sum(n) FROM good GROUP BY 1"))
+        values = {Fraction(numbers[code]): int(count) for code, count in counts.items()}
+        low, high = float(min(values)), float(max(values))
+        others = sum(count for value, count in values.items() if value not in (0, 1))
+        if (decided := self._decided(column, low, high, lambda: others)) is not None:
+            return decided
+        if {*values} <= {0, 1}:
+            return NumericCoding(0.0, 1.0, True, low, high)
+        total = sum(values.values())
+        mean = sum(x * count for x, count in values.items()) / total
+        variance = sum((x - mean) ** 2 * count for x, count in values.items()) / total
+        return NumericCoding(float(mean), float(variance) ** 0.5, False, low, high, *column.config.kept)
+
+    def _decided(self, column: ModelColumn, low: float, high: float, others: Callable[[], int]) -> NumericCoding | None:
+        """The coding of an earlier ingest with these extremes, if it has the column; ``others`` counts rows of neither 0 nor 1."""
         if self._coding is not None and column.name in self._coding.numerics:
             kept = self._coding.numerics[column.name]
-            frozen.check_binary(column.where, kept, low, high, self._rows_where(f"{x} NOT IN (0, 1)"))
+            frozen.check_binary(column.where, kept, low, high, others())
             return replace(kept, minimum=low, maximum=high)
         if low == high:
             raise ContractError(
                 column.where, "one value in all rows", "a predictor that varies",
                 "Remove the column from the formula: it cannot be told from the intercept."
             )  # fmt: skip
-        if binary:
-            return NumericCoding(0.0, 1.0, True, low, high)
-        mean = self._exact_mean(x, max(abs(low), abs(high)))
-        variance = self._exact_mean(f"({x} - CAST({mean!r} AS DOUBLE)) ** 2", (high - low) ** 2)
-        return NumericCoding(mean, variance**0.5, False, low, high)
+        return None
 
     def outside(self) -> list[dict[str, Any]]:
         """Return the numeric columns with numbers outside of the range that the coding was decided on, and their people."""

@@ -19,7 +19,7 @@ from pydantic import (
 from sharding.labels import label
 
 RESERVED_NAMES = (
-    "num_rows", "num_trials", "num_successes", "sum_y", "sum_y_squared", "sum_exposure", "num_known",
+    "num_rows", "num_trials", "num_successes", "sum_y", "squared_deviations", "sum_exposure", "num_known",
     "sum_weight_squared", "sum_weight_squared_successes",
 )  # fmt: skip
 """Columns of the cells' own; a column of the model cannot have one of these names."""
@@ -77,6 +77,13 @@ class ColumnConfig(Frozen):
     )  # fmt: skip
     minimum: float | None = Field(default=None, allow_inf_nan=False)
     maximum: float | None = Field(default=None, allow_inf_nan=False)
+    center: bool = Field(
+        default=True, description="Whether the model may work with a number from its mean on, where that changes no model. `false`: the "
+        "intercept, and its prior, are where this column is 0."
+    )  # fmt: skip
+    scale: bool = Field(
+        default=True, description="Whether coefficients of a number, and their priors, are per sd of it. `false`: per 1, as in the files."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -91,9 +98,16 @@ class ColumnConfig(Frozen):
         bounded = self.minimum is not None or self.maximum is not None
         if bounded and (self.type == "factor" or levels is not None):
             raise ValueError("`minimum` and `maximum` are for numeric columns")
+        if (self.type == "factor" or levels is not None) and not (self.center and self.scale):
+            raise ValueError("`center` and `scale` are for numeric columns")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
             raise ValueError(f"`minimum` {self.minimum} is above `maximum` {self.maximum}")
         return self
+
+    @property
+    def kept(self) -> tuple[bool | None, bool | None]:
+        """Whether the column keeps its zero and its unit in the model; None where not said."""
+        return (None if self.center else True), (None if self.scale else True)
 
 
 _PLAIN_HASHES = ("md5", "sha1", "sha256", "sha-256", "sha512", "sha-512", "blake2b", "hash", "none", "plain")

@@ -29,7 +29,8 @@ class ModelColumn:
     """A column of the model: its name, its name in the files, how it is stored there, and what the model makes of it.
 
     ``undecided`` is a text column that may be numeric: the values decide (:func:`decide_role`). ``orders`` are those of its levels
-    in files that store one.
+    in files that store one. A factor ``is_number`` too where the model has it both after a bar and before one; None if its
+    levels decide.
     """
 
     name: str
@@ -38,6 +39,7 @@ class ModelColumn:
     role: Role
     config: ColumnConfig
     orders: tuple[Order, ...] = ()
+    is_number: bool | None = False
 
     @property
     def where(self) -> str:
@@ -96,17 +98,17 @@ def resolve_column(
         If the column's uses, its declaration and the way it is stored contradict each other.
     """
     config = data.column(name)
-    column = ModelColumn(name, data.source_name(name), kind, "factor", config)
     is_number = kind in ("integer", "float", "boolean")
-    if is_grouping and config.type == "numeric":
+    is_both = None if is_text and config.type is None else kind in ("integer", "float") or config.type == "numeric"
+    is_both = False if config.type == "factor" or config.levels is not None else is_both
+    column = ModelColumn(
+        name, data.source_name(name), kind, "factor", config, is_number=is_grouping and is_predictor and is_both
+    )
+    if is_grouping and not is_predictor and config.type == "numeric":
         raise ContractError(
-            column.where, "a grouping column declared `type: numeric`", "a factor",
-            f"To use it both ways, declare a second column with `source: {column.source}`."
-        )  # fmt: skip
-    if is_grouping and is_predictor and is_number and config.type is None and config.levels is None:
-        raise ContractError(
-            column.where, "a number used both as a predictor and for grouping", "one use, or a declared type",
-            f"Say `type: factor`, or declare a second column with `source: {column.source}` for grouping."
+            column.where, "a column that only groups declared `type: numeric`", "a factor",
+            "Leave `type` out; a number that groups is a number too where the formula has it before a bar, as in "
+            f"`1 + {name} + (1 | {name})`."
         )  # fmt: skip
     if kind == "date" and config.type == "numeric":
         raise ContractError(column.where, "dates declared `type: numeric`", "numbers", "Derive a number from the date.")
@@ -136,6 +138,25 @@ def decide_role(
         )  # fmt: skip
     is_numeric = num_numbers > 0 and column.config.missing != "level" and column.config.reference is None
     return _with_role(column, "numeric" if is_numeric else "factor")
+
+
+def level_numbers(column: ModelColumn, levels: Sequence[str]) -> list[float] | None:
+    """Return the numbers that the levels of a factor stand for; None where the model has it as a factor only.
+
+    Raises
+    ------
+    ContractError
+        The column is a number before a bar, and a level (that of missing values, perhaps) is none.
+    """
+    if column.is_number is False or (column.is_number is None and not all(map(_is_plain_number, levels))):
+        return None
+    try:
+        return [float(level) for level in levels]
+    except ValueError:
+        raise ContractError(
+            column.where, "a level that is no number, in a column that the formula has before a bar too", "numbers",
+            "Say `type: factor` (a coefficient for each level), or `missing: quarantine`."
+        ) from None  # fmt: skip
 
 
 def _with_role(column: ModelColumn, role: Role) -> ModelColumn:

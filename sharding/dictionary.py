@@ -28,9 +28,9 @@ class FactorCoding:
 
 @dataclass(frozen=True)
 class NumericCoding:
-    """``(x - center) / scale`` enters the model; a ``binary`` column (0 and 1 only) enters as it is.
+    """Mean and sd of a number, which the model is in units of; a ``binary`` column (0 and 1 only) enters as it is.
 
-    ``minimum`` and ``maximum`` are the smallest and largest raw value; None in dictionaries of before they were kept.
+    ``keep_zero``: it is never centred, ``keep_unit``: nor scaled, because a person said so; None otherwise. ``minimum`` and ``maximum`` are the smallest and largest raw value; None in dictionaries of before they were kept.
     """
 
     center: float
@@ -38,6 +38,8 @@ class NumericCoding:
     binary: bool
     minimum: float | None = None
     maximum: float | None = None
+    keep_zero: bool | None = None
+    keep_unit: bool | None = None
 
 
 @dataclass(frozen=True)

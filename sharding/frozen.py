@@ -114,13 +114,13 @@ def categories(
 
 def continues(new: Dictionary, old: Dictionary) -> bool:
     """Whether everything coded by ``old`` means the same in ``new``, so that sites made under ``old`` can be kept."""
-    numerics = {name: (c.center, c.scale, c.binary) for name, c in new.numerics.items()}
+    numerics = {name: replace(c, minimum=None, maximum=None) for name, c in new.numerics.items()}
     same_outcome = (old.outcome.kind, old.outcome.categories, old.outcome.weight_factor) == (
         new.outcome.kind, new.outcome.categories, new.outcome.weight_factor,
     )  # fmt: skip
     return (
         same_outcome
-        and numerics == {name: (c.center, c.scale, c.binary) for name, c in old.numerics.items()}
+        and numerics == {name: replace(c, minimum=None, maximum=None) for name, c in old.numerics.items()}
         and {*new.factors} == {*old.factors}
         and all(_keeps_codes(old, new.factors, name) for name in old.factors)
         and all(new.factors[name].reference == coding.reference for name, coding in old.factors.items())

@@ -340,7 +340,7 @@ def _describe(
     outcome = frozen.outcome(coding, cells.outcome_coding())
     return Dictionary(
         factors=codings,
-        numerics=cells.numeric_codings(),
+        numerics=cells.numeric_codings(codings),
         groups={":".join(group): frozen.groups(coding, codings, group, cells.groups(group)) for group in group_columns},
         parents=frozen.parents(coding, codings, cells.parents(codings)),
         outcome=outcome,

@@ -17,7 +17,8 @@ from sharding.dictionary import Dictionary
 from sharding.errors import ShardCorruptError, StorageError
 from sharding.plan import PlannedShard
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of what the columns of cells are and mean; 1 had sums of squares about zero."""
 ROWS_PER_GROUP = 1 << 17
 NUM_WRITERS = 4
 MAX_CELLS_HELD = 1 << 18

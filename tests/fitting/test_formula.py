@@ -64,9 +64,9 @@ def test_double_bar_is_remembered():
 def test_columns_are_split_by_their_use():
     parsed = formula.parse("y ~ x + race + `dem share`:z + (1 + w | state/county) + (1 | race)")
     assert parsed.factor_columns == ("state", "county", "race")
-    assert parsed.predictor_columns == ("x", "dem share", "z", "w")
+    assert parsed.predictor_columns == ("x", "race", "dem share", "z", "w")
     assert parsed.group_columns == (("state",), ("state", "county"), ("race",))
-    assert parsed.columns == parsed.factor_columns + parsed.predictor_columns
+    assert parsed.columns == ("state", "county", "race", "x", "dem share", "z", "w")
 
 
 @pytest.mark.parametrize(
