@@ -62,11 +62,12 @@ def simulate(
 
 @command
 def validate(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
-    """Check a config: every error, with its line. Reads no data but the names of its files."""
+    """Check a config: every error, with its line. Of sources and frame it reads the headers, no row."""
     from cluster import stages
 
     loaded = load(run, set_)
     stages.all_inputs(loaded.config)
+    stages.check_headers(loaded.config)
     typer.echo(f"{run}: good")
 
 
@@ -74,11 +75,14 @@ def validate(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
 def plan(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     """Show shards, bytes, memory and time, and what would run; runs nothing."""
     from cluster import plan as plans
-    from cluster import views
+    from cluster import stages, views
 
     loaded = load(run, set_)
     directory = loaded.config.run.directory
-    for line in views.projection(plans.make(loaded.config, directory)) + views.status(loaded):
+    projected = plans.make(loaded.config, directory)
+    if projected.is_estimate:  # nothing was read yet
+        stages.check_headers(loaded.config)
+    for line in views.projection(projected) + views.status(loaded):
         typer.echo(line)
     plans.check(loaded.config, directory)
 

@@ -8,9 +8,11 @@ a factor none of whose levels the data have, a 0/1 column with other values.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +30,7 @@ from sharding.level_order import Order
 from sharding.sources import SUFFIXES
 
 SHOWN = 8
+MAX_HEADER_BYTES = 1 << 20
 SQUEEZED = 1 / 20
 """A column of several values whose mean and spread in the frame are less than this part of those in the data is in other units."""
 
@@ -65,16 +68,30 @@ def read(config: RunConfig, coding: Coding) -> Frame:
     return _Reader(config, coding).read()
 
 
-class _Reader:
-    """One frame on its way in: ``where`` names it, ``read`` are the model's columns."""
+def check_columns(config: RunConfig) -> None:
+    """See, from its header alone, that the frame of a run has the columns that are needed; nothing to do with `frame: file`.
 
-    def __init__(self, config: RunConfig, coding: Coding):
-        self.config, self.coding = config, coding
+    Raises
+    ------
+    FrameError
+        It cannot be read, or lacks a column.
+    """
+    if config.poststratify.frame != "file":
+        _Reader(config, None).check_columns()
+
+
+class _Reader:
+    """One frame on its way in: ``where`` names it, ``used`` are the model's columns. Its header can be read without a coding."""
+
+    def __init__(self, config: RunConfig, coding: Coding | None):
+        self.config = config
         self.where, self.count = config.poststratify.frame, str(config.poststratify.count)
         self.used: DataColumns = config.model.data_columns()
         margins = dict.fromkeys(c for columns in config.poststratify.columns.values() for c in columns)
         self.needed = tuple(dict.fromkeys([*self.used.factors, *self.used.predictors, *margins]))
-        self.factors = tuple(name for name in self.needed if name in coding.factors or name not in coding.numerics)
+        if coding is not None:
+            self.coding = coding
+            self.factors = tuple(name for name in self.needed if name in coding.factors or name not in coding.numerics)
         self.orders: dict[str, tuple[Order, ...]] = {}
 
     def error(self, found: str, expected: str, do: str = "") -> FrameError:
@@ -110,39 +127,53 @@ class _Reader:
 
     # ---- the file ----
 
-    def table(self) -> pa.Table:
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Any, str]]:
+        """The file, unpacked, and its format."""
         name = self.where.lower()
         kind = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), "csv")
-        data = storage.read_bytes(self.where)
         try:
+            with storage.opened(self.where) as file:
+                yield gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file, kind
+        except (pa.ArrowException, gzip.BadGzipFile, EOFError, UnicodeError) as error:
+            raise self.error(type(error).__name__, "a Parquet or CSV table, in UTF-8") from None
+
+    def table(self) -> pa.Table:
+        with self.opened() as (file, kind):
             if kind == "parquet":
-                file = pq.ParquetFile(io.BytesIO(data))
-                table = file.read()
-                stored = {c: level_order.stored(file, c) for c in self.factors if c in table.column_names}
+                whole = pq.ParquetFile(file)
+                table = whole.read()
+                stored = {c: level_order.stored(whole, c) for c in self.factors if c in table.column_names}
                 self.orders = {c: (order,) for c, order in stored.items() if order is not None}
             else:
-                table = self.text(gzip.decompress(data) if name.endswith(".gz") else data, kind)
-        except (pa.ArrowException, OSError, EOFError) as error:
-            raise self.error(type(error).__name__, "a Parquet or CSV table, in UTF-8") from None
-        missing = [c for c in dict.fromkeys((*self.needed, self.count)) if c not in table.column_names]
-        if missing:
-            listed = sorted(table.column_names) if kind == "parquet" else f"{len(table.column_names)} others"
-            raise self.error(f"the columns {listed}", f"also {missing}")  # a first line of text may be a person's
-        twice = [c for c in (*self.needed, self.count) if table.column_names.count(c) > 1]
-        if twice:
-            raise self.error(f"the columns {twice} more than once", "each once")
+                data = file.read()
+                table = pyarrow.csv.read_csv(
+                    io.BytesIO(data),
+                    parse_options=pyarrow.csv.ParseOptions(delimiter=_delimiter(data.split(b"\n", 1)[0], kind)),
+                    # in text the factors are text, so that codes keep their leading zeros
+                    convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(self.factors, pa.string())),
+                )
+        self.check_names(table.column_names, kind)
         return table.select([*self.needed, *([] if self.count in self.needed else [self.count])])
 
-    def text(self, data: bytes, kind: str) -> pa.Table:
-        """In text the factors are text, so that codes keep their leading zeros. A first line without commas may have others."""
-        first = data.split(b"\n", 1)[0]
-        others = [mark for mark in (b"\t", b";", b"|") if mark in first]
-        delimiter = b"\t" if kind == "tsv" else others[0] if others and b"," not in first else b","
-        return pyarrow.csv.read_csv(
-            io.BytesIO(data),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter.decode()),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(self.factors, pa.string())),
-        )
+    def check_columns(self) -> None:
+        with self.opened() as (file, kind):
+            if kind == "parquet":
+                names = pq.read_schema(file).names
+            else:
+                first = file.readline(MAX_HEADER_BYTES)
+                text = first.decode("utf-8-sig").rstrip("\r\n")
+                names = next(csv.reader([text], delimiter=_delimiter(first, kind)), [])
+        self.check_names(names, kind)
+
+    def check_names(self, names: Sequence[str], kind: str) -> None:
+        missing = [c for c in dict.fromkeys((*self.needed, self.count)) if c not in names]
+        if missing:
+            listed = sorted(names) if kind == "parquet" else f"{len(names)} others"
+            raise self.error(f"the columns {listed}", f"also {missing}")  # a first line of text may be a person's
+        twice = [c for c in (*self.needed, self.count) if names.count(c) > 1]
+        if twice:
+            raise self.error(f"the columns {twice} more than once", "each once")
 
     def numbers(self, table: pa.Table, name: str) -> np.ndarray:
         """Numbers of a column, NaN where there is none or a marker of missing values."""
@@ -318,6 +349,12 @@ def outside(name: str, numeric: Numeric, values: np.ndarray, weight: np.ndarray)
         "minimum": numeric.minimum, "maximum": numeric.maximum, "found_minimum": float(values.min()),
         "found_maximum": float(values.max()), "shift": (mean - numeric.center) / numeric.scale, "spread": spread / numeric.scale,
     }  # fmt: skip
+
+
+def _delimiter(header: bytes, kind: str) -> str:
+    """A tab, or a comma; a first line without commas may have another mark."""
+    others = [mark for mark in "\t;|" if mark.encode() in header]
+    return "\t" if kind == "tsv" else others[0] if others and b"," not in header else ","
 
 
 def _number(text: str) -> float | None:

@@ -319,6 +319,25 @@ def _run_stage(
     progress.end(seconds)
 
 
+def check_headers(config: RunConfig) -> None:
+    """See, from the headers of sources and frame, that they have every column that the run needs; reads no row.
+
+    Raises
+    ------
+    ShardingError, FrameError
+        A file cannot be opened, or a column is missing, twice, or of a type that its use contradicts.
+    """
+    from cluster import frames  # pyarrow takes a second to import
+    from sharding import requested
+
+    columns = _columns(config)
+    asked = requested.columns(
+        config.data, config.shards, columns["outcome_kind"], columns["factor_columns"], columns["predictor_columns"], columns["margin_columns"]
+    )
+    requested.look(config.data, config.shards, asked)
+    frames.check_columns(config)
+
+
 def _function(name: str, config: RunConfig) -> Callable[..., Any]:
     from cluster import classic_stages, inference
 

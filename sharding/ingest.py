@@ -12,25 +12,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from sharding import (
-    cell_statistics,
-    cleaned_rows,
-    contract,
-    frozen,
-    plan,
-    privacy,
-    sources,
-    storage,
-    store,
-    undeclared,
-    unreadable,
-)
+from sharding import cleaned_rows, frozen, plan, privacy, requested, sources, storage, store, undeclared, unreadable
 from sharding import quarantine as quarantine_files
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
@@ -39,10 +27,9 @@ from sharding.database import connected
 from sharding.dictionary import Dictionary, FactorCoding
 from sharding.errors import ContractError, PlanError, ShardingError, SourceError
 from sharding.layouts import for_ingest
-from sharding.outcome import OutcomeKind, resolve_outcome
+from sharding.outcome import OutcomeKind
 from sharding.plan import PlannedShard
 from sharding.privacy import Pseudonyms
-from sharding.rows import RowIdentity, RowSource
 from sharding.sources import Sources
 
 Progress = Callable[[str, int, int], None]
@@ -106,31 +93,23 @@ def ingest(
     """
     report = progress or (lambda stage, done, total: None)
     clock = _Clock()
-    extra = [name for name in (*margin_columns, *shards.columns) if name not in {*factor_columns, *predictor_columns}]
-    names = list(dict.fromkeys([*factor_columns, *predictor_columns, *extra]))
-    contract.check_names([*names, *data.outcome_columns])
-    contract.check_names(names, cell_statistics.reserved_names(outcome_kind))
+    asked = requested.columns(data, shards, outcome_kind, factor_columns, predictor_columns, margin_columns)
     frozen.check_labels(coding)
-    kept, needed = _kept_columns(data, names), _needed_columns(data, shards, names)
-    declared = for_ingest.declared_kinds(data, list(needed))
-    privacy.check_columns(kept, data.privacy.allow, source_name=data.source_name, declared=declared)
     pseudonyms = _pseudonyms(data)
     storage.make_directory(directory)
     with (
         cleaned_rows.removed_on_failure(directory),
         _scratch(directory) as scratch,
-        for_ingest.cleaned(data, list(needed), directory, scratch, report) as (data, upstream),
+        for_ingest.cleaned(data, list(asked.needed), directory, scratch, report) as (data, upstream),
         connected(data.memory_limit, data.threads, scratch / "spill") as connection,
     ):
         clock.lap("clean")
-        found = sources.open_sources(data, needed, scratch)
+        found = sources.open_sources(data, asked.needed, scratch)
         before = [storage.fingerprint(file.url) for file in found.files]
         sources.register_file_systems(connection, found)
         _trust_footers(connection, "float" not in found.kinds.values())
         reasons = Reasons()
-        rows = _row_source(
-            data, shards, found, reasons, outcome_kind, {*factor_columns, *extra}, extra, names, predictor_columns, seed
-        )
+        rows = requested.row_source(data, shards, found, reasons, asked, seed)
         cells = CellTable(connection, rows, reasons, coding)
         clock.lap("open")
         report("read", 0, 1)
@@ -221,79 +200,10 @@ def _trust_footers(connection: duckdb.DuckDBPyConnection, trusted: bool) -> None
     connection.execute(f"SET disabled_optimizers = '{'' if trusted else 'statistics_propagation'}'")
 
 
-def _needed_columns(data: DataConfig, shards: ShardsConfig, names: list[str]) -> dict[str, str]:
-    """Source columns with the place that asks for each."""
-    needed = {data.source_name(name): f"data.columns.{name}" for name in data.columns}
-    needed |= {data.source_name(name): f"model column {name!r}" for name in names}
-    for name, source in data.outcome_columns.items():
-        needed.pop(data.source_name(name), None) if name not in names else None
-        needed[source] = "data.outcome"
-    if data.weight is not None:
-        needed[data.source_name(data.weight)] = "data.weight"
-    if data.id_column is not None and data.duplicates != "allow":
-        needed.setdefault(data.id_column, "data.id_column")
-    if shards.column is not None:
-        needed.setdefault(data.source_name(shards.column), "shards.column")
-    return needed
-
-
-def _kept_columns(data: DataConfig, names: list[str]) -> dict[str, str]:
-    """Columns whose values the run keeps, each with the place that asks for it; an id is compared, and not kept."""
-    kept = {name: f"model column {name!r}" for name in names} | dict.fromkeys(
-        data.outcome_columns.values(), "data.outcome"
-    )
-    return kept if data.weight is None else kept | {data.weight: "data.weight"}
-
-
 def _pseudonyms(data: DataConfig) -> Pseudonyms | None:
     """What ids are written as; None where none is written, and no key is needed."""
     is_written = data.keep_quarantined_rows and data.id_column is not None and data.duplicates != "allow"
     return Pseudonyms.from_environment(data.privacy.id_key_env) if is_written else None
-
-
-def _row_source(
-    data: DataConfig,
-    shards: ShardsConfig,
-    found: Sources,
-    reasons: Reasons,
-    outcome_kind: OutcomeKind,
-    grouping: set[str],
-    outside: Sequence[str],
-    names: list[str],
-    predictor_columns: Sequence[str],
-    seed: int,
-) -> RowSource:
-    outcome = resolve_outcome(data, outcome_kind, found, reasons)
-    identity = None
-    if data.id_column is not None and data.duplicates != "allow":
-        error = ("every id once", "Say data.duplicates: quarantine, or correct the file.")
-        number = reasons.add("id:duplicate", error=error if data.duplicates == "error" else None)
-        identity = RowIdentity(data.id_column, number)
-    resolved = (
-        contract.resolve_column(
-            data, name, found.kinds[data.source_name(name)], is_text=found.is_text, is_grouping=name in grouping,
-            is_predictor=name in predictor_columns,
-        )
-        for name in names
-    )  # fmt: skip
-    columns = tuple(_completed(column, found, is_outside=column.name in outside) for column in resolved)
-    bucket = None
-    if shards.column is not None and shards.column not in names:
-        if shards.num_shards is None:
-            raise PlanError(
-                "shards", f"hash of column {shards.column!r}, which is not in the model", "shards.num_shards",
-                "Set shards.num_shards."
-            )  # fmt: skip
-        bucket = (data.source_name(shards.column), shards.num_shards, seed)
-    return RowSource(found, columns, outcome, bucket, identity)
-
-
-def _completed(column: ModelColumn, found: Sources, *, is_outside: bool) -> ModelColumn:
-    """The column with the orders that its files store, and, outside the model, with a level for missing values."""
-    config = column.config
-    if is_outside and config.missing is None:
-        config = config.model_copy(update={"missing": "level"})
-    return replace(column, config=config, orders=found.orders.get(column.source, ()))
 
 
 def _group(

@@ -113,7 +113,7 @@ class Sources:
         )
 
 
-def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sources:
+def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path | None) -> Sources:
     """Find and inspect the files of ``data``.
 
     Parameters
@@ -121,7 +121,7 @@ def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sou
     needed
         Source columns that must exist, each with the place in the configuration that asks for it.
     scratch
-        Local directory for UTF-8 copies of text files in other encodings.
+        Local directory for UTF-8 copies of text files in other encodings; None: read the headers only.
 
     Raises
     ------
@@ -139,13 +139,13 @@ def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sou
     num_rows: int | None = None
     if is_text:
         delimiter = data.delimiter or ("\t" if formats[urls[0]] == "tsv" else ",")
-        files = [_open_text(url, delimiter, data.encoding, scratch / f"utf8-{i}.csv") for i, url in enumerate(urls)]
+        files = [_open_text(url, delimiter, data.encoding, scratch and scratch / f"utf8-{i}.csv") for i, url in enumerate(urls)]
     else:
         delimiter, files = "", [_open_parquet(url, needed) for url in urls]
         num_rows = sum(file.num_rows or 0 for file in files)
         if num_rows == 0:
             raise no_rows(len(files))
-    if not data.allow_equal_files:
+    if scratch is not None and not data.allow_equal_files:
         equal_files.check([file.url for file in files if (file.num_rows if file.num_lines is None else file.num_lines)])
     kinds = {name: _kind(name, where, files) for name, where in needed.items()}
     orders = {
@@ -221,7 +221,7 @@ def _open_parquet(url: str, needed: Iterable[str]) -> SourceFile:
     )
 
 
-def _open_text(url: str, delimiter: str, encoding: str, copy: Path) -> SourceFile:
+def _open_text(url: str, delimiter: str, encoding: str, copy: Path | None) -> SourceFile:
     is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
     codec = "utf-8-sig" if is_utf8 else encoding
     path, lines, first = _engine_path(url), LineCounter(), b""
@@ -230,8 +230,10 @@ def _open_text(url: str, delimiter: str, encoding: str, copy: Path) -> SourceFil
             while block := plain.read(1 << 20):
                 first += block if len(first) < 1 << 20 else b""
                 lines.add(block)
+                if copy is None and len(first) >= 1 << 20:
+                    break
         header = _header(first, codec, delimiter)
-        if header and (not is_utf8 or lines.has_open_quotes or lines.has_mixed_ends):
+        if header and copy is not None and (not is_utf8 or lines.has_open_quotes or lines.has_mixed_ends):
             with _plain(url) as plain:
                 lines = text_copy.write(plain, codec, delimiter, len(header), copy)
             path = str(copy)
