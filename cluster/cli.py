@@ -88,13 +88,18 @@ def plan(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
 
 
 @command
-def run(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+def run(
+    run: RunFile,
+    set_: Settings = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every source whole first: one that has changed and kept its size and time is noticed.")] = False,
+    debug: Debug = False,
+) -> None:
     """Run every stage that is not done; a second call redoes nothing."""
     if os.environ.get("CAUCUS_NEEDS_ENV"):  # in a job that was sent to a cluster
         from cluster import ray_jobs
 
         ray_jobs.require_environment()
-    _run(run, set_, only=None)
+    _run(run, set_, only=None, verify=verify)
 
 
 @command
@@ -273,12 +278,12 @@ def _progress(loaded: "Loaded | UserLoaded") -> "Progress":
     return metrics.observed(progress.make(), loaded.config.name, loaded.config.run.directory)
 
 
-def _run(run: str, settings: list[str] | None, *, only: str | None) -> None:
+def _run(run: str, settings: list[str] | None, *, only: str | None, verify: bool = False) -> None:
     from cluster import stages
 
     loaded = load(run, settings)
     with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
-        finished = stages.run(loaded, shown, shared, only=only)
+        finished = stages.run(loaded, shown, shared, only=only, verify=verify)
     if not finished.redone:
         typer.echo("everything is done already; nothing was redone")
     _tell_verdict(finished, is_judged=only in (None, "audit"))

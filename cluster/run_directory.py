@@ -49,7 +49,7 @@ _AMENDED_BY = {
     "audit": ("fit", "merge"),
 }  # another layout moves sites; an audit that fails runs more rounds
 _READERS = 8
-_FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors", "is_share")
+_FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors", "is_share", "verified")
 _VERSIONS = ("jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
 
 

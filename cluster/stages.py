@@ -11,7 +11,7 @@ import logging
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,15 @@ class SharedExecutor:
             self._executor.close()
 
 
-def run(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str | None = None) -> Finished:
+def run(
+    loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str | None = None, verify: bool = False
+) -> Finished:
     """Run the stages that are not done, in order; with ``only``, that one, if the ones before it are done.
+
+    Parameters
+    ----------
+    verify
+        Read every source whole first, and all data again where one is not known to be what was read.
 
     Raises
     ------
@@ -90,10 +97,12 @@ def run(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str
     config = loaded.config
     run_directory.look(config.run.directory, identity(config))  # before a lock is left in what is no run
     with run_directory.locked(config.run.directory):
-        return run_locked(loaded, progress, shared, only=only)
+        return run_locked(loaded, progress, shared, only=only, verify=verify)
 
 
-def run_locked(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str | None = None) -> Finished:
+def run_locked(
+    loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str | None = None, verify: bool = False
+) -> Finished:
     """`run` in a directory that this process has locked; an update that was begun in it is finished."""
     config = loaded.config
     path = config.run.directory
@@ -101,6 +110,8 @@ def run_locked(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, on
     redone = []
     with cleaned_rows.removed_on_failure(path):
         inputs = all_inputs(config, directory.inputs())
+        if verify:
+            _verify(directory, inputs["ingest"]["sources"], progress)
     if earlier_run.is_under_way(path) and not earlier_run.read(path).fits_alike(inputs["fit"]):
         progress.say("model or fit are others now: the update that was begun is given up, every shard is fitted")
         earlier_run.forget(path)
@@ -286,6 +297,20 @@ def _fingerprints(key: str, sources: Sequence[str], before: Mapping[str, Any], *
     return found
 
 
+def _verify(directory: RunDirectory, sources: Iterable[str], progress: Progress) -> None:
+    """Hash every source whole; have the data read again if one is not as it was when they were last verified, or was never verified."""
+    found = {url: storage.sha256_file(url) for url in sources}
+    before = directory.facts["verified"] or {}
+    changed = [url for url, sha256 in found.items() if before.get(url) != sha256]
+    if changed and "ingest" in directory.records:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        why = "changed" if changed[0] in before else "not verified when it was read"
+        progress.say(f"{changed[0]}{more}: {why}; the data are read again")
+        directory.begin("ingest")
+    directory.facts["verified"] = found
+    directory.save()
+
+
 def _step(stage: str, inputs: dict[str, Any], directory: RunDirectory) -> Step:
     key = stage_key(inputs)
     return Step(stage, key, inputs, directory.why_not_done(stage, key, inputs))
@@ -404,6 +429,7 @@ def _open(loaded: Loaded) -> RunDirectory:
         "truth": _truth(config),
         "priors": directory.facts.get("priors"),  # told by the merge
         "is_share": mean_is_share(config.model.family),
+        "verified": directory.facts.get("verified"),
     }
     directory.save()
     storage.publish_bytes(storage.join(path, "run.yaml"), resolved.encode())

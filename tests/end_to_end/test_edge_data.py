@@ -1,5 +1,7 @@
 """Data at the edge through the whole line: nothing known of a state, one row, no variation, one shard, own frames."""
 
+import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -227,3 +229,31 @@ def test_a_finished_run_can_be_used_when_its_source_is_gone(tmp_path: Path):
     other = line.caucus("run", config, "--set", "data.columns.female.type=factor")
     assert other.code == 2, "what was read does not tell"
     assert "no file" in other.message
+
+
+def test_a_change_in_the_dark_of_a_file_is_found_by_reading_all_of_it(tmp_path: Path):
+    """Between head, middle and tail, with size and time kept: what no look at a directory can see."""
+    columns = line.voters(60_000)
+    text = ",".join(columns) + "\n" + "".join(f"{','.join(map(str, row))}\n" for row in zip(*columns.values(), strict=True))
+    config = line.make(tmp_path, config=CONFIG.replace("voters/*", "voters.csv"))
+    file = tmp_path / "voters.csv"
+    file.write_text(text)
+    assert line.caucus("run", config).code == 0
+    verified = line.caucus("run", config, "--verify")
+    assert "not verified when it was read; the data are read again" in verified.err
+    assert verified.redone[0] == "ingest"
+    assert line.caucus("run", config, "--verify").redone == []
+    before, known = file.stat(), line.caucus("run", config).redone
+    assert known == []
+    place = text.index("\n", len(text) // 4) - 1
+    other = text[:place] + str(1 - int(text[place])) + text[place + 1 :]
+    file.write_text(other)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert line.caucus("run", config).redone == [], "as it says: the head, the middle and the tail"
+    found = line.caucus("run", config, "--verify")
+    summary = line.sha256(tmp_path / "run/summary.parquet")
+    assert "voters.csv: changed; the data are read again" in found.err
+    assert found.redone[0] == "ingest"
+    shutil.rmtree(tmp_path / "run")
+    assert line.caucus("run", config).code == 0
+    assert line.sha256(tmp_path / "run/summary.parquet") == summary
