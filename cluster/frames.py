@@ -23,6 +23,7 @@ from cluster.errors import FrameError
 from fitting.coding import Coding, Numeric
 from fitting.columns import DataColumns
 from sharding import labels, level_order, storage
+from sharding.errors import StorageError
 from sharding.level_order import Order
 from sharding.sources import SUFFIXES
 
@@ -111,7 +112,10 @@ class _Reader:
     def table(self) -> pa.Table:
         name = self.where.lower()
         kind = next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), "csv")
-        data = storage.read_bytes(self.where)
+        try:
+            data = storage.read_bytes(self.where)
+        except StorageError:
+            raise self.error("no file of that name (a folder or a pattern is none)", "one file") from None
         try:
             if kind == "parquet":
                 file = pq.ParquetFile(io.BytesIO(data))
