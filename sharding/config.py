@@ -144,6 +144,13 @@ class DataConfig(Frozen):
     encoding: Text = Field(
         default="utf-8", description="Of CSV and TSV files, by Python's names: utf-8, latin-1, cp1252."
     )
+    max_unreadable: float = Field(
+        default=0.001, ge=0, le=1, description="Share of the lines of text files that may be unreadable (bytes that are not of the "
+        "encoding, quotation marks, number of fields) and are left out and counted; above it, and above one line, the run ends."
+    )  # fmt: skip
+    allow_equal_files: bool = Field(
+        default=False, description="Whether several source files with rows may have the same bytes, so that their rows count twice."
+    )
     outcome: Text | dict[Name, Name] = Field(
         description="A column, `{name in the model: column}`, `{successes: column, trials: column}` or `{count: column, "
         "exposure: column}`. Rows without an outcome take no part in the fit and stay in the frame."

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from sharding.errors import SourceError
+from sharding.errors import ShardingError, SourceError
 
 
 @contextmanager
@@ -41,6 +41,10 @@ def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[d
         if not str(error).startswith("Out of Memory Error"):
             raise
         raise _too_little_memory(memory_limit) from None
+    except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException, duckdb.InternalException) as error:
+        raise ShardingError(
+            f"data.source: the database refused a question ({type(error).__name__}). This is a defect of Caucus; please report it."
+        ) from None
     except (duckdb.Error, pa.ArrowException) as error:
         raise SourceError(
             "data.source", f"data that cannot be read ({type(error).__name__})", "whole files",

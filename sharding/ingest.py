@@ -18,7 +18,19 @@ from typing import Any
 
 import duckdb
 
-from sharding import cell_statistics, cleaned_rows, contract, frozen, plan, privacy, sources, storage, store, undeclared
+from sharding import (
+    cell_statistics,
+    cleaned_rows,
+    contract,
+    frozen,
+    plan,
+    privacy,
+    sources,
+    storage,
+    store,
+    undeclared,
+    unreadable,
+)
 from sharding import quarantine as quarantine_files
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
@@ -122,7 +134,7 @@ def ingest(
         cells = CellTable(connection, rows, reasons, coding)
         clock.lap("open")
         report("read", 0, 1)
-        rows_grouped, rejects = _group(cells, connection, found)
+        rows_grouped, rejects = _group(cells, connection, found, data.max_unreadable)
         rejects |= upstream.quarantined if upstream is not None else {}
         clock.lap("group")
         report("read", 1, 1)
@@ -285,12 +297,13 @@ def _completed(column: ModelColumn, found: Sources, *, is_outside: bool) -> Mode
 
 
 def _group(
-    cells: CellTable, connection: duckdb.DuckDBPyConnection, found: Sources
+    cells: CellTable, connection: duckdb.DuckDBPyConnection, found: Sources, max_unreadable: float
 ) -> tuple[int, dict[tuple[str, str], int]]:
     num_rows = cells.group()
-    rejects = sources.count_rejects(connection, found) if found.is_text else {}
+    rejects = unreadable.count(connection, found) if found.is_text else {}
     if found.is_text:
-        sources.check_lines(connection, found, num_rows + sum(rejects.values()))
+        unreadable.check(connection, found, rejects, max_unreadable)
+        unreadable.check_lines(connection, found, num_rows + sum(rejects.values()))
     if num_rows + sum(rejects.values()) == 0:
         raise sources.no_rows(len(found.files))
     if num_rows == 0:
@@ -331,6 +344,7 @@ def _describe(
         groups={":".join(group): frozen.groups(coding, codings, group, cells.groups(group)) for group in group_columns},
         parents=frozen.parents(coding, codings, cells.parents(codings)),
         outcome=outcome,
+        notes=cells.notes(codings),
     )
 
 

@@ -109,12 +109,9 @@ def resolve_outcome(data: DataConfig, kind: OutcomeKind, sources: Sources, reaso
     if levels is not None and len(levels) > MAX_CATEGORIES:
         raise too_many_categories(f"data.columns.{label}.levels", str(len(levels)))
     expected, names = _rules(kind, ordered, label, levels)
-    do = (
-        f"Correct data.outcome, list markers of missing values in data.columns.{ordered[-1]}.missing_values, "
-        "or say `unexpected: quarantine` there."
-    )
-    error = (expected, do) if "error" in [data.column(name).unexpected for name in ordered] else None
-    numbers = {name: reasons.add(f"{label}:{name}", error=error) for name in names}
+    numbers = {
+        rule: reasons.add(f"{label}:{rule}", error=_error(data, expected, _columns_of(rule, ordered))) for rule in names
+    }
     if ordered[-1] == "trials":
         numbers["trials:missing"] = _trials_reason(data, reasons)
     return Outcome(
@@ -135,6 +132,24 @@ def _trials_reason(data: DataConfig, reasons: Reasons) -> int:
         "Fill them in, or say data.columns.trials.missing: quarantine to leave these rows out.",
     )
     return reasons.add("trials:missing", error=None if declared else error)
+
+
+def _columns_of(rule: str, ordered: list[str]) -> list[str]:
+    """Which of the outcome's columns breaks a rule; of a pair it may be either."""
+    if rule == "exposure_not_positive":
+        return ordered[1:]
+    is_count = ordered[-1] == "exposure" and rule in ("negative", "not_whole")
+    return ordered[:1] if is_count else ordered
+
+
+def _error(data: DataConfig, expected: str, columns: list[str]) -> tuple[str, str] | None:
+    """What is expected and what to do where rows like this are an error: where no column that may break the rule says otherwise."""
+    if any(data.column(name).unexpected == "quarantine" for name in columns):
+        return None
+    named = " or ".join(f"data.columns.{name}" for name in columns)
+    return expected, (
+        f"Correct data.outcome, list markers of missing values in `missing_values` of {named}, or say `unexpected: quarantine` there."
+    )
 
 
 def too_many_categories(where: str, found: str) -> ContractError:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from sharding import sources, storage
+from sharding import storage, unreadable
 from sharding.cells import CellTable
 from sharding.config import DataConfig
 from sharding.errors import SourceError
@@ -60,7 +60,7 @@ def write(
     if data.keep_quarantined_rows and counts:
         copies = {"rows.parquet": lambda path: cells.copy_quarantined(path, pseudonyms)}
         if found.is_text:
-            copies["lines.parquet"] = lambda path: sources.copy_rejects(connection, path)
+            copies["lines.parquet"] = lambda path: unreadable.copy(connection, path)
         for name, copy in copies.items():
             copy(str(scratch / name))
             storage.publish_file(scratch / name, storage.join(directory, "quarantine", name))

@@ -44,7 +44,7 @@ class RowSource:
         fields += [f"{value} AS {name}" for value, name in zip(values.values(), raw, strict=True)]
         fields += [f"{flag} AS flag", f"{people_sql(self.outcome, bind)} AS people", *self._bucket(bind)]
         if with_file:
-            fields.append("filename AS file")
+            fields.append(f"{quoted(self.sources.file_column)} AS file")
         if self.identity is not None:
             fields.append(f"CAST({quoted(self.identity.source)} AS VARCHAR) AS id")
         scan = self.sources.scan(bind, self._needed(), store_rejects=store_rejects)

@@ -7,13 +7,16 @@ guessed: leading zeros stay. Rows of the wrong length are rejected by the reader
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import gzip
-import io
+import json
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, cast
 
@@ -21,29 +24,27 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharding import level_order, storage
+from sharding import equal_files, level_order, storage, text_copy
 from sharding.config import DataConfig
 from sharding.errors import ContractError, SourceError
 from sharding.labels import Kind, kind_of_type
 from sharding.level_order import Order
 from sharding.sql import Bind, quoted
-from sharding.text_lines import LINES_OF_REJECT, LineCounter, breaks_sql
+from sharding.text_lines import LineCounter
 
+_UNNAMED = "(column without a name of its own)"
+_MARKS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv",
     ".tsv": "tsv", ".tab": "tsv", ".tsv.gz": "tsv", ".tab.gz": "tsv",
-}  # fmt: skip
-REJECT_REASONS = {
-    "MISSING COLUMNS": "csv:too_few_fields", "TOO MANY COLUMNS": "csv:too_many_fields",
-    "UNQUOTED VALUE": "csv:broken_quotes", "LINE SIZE OVER MAXIMUM": "csv:line_too_long",
-    "INVALID ENCODING": "csv:invalid_encoding", "INVALID STATE": "csv:broken_quotes", "CAST": "csv:broken_quotes",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SourceFile:
     """One file: its URL, the path that DuckDB opens, its columns in order, how each is stored, its rows (Parquet) or
-    lines without the header (text), and the orders of the needed columns that are ordered categoricals."""
+    lines without the header (text), the orders of the needed columns that are ordered categoricals, and the names that several columns of a text file
+    have (these, and those without a name, get one that nobody asks for)."""
 
     url: str
     path: str
@@ -53,6 +54,7 @@ class SourceFile:
     num_rows: int | None = None
     num_lines: int | None = None
     orders: Mapping[str, Order] = field(default_factory=dict)
+    repeated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,20 @@ class Sources:
         """The URL that a person knows, by the path that DuckDB reports."""
         return {file.path: file.url for file in self.files}
 
+    @cached_property
+    def file_column(self) -> str:
+        """Name of the column with the path of a row's file: one that no file has."""
+        taken = {name.lower() for file in self.files for name in (*file.columns, *file.partitions)}
+        name = "file of the row"
+        while name in taken:
+            name += " "
+        return name
+
     def scan(self, bind: Bind, columns: Iterable[str], *, store_rejects: bool = False) -> str:
-        """Return a SELECT of ``columns`` and ``filename`` over all files; paths go in as parameters of ``bind``."""
+        """Return a SELECT of ``columns`` and of the file's path, called :attr:`file_column`, over all files; paths go in as
+        parameters of ``bind``."""
         names = list(columns)
-        selected = ", ".join([*map(quoted, names), "filename"])
+        selected = ", ".join([*map(quoted, names), quoted(self.file_column)])
         alike: dict[tuple[tuple[str, ...], tuple[str, ...]], list[SourceFile]] = {}
         for file in self.files:
             kept = [i for i, name in enumerate(file.columns) if self.is_text or name in names]
@@ -88,7 +100,7 @@ class Sources:
     def _reader(self, bind: Bind, files: list[SourceFile], names: list[str], store_rejects: bool) -> str:
         paths = bind([file.path for file in files])
         is_partitioned = any(name not in files[0].columns for name in names)
-        options = f"filename=true, hive_partitioning={str(is_partitioned).lower()}"
+        options = f"filename={bind(self.file_column)}, hive_partitioning={str(is_partitioned).lower()}"
         if is_partitioned:
             options += ", hive_types_autocast=false"
         if not self.is_text:
@@ -121,7 +133,7 @@ def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sou
     if len(set(formats.values())) > 1:
         raise SourceError(
             "data.source", f"files of several formats: {sorted(set(formats.values()))}", "one format",
-            "Narrow the glob, or set data.format."
+            "Narrow the glob to files of one format."
         )  # fmt: skip
     is_text = formats[urls[0]] != "parquet"
     num_rows: int | None = None
@@ -133,6 +145,8 @@ def open_sources(data: DataConfig, needed: dict[str, str], scratch: Path) -> Sou
         num_rows = sum(file.num_rows or 0 for file in files)
         if num_rows == 0:
             raise no_rows(len(files))
+    if not data.allow_equal_files:
+        equal_files.check([file.url for file in files if (file.num_rows if file.num_lines is None else file.num_lines)])
     kinds = {name: _kind(name, where, files) for name, where in needed.items()}
     orders = {
         name: tuple(dict.fromkeys(file.orders[name] for file in files if name in file.orders)) for name in needed
@@ -145,59 +159,6 @@ def register_file_systems(connection: duckdb.DuckDBPyConnection, sources: Source
     remote = {file.path.split("://", 1)[0]: file.path for file in sources.files if "://" in file.path}
     for path in remote.values():
         connection.register_filesystem(storage.resolve(path)[0])
-
-
-def count_rejects(connection: duckdb.DuckDBPyConnection, sources: Sources) -> dict[tuple[str, str], int]:
-    """Return the number of lines that the reader rejected, by (URL, reason); a line counts once."""
-    rows = connection.execute(
-        f"SELECT file_path, error, sum(lines)::BIGINT FROM (SELECT file_path, min(error_type::VARCHAR) AS error, "
-        f"max({LINES_OF_REJECT}) AS lines FROM reject_errors JOIN reject_scans USING (scan_id, file_id) GROUP BY scan_id, file_id, file_path, line) GROUP BY ALL"
-    ).fetchall()
-    counts: dict[tuple[str, str], int] = {}
-    for path, error, count in rows:
-        key = (sources.url_of_path[path], REJECT_REASONS[error])
-        counts[key] = counts.get(key, 0) + count
-    return counts
-
-
-def check_lines(connection: duckdb.DuckDBPyConnection, sources: Sources, num_lines: int) -> None:
-    """Check that ``num_lines``, in rows and rejected, are all lines of text files, but for line breaks inside values.
-
-    Raises
-    ------
-    SourceError
-        Rows are inside a quoted value, or in no row at all: somewhere a quotation mark is not closed.
-    """
-    missing = sum(file.num_lines or 0 for file in sources.files) - num_lines
-    if missing == 0:
-        return
-    breaks = swallowed = 0
-    for file in sources.files:
-        bind = Bind()
-        one = replace(sources, files=(file,))
-        columns = breaks_sql(map(quoted, file.columns), bind(sources.delimiter))
-        query = f"SELECT {columns} FROM ({one.scan(bind, file.columns)})"
-        found = connection.execute(query, bind.values).fetchall()[0]
-        breaks, swallowed = breaks + found[0], swallowed + found[1]
-    if swallowed or breaks != missing:
-        raise SourceError(
-            "data.source", f"{missing:,} line(s) inside other rows, as after a quotation mark that is not closed",
-            "every line in a row of its own, or quotation marks around a value with line breaks",
-            "Correct the quotation marks in the files, or set data.delimiter."
-        )  # fmt: skip
-
-
-def copy_rejects(connection: duckdb.DuckDBPyConnection, path: str) -> None:
-    """Write where the rejected text rows stand (``file``, ``line``, ``reason``) to local Parquet.
-
-    Their text is left in the file: of a line that cannot be read, nobody can say which part is a name.
-    """
-    connection.execute(
-        "COPY (SELECT file_path AS file, line, min(error_type::VARCHAR) AS reason FROM reject_errors "
-        "JOIN reject_scans USING (scan_id, file_id) GROUP BY scan_id, file_id, file_path, line) "
-        "TO $path (FORMAT parquet)",
-        {"path": path},
-    )
 
 
 def no_rows(num_files: int) -> ContractError:
@@ -262,44 +223,53 @@ def _open_parquet(url: str, needed: Iterable[str]) -> SourceFile:
 
 def _open_text(url: str, delimiter: str, encoding: str, copy: Path) -> SourceFile:
     is_utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8", "utf-8-sig")
-    path = _engine_path(url)
-    lines = LineCounter()
+    codec = "utf-8-sig" if is_utf8 else encoding
+    path, lines, first = _engine_path(url), LineCounter(), b""
     try:
-        with storage.opened(url) as handle:
-            plain = cast(IO[bytes], gzip.GzipFile(fileobj=handle)) if url.lower().endswith(".gz") else handle
-            if is_utf8:
-                start = plain.read(1 << 20)
-                first = start.split(b"\n", 1)[0].decode("utf-8-sig")
-                lines.add(start)
-                while block := plain.read(1 << 20):
-                    lines.add(block)
-            else:
-                with io.TextIOWrapper(plain, encoding=encoding, newline="") as text:
-                    first = text.readline(1 << 20)
-                    with copy.open("x", encoding="utf-8", newline="") as target:
-                        piece = first
-                        while piece:
-                            lines.add(piece.encode())
-                            target.write(piece)
-                            piece = text.read(1 << 20)
-                path = str(copy)
-            header = next(csv.reader([first.removeprefix("\ufeff")], delimiter=delimiter), [])
-    except (UnicodeError, gzip.BadGzipFile, zlib.error, EOFError, csv.Error) as error:
+        with _plain(url) as plain:
+            while block := plain.read(1 << 20):
+                first += block if len(first) < 1 << 20 else b""
+                lines.add(block)
+        header = _header(first, codec, delimiter)
+        if header and (not is_utf8 or lines.has_open_quotes or lines.has_mixed_ends):
+            with _plain(url) as plain:
+                lines = text_copy.write(plain, codec, delimiter, len(header), copy)
+            path = str(copy)
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise SourceError(
-            repr(url), f"bytes that are not text in {encoding} ({type(error).__name__})", f"text in {encoding}",
-            "Set data.encoding (latin-1 and cp1252 are common), or copy the file again."
+            repr(url), f"bytes that are not a whole gzip file ({type(error).__name__})", "a file as gzip writes it",
+            "Copy the file again (it may be truncated), or take `.gz` from its name if it is not compressed."
+        ) from None  # fmt: skip
+    except (UnicodeError, csv.Error) as error:
+        known = next((name for mark, name in _MARKS.items() if first.startswith(mark)), None)
+        known = known or ("utf-16-le" if b"\0" in first[:1000] else None)
+        do = f"Set data.encoding: {known}." if known and is_utf8 else "Set data.encoding (latin-1 and cp1252 are common), or copy the file again."
+        raise SourceError(
+            repr(url), f"bytes that are not text in {encoding} ({type(error).__name__})", f"text in {encoding}", do
         ) from None  # fmt: skip
     if not header:
         raise SourceError(repr(url), "an empty file", "a header line", "Copy the file again, or narrow the glob.")
-    repeated = sorted({name for name in header if header.count(name) > 1})
-    if repeated or "" in header:
-        raise SourceError(
-            repr(url), f"a header of {len(header)} fields in which some names are empty or repeated",
-            "a first line that names every column once",
-            "Add a header line, correct it, or set data.delimiter."
-        )  # fmt: skip
-    columns = tuple(header)
-    return SourceFile(url, path, columns, ("string",) * len(columns), _partitions(url), num_lines=lines.num_lines - 1)
+    names = tuple(name if header.count(name) == 1 and name else f"{_UNNAMED} {i + 1}" for i, name in enumerate(header))
+    repeated = frozenset(name for name in header if header.count(name) > 1)
+    return SourceFile(
+        url, path, names, ("string",) * len(names), _partitions(url), num_lines=lines.num_lines - 1, repeated=repeated
+    )
+
+
+@contextmanager
+def _plain(url: str) -> Iterator[IO[bytes]]:
+    """Give a text file to read, unpacked."""
+    with storage.opened(url) as handle:
+        yield cast(IO[bytes], gzip.GzipFile(fileobj=handle)) if url.lower().endswith(".gz") else handle
+
+
+def _header(first: bytes, codec: str, delimiter: str) -> list[str]:
+    """The names in the first line, from the first bytes of a file (of which the last character may be cut)."""
+    text = codecs.getincrementaldecoder(codec)("replace" if codec == "utf-8-sig" else "strict").decode(first)
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", 1)
+    if "\ufffd" in lines[0] or "\0" in lines[0]:
+        raise UnicodeError("the first line")
+    return next(csv.reader([lines[0].removeprefix("\ufeff")], delimiter=delimiter), [])
 
 
 def _kind(name: str, where: str, files: list[SourceFile]) -> Kind:
@@ -307,19 +277,24 @@ def _kind(name: str, where: str, files: list[SourceFile]) -> Kind:
     for file in files:
         if name in file.columns:
             if sum(other.lower() == name.lower() for other in file.columns) > 1:
-                raise ContractError(
-                    f"{where}, file {file.url!r}", f"columns that differ from {name!r} only in case", "one",
-                    "Rename one of them in the file."
-                )  # fmt: skip
+                is_same = file.columns.count(name) > 1
+                found = f"several columns called {name!r}" if is_same else f"columns that differ from {name!r} only in case"
+                raise ContractError(f"{where}, file {file.url!r}", found, "one", "Rename one of them in the file.")
             kinds.add(_kind_of_type(name, file))
         elif name in file.partitions:
             kinds.add("text")
+        elif name in file.repeated:
+            raise ContractError(
+                f"{where}, file {file.url!r}", f"several columns called {name!r}", "one", "Rename one of them in the file."
+            )
         else:
             known = [*file.columns, *file.partitions]
             is_stored = file.num_lines is None  # the first line of a text file may be a person, if the header is not there
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5 if is_stored else 0.75)
             near = near or [other for other in known if other.lower() == name.lower()]
             hint = f"Did you mean {near[0]!r}?" if near else "Correct the name, or add `source:` to the column."
+            other = next((mark for mark in ";\t|," if not is_stored and len(file.columns) == 1 and mark in file.columns[0]), None)
+            hint = hint if other is None else f"Set data.delimiter: {json.dumps(other)}."
             listed = f"one of {known[:40]}{' ...' if len(known) > 40 else ''}"
             raise ContractError(
                 f"{where}, file {file.url!r}", f"no column {name!r}",

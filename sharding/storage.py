@@ -351,7 +351,7 @@ def list_files(pattern: str) -> list[str]:
             entries = ask(pattern, lambda: fs.glob(path, detail=True)).items()
         except FileNotFoundError:  # as gcsfs says where there is no bucket; the others find nothing
             return []
-        found = [n for n, info in entries if info["type"] == "file" and not n.rsplit("/", 1)[-1].startswith(".")]
+        found = [n for n, info in entries if _is_file(fs, n, info) and not n.rsplit("/", 1)[-1].startswith(".")]
     elif _kind(pattern) == "directory":
         files = ask(pattern, lambda: fs.find(path))
         below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in files]
@@ -360,6 +360,11 @@ def list_files(pattern: str) -> list[str]:
         _refuse_special(fs, path)
         found = [path] if exists(pattern) else []
     return sorted(name if isinstance(fs, LocalFileSystem) else _url_of(fs, name, pattern) for name in found)
+
+
+def _is_file(fs: fsspec.AbstractFileSystem, name: str, info: dict[str, Any]) -> bool:
+    """Whether a path is a file; fsspec calls a link to one neither file nor directory."""
+    return os.path.isfile(name) if isinstance(fs, LocalFileSystem) else info["type"] == "file"
 
 
 def _url_of(fs: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
@@ -379,8 +384,9 @@ def fingerprint(url: str) -> dict[str, Any]:
     fs.invalidate_cache()
     info = ask(url, lambda: fs.info(path))
     version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "created") if info.get(key)), "")
-    if isinstance(fs, LocalFileSystem):
-        version = str(os.stat(path).st_mtime_ns)
+    if isinstance(fs, LocalFileSystem):  # of what a link leads to
+        found = os.stat(path)
+        info["size"], version = found.st_size, str(found.st_mtime_ns)
     digest = sha256_bytes(f"{info['size']} {version}".encode())
     return {"url": url, "num_bytes": int(info["size"]), "fingerprint": digest}
 

@@ -18,11 +18,24 @@ LINES_OF_REJECT = "greatest(1, len(regexp_extract_all(csv_line, '[^\\r\\n]+')))"
 
 
 class LineCounter:
-    """Counts the lines of text that comes in blocks; blank lines are none, and CR, LF and CRLF all end a line."""
+    """Counts the lines of text that comes in blocks; blank lines are none, and CR, LF and CRLF all end a line.
+
+    ``has_open_quotes``: a line has an odd number of quotation marks, so a value runs over lines, or a mark is not closed.
+    """
 
     def __init__(self) -> None:
         self.num_lines = 0
+        self.has_open_quotes = False
         self._in_line = False
+        self._is_odd = False
+        self._ends = {b"\n": 0, b"\r": 0, b"\r\n": 0}
+        self._last = b""
+
+    @property
+    def has_mixed_ends(self) -> bool:
+        """Whether lines end in more than one way."""
+        both = self._ends[b"\r\n"]
+        return sum(count > 0 for count in (self._ends[b"\n"] - both, self._ends[b"\r"] - both, both)) > 1
 
     def add(self, block: bytes) -> None:
         """Count on with the next block."""
@@ -33,6 +46,14 @@ class LineCounter:
         starts = np.count_nonzero(in_line[1:] & ~in_line[:-1]) + int(in_line[0] and not self._in_line)
         self.num_lines += int(starts)
         self._in_line = bool(in_line[-1])
+        for end in self._ends:
+            self._ends[end] += block.count(end)
+        self._ends[b"\r\n"] += self._last == b"\r" and block.startswith(b"\n")
+        self._last = block[-1:]
+        if self._is_odd or b'"' in block:
+            odd = np.cumsum(characters == 34, dtype=np.uint8) & 1 ^ np.uint8(self._is_odd)
+            self.has_open_quotes |= bool((odd & ~in_line).any())
+            self._is_odd = bool(odd[-1])
 
 
 def breaks_sql(columns: Iterable[str], delimiter: str) -> str:

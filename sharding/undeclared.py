@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from sharding.contract import ModelColumn
+from sharding.contract import ModelColumn, all_missing
 from sharding.errors import ContractError
 
 _CHOICES = {
@@ -36,6 +36,9 @@ def check(columns: Mapping[str, tuple[ModelColumn | None, int]], num_rows: int) 
     found = {name: pair for name, pair in columns.items() if pair[1] > 0}
     if not found:
         return
+    empty = next((column for column, count in found.values() if column is not None and count == num_rows), None)
+    if empty is not None:
+        raise all_missing(empty)
     lines = []
     for name, (column, count) in found.items():
         lines.append(f"  {name}: {count:,} of {num_rows:,} rows ({_share(count, num_rows)}) have no value. One of:")

@@ -43,7 +43,7 @@ BROKEN: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("factor all missing", {"state": [None, ""] * 3}, {},
      r"data\.columns\.state: found column 'state' is missing in every row; expected values\. Leave"),
     ("null type", {"state": pa.nulls(6)}, {}, r"data\.columns\.state: found column 'state' is missing in every row"),
-    ("numeric all missing", {"x": pa.array([math.nan] * 6)}, {}, r"every row quarantined \(6 x:missing\); expected rows"),
+    ("numeric all missing", {"x": pa.array([math.nan] * 6)}, {}, r"data\.columns\.x: found column 'x' is missing in every row"),
     ("no row", {}, {"rows": 0}, r"data\.source: found no row in 1 file\(s\); expected at least one row\. Check"),
     ("level not declared", {"state": ["01", "01", "02", "02", SECRET, SECRET]}, {"columns": {"state": {"levels": ["01", "02"]}}},
      r"data: found 2 row\(s\) state:unexpected_level; expected state one of '01', '02'\. Add the levels to data\.columns\.state\.levels"),
@@ -147,7 +147,7 @@ def test_types_that_differ_between_files(helpers: Any, tmp_path: Path) -> None:
 
 
 def test_quarantine_counts_each_row_once_by_reason_and_file(helpers: Any, tmp_path: Path) -> None:
-    rule = {"unexpected": "quarantine"}
+    rule = {"unexpected": "quarantine", "missing": "quarantine"}
     pq.write_table(table(state=["01", None, "", "UNK", "ZZ", "02"]), tmp_path / "a.parquet")
     pq.write_table(table(x=[None, math.inf, 9.0, 1, 2, 3], voted=[7, 7, 0, 1, None, 1]), tmp_path / "b.parquet")
     report = helpers.run(
@@ -155,7 +155,7 @@ def test_quarantine_counts_each_row_once_by_reason_and_file(helpers: Any, tmp_pa
         group_columns=[("state",)], keep_quarantined_rows=True,
         columns={
             "state": {"levels": ["01", "02", "03"], "missing_values": ["", "UNK"], **rule}, "x": {"maximum": 5, **rule},
-            "voted": rule,
+            "voted": {"unexpected": "quarantine"},
         },
     )  # fmt: skip
     assert report.manifest["totals"] == {"rows_read": 12, "rows_in_cells": 5, "rows_quarantined": 7}
@@ -173,7 +173,8 @@ def test_quarantine_counts_each_row_once_by_reason_and_file(helpers: Any, tmp_pa
 
 
 def test_rows_are_not_kept_unless_allowed(helpers: Any, tmp_path: Path) -> None:
-    ingest(helpers, tmp_path, table(state=["01", None, "02", "02", "03", "03"]))
+    rows = table(state=["01", None, "02", "02", "03", "03"])
+    ingest(helpers, tmp_path, rows, columns={"state": {"missing": "quarantine"}})
     assert [path.name for path in (tmp_path / "run/quarantine").iterdir()] == ["counts.json"]
 
 
@@ -190,7 +191,7 @@ def test_missing_as_a_level(helpers: Any, tmp_path: Path) -> None:
 
 
 def test_levels_of_quarantined_rows_only_are_no_levels(helpers: Any, tmp_path: Path) -> None:
-    report = ingest(helpers, tmp_path, table(x=[1.0, 2, 3, 4, None, None]))
+    report = ingest(helpers, tmp_path, table(x=[1.0, 2, 3, 4, None, None]), columns={"x": {"missing": "quarantine"}})
     assert report.dictionary.factors["state"].levels == ("01", "02")
     assert report.manifest["quarantine"] == {"x:missing": 2}
     declared = ingest(helpers, tmp_path, table(), columns={"state": {"levels": ["00", "01", "02", "03"]}})
@@ -240,7 +241,7 @@ def test_nan_beside_ordinary_numbers_is_missing(tmp_path: Path) -> None:
     """Without an infinity that widens the column's minimum and maximum, the file's footer hides that there is a NaN."""
     table = pa.table({"y": [0.0, 1.0, math.nan, 1.0, 0.0], "x": [0.5, math.nan, 1.5, 2.5, 3.5], "g": list("aabbb")})
     pq.write_table(table, tmp_path / "one.parquet")
-    data = DataConfig(source=str(tmp_path / "one.parquet"), outcome="y", terms_of_use="synthetic")
+    data = DataConfig(source=str(tmp_path / "one.parquet"), outcome="y", terms_of_use="synthetic", columns={"x": {"missing": "quarantine"}})
     report = ingest_files(
         data, ShardsConfig(), outcome_kind="binomial", factor_columns=("g",), predictor_columns=("x",),
         group_columns=(("g",),), directory=str(tmp_path / "run"),

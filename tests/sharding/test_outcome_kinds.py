@@ -161,8 +161,10 @@ def expected_people(outcome: Any, table: pa.Table, is_weighted: bool) -> dict[st
 def ingested(helpers: Any, source: Any, directory: Any, kind: str, outcome: Any, **options: Any) -> Any:
     """Ingest with everything unexpected in quarantine."""
     names = [*outcome] if isinstance(outcome, dict) else [outcome]
-    columns: dict[str, Any] = {name: {"unexpected": "quarantine"} for name in names}
-    columns["g"] = {"missing": "quarantine"}
+    columns: dict[str, Any] = {"g": {"missing": "quarantine"}}
+    columns |= {name: {"unexpected": "quarantine"} for name in names}
+    if options.get("weight"):
+        columns["w"] = {"missing": "quarantine"}
     if "trials" in columns:
         columns["trials"]["missing"] = "quarantine"
     if kind == "category":
@@ -334,7 +336,7 @@ def test_categories_of_quarantined_rows_only_are_none(helpers: Any, tmp_path: Pa
     pq.write_table(table, tmp_path / "x.parquet")
     report = helpers.run(
         tmp_path / "x.parquet", tmp_path / "run", outcome="v", outcome_kind="category", factor_columns=["g"],
-        predictor_columns=[], group_columns=[], shards=SHARDS[0],
+        predictor_columns=[], group_columns=[], shards=SHARDS[0], columns={"g": {"missing": "quarantine"}},
     )  # fmt: skip
     assert report.dictionary.outcome.categories == ("no", "yes")
     assert report.manifest["quarantine"] == {"g:missing": 1}

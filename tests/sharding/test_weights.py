@@ -104,7 +104,7 @@ def test_bad_weights_are_counted_by_file_and_only_where_the_outcome_is_known(hel
     report = helpers.run(
         tmp_path / "*.csv", tmp_path / "run", outcome="vote", weight="w", factor_columns=["state"], predictor_columns=[],
         group_columns=[], shards={"by": "state", "min_cells": 1}, keep_quarantined_rows=True,
-        columns={"w": {"source": "weight", "missing_values": ["", "99"]}},
+        columns={"w": {"source": "weight", "missing_values": ["", "99"], "missing": "quarantine"}},
     )  # fmt: skip
     assert report.manifest["totals"] == {"rows_read": 10, "rows_in_cells": 4, "rows_quarantined": 6}
     counts = storage.read_json(str(tmp_path / "run/quarantine/counts.json"))["by_file"]
