@@ -26,6 +26,7 @@ from fitting import terms
 from fitting.coding import Coding, Numeric
 from fitting.columns import DataColumns
 from sharding import labels, level_order, storage
+from sharding.errors import StorageError
 from sharding.level_order import Order
 from sharding.sources import SUFFIXES
 
@@ -135,6 +136,8 @@ class _Reader:
         try:
             with storage.opened(self.where) as file:
                 yield gzip.GzipFile(fileobj=file) if name.endswith(".gz") else file, kind
+        except StorageError:
+            raise self.error("no file of that name (a folder or a pattern is none)", "one file") from None
         except (pa.ArrowException, gzip.BadGzipFile, EOFError, UnicodeError) as error:
             raise self.error(type(error).__name__, "a Parquet or CSV table, in UTF-8") from None
 

@@ -72,10 +72,11 @@ def is_declared(reason: str, data: DataConfig) -> bool:
     name, _, rule = reason.rpartition(":")
     if name == "id":
         return True
-    if name == "weight":
-        return data.column(str(data.weight)).missing is not None
+    column = data.column(str(data.weight) if name == "weight" else name)
     if rule == "missing":
-        return data.column(name).missing is not None
+        return column.missing is not None
+    if name == "weight":  # left out by default
+        return column.unexpected == "quarantine"
     return name in {*data.columns, *data.outcome_columns, "outcome"}
 
 
@@ -92,7 +93,7 @@ def judge(population: Mapping[str, Any], config: RunConfig) -> list[dict[str, An
     gate(
         "rows", max(shares, default=0.0), _reasons(population),
         "share of known outcomes, or of people, that was left out without having been declared",
-        "mend the files, or say in `data` what is to happen to these rows",
+        "mend the files, or say in `data` what is to happen to these rows (`data.columns.NAME: {missing: quarantine, unexpected: quarantine}`)",
     )  # fmt: skip
     if population["frame"] != "file":
         rows = [(row["people"], _new(row)) for row in population["new"]]

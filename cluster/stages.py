@@ -383,7 +383,7 @@ def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -
 
     columns = step.inputs["columns"]
     file = storage.join(directory, CODING)
-    ingest(
+    made = ingest(
         config.data,
         config.shards,
         outcome_kind=columns["outcome_kind"],
@@ -396,6 +396,8 @@ def _ingest(step: Step, config: RunConfig, directory: str, progress: Progress) -
         progress=lambda phase, done, total: progress.update(phase=phase, done=done, total=total),
         coding=Dictionary.from_json(storage.read_json(file)) if "coding" in step.inputs else None,
     )
+    for note in made.dictionary.notes:
+        progress.say(f"data.columns.{note.column}: {note.what}. {note.do}")
 
 
 def _report(directory: str) -> None:

@@ -19,10 +19,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharding import cell_statistics, contract, frozen
+from sharding import cell_statistics, contract, frozen, notes
 from sharding.cell_statistics import fixed_point_scale, fixed_point_sql
 from sharding.contract import ModelColumn, Reasons
-from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
+from sharding.dictionary import Dictionary, FactorCoding, Note, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
 from sharding.labels import Kind, label_sql
 from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
@@ -56,6 +56,7 @@ class CellTable:
         self._is_ordered = False
         self.num_missing: dict[str, int] = {}
         self._pivot = 0.0
+        self._num_joined: dict[str, int] = {}
         self._num_rows = 0
 
     @property
@@ -106,6 +107,7 @@ class CellTable:
         self._number_reasons()
         labels = {column.name: self._distinct(self.columns.index(column)) for column in self.factors}
         self.num_missing = self._count_missing()
+        self._num_joined = {column.name: self._count_joined(column) for column in self.factors if column.kind == "text"}
         codings = self._encode_with(labels)
         if self.quarantined() and self.num_good_cells() > 0:
             codings |= self._drop_idle_levels(labels, codings)
@@ -185,6 +187,26 @@ class CellTable:
             if numbers is not None:
                 found[column.name] = self._coding_of_levels(column, numbers)
         return found
+
+    def notes(self, codings: dict[str, FactorCoding]) -> tuple[Note, ...]:
+        """Return what looks odd in the columns."""
+        num_rows, found = self.num_good_rows(), list[Note]()
+        for column in self.columns:
+            code = self.code(column)
+            if column.role == "factor":
+                rows = self._execute(f"SELECT {code}, sum(n) FROM good GROUP BY 1 ORDER BY 1")
+                levels = codings[column.name].levels
+                by_level = {levels[i]: int(n) for i, n in rows if levels[i] != column.config.missing_level}
+                found += notes.of_levels(column.name, by_level, self._num_joined.get(column.name, 0), num_rows)
+                continue
+            ends = [
+                [(x, int(n)) for x, n in self._execute(
+                    f"SELECT {code}, sum(n) FROM good GROUP BY 1 ORDER BY 1 {order} LIMIT {notes.NUM_EXTREMES}"
+                )]
+                for order in ("ASC", "DESC")
+            ]  # fmt: skip
+            found += notes.of_number(column.name, ends[0], ends[1], num_rows)
+        return tuple(found)
 
     def groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the combinations of codes of the factors ``names`` that occur, sorted."""
@@ -357,6 +379,12 @@ class CellTable:
             return {}
         found = self._one(f"SELECT {counts} FROM cells WHERE flag = 0", bind)
         return {column.name: int(count) for column, count in zip(self.columns, found, strict=True)}
+
+    def _count_joined(self, column: ModelColumn) -> int:
+        """Levels of a text column that are written in several ways."""
+        i = self.columns.index(column)
+        query = f"SELECT {self._text(i)} AS label FROM (SELECT DISTINCT k{i} FROM cells) WHERE label <> '' GROUP BY 1 HAVING count(*) > 1"
+        return int(self._one(f"SELECT count(*) FROM ({query})")[0])
 
     def _given(self, i: int, bind: Bind) -> str:
         """SQL: whether a row of ``cells`` has a value of a column."""

@@ -7,6 +7,7 @@ says. A row has one reason: the first that applies, outcome first, then the colu
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -20,6 +21,9 @@ from sharding.level_order import Order, arrange
 MAX_LEVELS = 1_000_000
 MISSING, UNEXPECTED, UNUSED = -1, -2, -3
 """Codes that are not levels. ``UNUSED``: a level of quarantined rows only, so not a level of the model."""
+
+_DRESSED = re.compile(r"[-+]?[$€£]? ?(\d{1,3}([,. ']\d{3})+([.,]\d+)?|\d+,\d+|(?<=[$€£])\d+(\.\d+)?|\d+([.,]\d+)?(?= ?%)) ?[%€]?")
+"""Numbers as they are written for people: 1,234 or 1.234,5 or $20 or 45%; plain numbers are looked for first."""
 
 Role = Literal["factor", "numeric", "undecided"]
 
@@ -130,6 +134,13 @@ def decide_role(
         return _with_role(column, decided)
     given = [value for value in values if value is not None and value not in column.config.missing_values]
     num_numbers = sum(map(_is_plain_number, given))
+    num_dressed = sum(_DRESSED.fullmatch(value) is not None for value in given)
+    if 2 * num_dressed > len(given) or (num_dressed and num_numbers + num_dressed == len(given)):
+        raise ContractError(
+            column.where, f"{num_dressed:,} distinct values that look like numbers written with thousands separators, decimal commas "
+            "or signs of a unit", "plain numbers such as 1234.5",
+            "Write them plainly in the file; or, if each is a level of its own, say `type: factor`."
+        )  # fmt: skip
     if 0 < num_numbers < len(given):
         raise ContractError(
             column.where, f"{num_numbers:,} distinct values that are numbers and {len(given) - num_numbers:,} that are not",

@@ -64,11 +64,24 @@ class OutcomeCoding:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something odd in a column (:mod:`sharding.notes`): its ``kind``, how many rows it concerns, in words, and what to do."""
+
+    column: str
+    kind: str
+    count: int
+    share: float
+    what: str
+    do: str
+
+
+@dataclass(frozen=True)
 class Dictionary:
     """The codings of a run.
 
     ``groups["state:county"]`` are the observed combinations of codes, sorted. ``parents["county"]["state"][code]`` is
-    the state of a county, where every county lies in one state; -1 for a declared level that no row has.
+    the state of a county, where every county lies in one state; -1 for a declared level that no row has. ``notes`` are of
+    oddities, for a person to look at; nothing is decided by them.
     """
 
     factors: dict[str, FactorCoding]
@@ -76,6 +89,7 @@ class Dictionary:
     groups: dict[str, tuple[tuple[int, ...], ...]]
     parents: dict[str, dict[str, tuple[int, ...]]]
     outcome: OutcomeCoding
+    notes: tuple[Note, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers with a ``schema_version``; what does not apply is left out."""
@@ -97,6 +111,7 @@ class Dictionary:
                 groups={k: tuple(map(tuple, v)) for k, v in value["groups"].items()},
                 parents={k: {p: tuple(c) for p, c in v.items()} for k, v in value["parents"].items()},
                 outcome=OutcomeCoding(**outcome),
+                notes=tuple(Note(**note) for note in value.get("notes", ())),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ShardCorruptError(

@@ -254,6 +254,7 @@ def _describe(
         groups={":".join(group): frozen.groups(coding, codings, group, cells.groups(group)) for group in group_columns},
         parents=frozen.parents(coding, codings, cells.parents(codings)),
         outcome=outcome,
+        notes=cells.notes(codings),
     )
 
 

@@ -360,7 +360,7 @@ def list_files(pattern: str) -> list[str]:
             entries = ask(pattern, lambda: fs.glob(path, detail=True)).items()
         except FileNotFoundError:  # as gcsfs says where there is no bucket; the others find nothing
             return []
-        found = [n for n, info in entries if info["type"] == "file" and not n.rsplit("/", 1)[-1].startswith(".")]
+        found = [n for n, info in entries if _is_file(fs, n, info) and not n.rsplit("/", 1)[-1].startswith(".")]
     elif kind == "directory":
         files = ask(pattern, lambda: fs.find(path))
         below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in files]
@@ -369,6 +369,11 @@ def list_files(pattern: str) -> list[str]:
         _refuse_special(fs, path)
         found = [path] if kind is not None else []
     return sorted(name if isinstance(fs, LocalFileSystem) else _url_of(fs, name, pattern) for name in found)
+
+
+def _is_file(fs: fsspec.AbstractFileSystem, name: str, info: dict[str, Any]) -> bool:
+    """Whether a path is a file; fsspec calls a link to one neither file nor directory."""
+    return os.path.isfile(name) if isinstance(fs, LocalFileSystem) else info["type"] == "file"
 
 
 def _url_of(fs: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
@@ -390,8 +395,9 @@ def fingerprint(url: str) -> dict[str, Any]:
     info = ask(url, lambda: fs.info(path))
     size, is_local_file = int(info["size"] or 0), isinstance(fs, LocalFileSystem)
     version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
-    if is_local_file:
-        version = str(os.stat(path).st_mtime_ns)
+    if is_local_file:  # of what a link leads to
+        found = os.stat(path)
+        size, version = found.st_size, str(found.st_mtime_ns)
     if is_local_file or not version:
         version += " " + _sha256_of_samples(url, size)
     return {"url": url, "num_bytes": size, "fingerprint": sha256_bytes(f"{size} {version}".encode())}

@@ -33,6 +33,8 @@ _FOUND = {
         "Set data.encoding: cp1252 (of Windows) and latin-1 are common.",
     ),
 }
+_ERROR = "coalesce(max(error_type::VARCHAR) FILTER (WHERE error_type::VARCHAR = 'UNQUOTED VALUE'), min(error_type::VARCHAR))"
+"""SQL: of the errors of a line the one that made the others."""
 ALWAYS = 1
 """One line is no reason to end a run."""
 
@@ -40,7 +42,7 @@ ALWAYS = 1
 def count(connection: duckdb.DuckDBPyConnection, sources: Sources) -> dict[tuple[str, str], int]:
     """Return the number of lines that the reader rejected, by (URL, reason); a line counts once."""
     rows = connection.execute(
-        f"SELECT file_path, error, sum(lines)::BIGINT FROM (SELECT file_path, min(error_type::VARCHAR) AS error, "
+        f"SELECT file_path, error, sum(lines)::BIGINT FROM (SELECT file_path, {_ERROR} AS error, "
         f"max({LINES_OF_REJECT}) AS lines FROM reject_errors JOIN reject_scans USING (scan_id, file_id) "
         "GROUP BY scan_id, file_id, file_path, line) GROUP BY ALL"
     ).fetchall()
@@ -125,7 +127,7 @@ def copy(connection: duckdb.DuckDBPyConnection, path: str) -> None:
     Their text is left in the file: of a line that cannot be read, nobody can say which part is a name.
     """
     connection.execute(
-        "COPY (SELECT file_path AS file, line, min(error_type::VARCHAR) AS reason FROM reject_errors "
+        f"COPY (SELECT file_path AS file, line, {_ERROR} AS reason FROM reject_errors "
         "JOIN reject_scans USING (scan_id, file_id) GROUP BY scan_id, file_id, file_path, line) "
         "TO $path (FORMAT parquet)",
         {"path": path},

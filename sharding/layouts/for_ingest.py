@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sharding import cleaned_rows, storage
+from sharding import cleaned_rows, equal_files, storage
 from sharding.config import DataConfig
 from sharding.errors import ContractError, SourceError
 from sharding.layouts import cleaning, library
@@ -70,6 +70,9 @@ def cleaned(
         columns=[name for name in columns if name != VOTED], memory_limit=data.memory_limit, threads=data.threads,
         progress=progress,
     )  # fmt: skip
+    rows_in = zip(made.files, made.dirt["files"], strict=True)
+    if not data.allow_equal_files:
+        equal_files.check(sorted({file.url for file, entry in rows_in if entry["rows_in"]}))
     yield data.model_copy(update={"source": (made.path,), "format": "parquet"}), _upstream(made)
     if data.keep_cleaned:
         cleaning.remove_parts(made)

@@ -257,6 +257,11 @@ def test_what_is_no_frame_is_refused_with_its_reason(read, columns: dict[str, An
         read(table)
 
 
+def test_a_folder_is_no_frame(tmp_path: Path):
+    with pytest.raises(FrameError, match="one file, found no file of that name"):
+        frames.read(config(frame=str(tmp_path)), coding())
+
+
 def test_a_column_twice_is_refused(read):
     with pytest.raises(FrameError, match="more than once"):
         read(pa.table([["1"], ["2"], [1]], names=["area", "area", "n"]), suffix="csv")
@@ -269,7 +274,7 @@ MANIFEST = {
         "people": 900, "outcomes": 300,
         "left_out": {
             "age:missing": {"people": 5000, "outcomes": 50}, "unreadable line": {"people": 100, "outcomes": 0},
-            "weight:missing": {"people": 40, "outcomes": 40},
+            "weight:not_positive": {"people": 40, "outcomes": 40},
         },
     }
 }  # fmt: skip

@@ -163,7 +163,7 @@ def test_another_run_in_the_directory_is_refused(file: Path, fakes: FakeStages):
     with pytest.raises(RunDirectoryError, match="name: turnout -> support"):
         run(file, "name=support", "run.directory=runs/turnout")
     with pytest.raises(RunDirectoryError, match=r"data\.outcome: voted -> age"):
-        run(file, "data.outcome=age", "model.formula=age ~ 1 + (1 | state)")
+        run(file, "data.outcome=age", "model.formula=age ~ 1 + (1 | state)", "poststratify.by=[state]")
 
 
 def test_a_run_that_would_not_fit_is_refused_with_numbers(

@@ -178,14 +178,16 @@ def test_rows_that_were_left_out_are_told_first(tmp_path: Path):
     assert "people: 60 of 600 people" in again.out, "told again where nothing is redone"
 
 
-def test_weights_that_are_missing_without_a_word_do_not_pass(tmp_path: Path):
-    columns = survey() | {"w": [None if i % 8 == 0 else 1.0 for i in range(600)]}
+def test_weights_of_0_without_a_word_do_not_pass(tmp_path: Path):
+    columns = survey() | {"w": [0.0 if i % 8 == 0 else 1.0 for i in range(600)]}
     said = caucus(tmp_path, columns, FORMULA, "bernoulli", data="outcome: y, weight: w")
     assert said.code == 0, said
     assert "verdict: warn" in said.out
-    assert "weight:missing 75" in said.out
+    assert "weight:not_positive 75" in said.out
     (gate,) = [gate for gate in audit(tmp_path)["gates"] if gate["name"] == "rows"]
     assert (gate["status"], gate["about"], gate["value"]) == ("warn", "data", 0.125)
+    declared = "outcome: y, weight: w, columns: {w: {unexpected: quarantine}}"
+    assert "verdict: pass" in caucus(tmp_path / "declared", columns, FORMULA, "bernoulli", data=declared).out
 
 
 def test_later_files_are_in_the_units_of_the_first(tmp_path: Path):

@@ -41,6 +41,7 @@ def run(source: Any, directory: Any, *, shards: dict[str, Any] | None = None, **
     arguments: dict[str, Any] = {
         "outcome_kind": "binomial", "factor_columns": ["state", "county", "race"], "predictor_columns": ["female", "dem"],
         "group_columns": [("state",), ("state", "county"), ("race",)], "seed": 0, "coding": None,
+        "margin_columns": (),
     }  # fmt: skip
     for name in list(arguments):
         arguments[name] = options.pop(name, arguments[name])

@@ -161,11 +161,12 @@ def expected_people(outcome: Any, table: pa.Table, is_weighted: bool) -> dict[st
 def ingested(helpers: Any, source: Any, directory: Any, kind: str, outcome: Any, **options: Any) -> Any:
     """Ingest with everything unexpected in quarantine."""
     names = [*outcome] if isinstance(outcome, dict) else [outcome]
-    columns: dict[str, Any] = {name: {"unexpected": "quarantine"} for name in names} | {"g": {"missing": "quarantine"}}
-    if "trials" in columns:
-        columns["trials"]["missing"] = "quarantine"
+    columns: dict[str, Any] = {"g": {"missing": "quarantine"}}
+    columns |= {name: {"unexpected": "quarantine"} for name in names}
     if options.get("weight"):
         columns["w"] = {"missing": "quarantine"}
+    if "trials" in columns:
+        columns["trials"]["missing"] = "quarantine"
     if kind == "category":
         columns[outcome]["levels"] = LEVELS
     arguments = {

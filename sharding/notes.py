@@ -1,0 +1,94 @@
+"""What looks odd in the columns of a model, noted where the data are described: nothing is changed, a person decides.
+
+Codes for "not known" among the numbers, a spike far outside the rest, markers of missing values that are levels, and levels that
+differ only in how they are written. Values are told of numbers that several rows share and of levels, both of which the
+dictionary holds anyway; never of a row.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from sharding.dictionary import Dictionary, Note
+
+NEGATIVE = (-1.0, -7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -999.0, -9999.0, -99999.0)
+POSITIVE = (99.0, 999.0, 9999.0, 99999.0, 999999.0)
+"""What files write for "not known", "refused", "not asked"."""
+MARKERS = frozenset({"na", "n/a", "#n/a", "nan", "null", "<na>", ".", "-9", "-99", "-999", "-9999"})
+NUM_EXTREMES = len(NEGATIVE) + 2
+MAX_SHOWN = 3
+
+Counts = Sequence[tuple[float, int]]
+"""Values with their numbers of rows."""
+
+
+def of_number(column: str, smallest: Counts, largest: Counts, num_rows: int) -> list[Note]:
+    """Return the notes of a numeric column, from its smallest values (ascending) and its largest (descending)."""
+    low, high = list(smallest), list(largest)
+    codes = _peel(low, NEGATIVE) + _peel(high, POSITIVE)
+    if not low or not high or high[0][0] < low[0][0]:
+        return []
+    least, most = low[0][0], high[0][0]
+    width = most - least
+    odd = [(v, n) for v, n in codes if (v < 0 <= least) or (v < least - width) or (v > most + width and width > 0)]
+    notes = [_of_value(column, "sentinel", pair, num_rows, "a usual code for a value that is not known") for pair in odd]
+    for ends in (low, high):
+        if len(ends) > 3 and ends[0][1] > 1:
+            inner = abs(ends[1][0] - (most if ends is low else least))
+            if abs(ends[0][0] - ends[1][0]) > inner > 0:
+                notes.append(_of_value(column, "spike", ends[0], num_rows, "far outside all other values"))
+    return notes
+
+
+def _peel(ends: list[tuple[float, int]], codes: Sequence[float]) -> list[tuple[float, int]]:
+    """Take usual codes off an end."""
+    peeled = []
+    while ends and ends[0][0] in codes:
+        peeled.append(ends.pop(0))
+    return peeled
+
+
+def _of_value(column: str, kind: str, pair: tuple[float, int], num_rows: int, why: str) -> Note:
+    value, count = pair
+    what = f"{count:,} rows have {value:g}, {why}"
+    do = f'If it means missing, list it: data.columns.{column}.missing_values: ["", "{value:g}"].'
+    return Note(column, kind, count, count / num_rows, what, do)
+
+
+def of_levels(column: str, rows_by_level: Mapping[str, int], num_joined: int, num_rows: int) -> list[Note]:
+    """Return the notes of a factor, from the rows of each level and the number of levels that were written in several ways."""
+    notes = []
+    alike: dict[str, list[str]] = defaultdict(list)
+    for level in rows_by_level:
+        alike[_folded(level)].append(level)
+    doubled = [sorted(levels, key=lambda level: -rows_by_level[level]) for levels in alike.values() if len(levels) > 1]
+    if doubled:
+        count = sum(rows_by_level[level] for levels in doubled for level in levels[1:])
+        shown = "; ".join(", ".join(map(repr, levels)) for levels in doubled[:MAX_SHOWN])
+        what = f"{len(doubled):,} level(s) in several spellings that differ in case, blanks or Unicode form ({shown}{'; ...' if len(doubled) > MAX_SHOWN else ''})"
+        notes.append(Note(column, "doubled", count, count / num_rows, what, "If they are the same, write them alike in the file."))
+    for level, count in rows_by_level.items():
+        if level.casefold() in MARKERS and len(rows_by_level) > 1:
+            do = f'If it means missing, list it: data.columns.{column}.missing_values: ["", "{level}"].'
+            notes.append(Note(column, "marker", count, count / num_rows, f"{count:,} rows have the level {level!r}, a usual marker of a missing value", do))
+    if num_joined:
+        what = f"{num_joined:,} level(s) are written in several ways (blanks at the ends, Unicode forms, True and TRUE, 1 and 1.0), and were joined"
+        notes.append(Note(column, "joined", num_joined, 0.0, what, "Nothing, if they are the same."))
+    return notes
+
+
+def _folded(level: str) -> str:
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", level)).casefold()
+
+
+def messages(dictionary: Dictionary) -> list[dict[str, str]]:
+    """Return the notes as the audit's messages: a warning where a value is likely to be none, else information."""
+    return [
+        {
+            "severity": "info" if note.kind == "joined" else "warn", "where": f"data.columns.{note.column}", "what": note.what, "do": note.do,
+        }
+        for note in dictionary.notes
+    ]  # fmt: skip
