@@ -65,7 +65,7 @@ def as_config(inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for of_stage in inputs.values():
         for section, values in own(of_stage).items():
             if section != "columns":  # made from the formula and the margins
-                found[section] = found.get(section, {}) | values
+                found[section] = found.get(section, {}) | values if isinstance(values, dict) else values
     return found | {"data": {name: value for name, value in found["data"].items() if name != "source"}}
 
 

@@ -133,8 +133,9 @@ def decide_role(
     if decided is not None:
         return _with_role(column, decided)
     given = [value for value in values if value is not None and value not in column.config.missing_values]
-    num_numbers = sum(map(_is_plain_number, given))
-    num_dressed = sum(_DRESSED.fullmatch(value) is not None for value in given)
+    others = [value for value in given if not _is_plain_number(value)]
+    num_numbers = len(given) - len(others)
+    num_dressed = sum(_DRESSED.fullmatch(value) is not None for value in others)
     if 2 * num_dressed > len(given) or (num_dressed and num_numbers + num_dressed == len(given)):
         raise ContractError(
             column.where, f"{num_dressed:,} distinct values that look like numbers written with thousands separators, decimal commas "
