@@ -15,7 +15,7 @@ from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
-from fitting import combiner, relayout, rounds, scale_proposal, verdict
+from fitting import combiner, mixing, relayout, rounds, scale_proposal, verdict
 from fitting.combiner import Moments
 from fitting.config import ClassicConfig, ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
@@ -249,6 +249,7 @@ def _merge(work: Work, fitted: Fitted) -> None:
     tree = work.hierarchy.model.tree
     natural = combiner.product(tree, [(r, f.site) for r, f in zip(fitted.restrictions, fitted.files, strict=True)])
     proposal = scale_proposal.propose(work.hierarchy, natural, fitted.psi)
+    sizes = {"num_chains": config.fit.chains, "num_draws": config.fit.draws}
     if isinstance(config.fit, ExactConfig):
         compile_cache.use()
         from fitting import exact  # JAX takes a second to import
@@ -256,19 +257,23 @@ def _merge(work: Work, fitted: Fitted) -> None:
         designs = [tasks.load_shard(work.ref, entry).design for entry in work.entries]
         draws = exact.draw(
             work.hierarchy, natural, proposal, list(zip(fitted.restrictions, designs, strict=True)),
-            num_draws=config.fit.draws, num_chains=config.fit.chains, num_warmup=config.fit.warmup, seed=config.run.seed,
+            num_warmup=config.fit.warmup, seed=config.run.seed, **sizes,
         )  # fmt: skip
-        parts, acceptance = posterior_files.parts_of(draws), draws.acceptance
-    else:
-        acceptance = None
+        parts = posterior_files.parts_of(draws)
+        posterior_files.write(work.directory, work.hierarchy, parts, config.name, acceptance=draws.acceptance, **sizes)
+        return
+    variance = _score_variance(work, fitted, natural, proposal)
+    learned = combiner.learn(work.hierarchy, natural, proposal, config.fit.draws * config.fit.chains, work.threads)
+    for thinning in mixing.THINNING:
         parts = posterior_files.parts_in_turn(
-            work.hierarchy, natural, proposal, num_draws=config.fit.draws, num_chains=config.fit.chains,
-            seed=config.run.seed, threads=work.threads, score_variance=_score_variance(work, fitted, natural, proposal),
+            work.hierarchy, natural, learned, seed=config.run.seed, threads=work.threads, thinning=thinning,
+            score_variance=variance, **sizes,
         )  # fmt: skip
-    posterior_files.write(
-        work.directory, work.hierarchy, parts, config.name,
-        num_chains=config.fit.chains, num_draws=config.fit.draws, acceptance=acceptance,
-    )  # fmt: skip
+        posterior_files.write(work.directory, work.hierarchy, parts, config.name, **sizes)
+        psi = posterior_files.unconstrained(work.directory, work.hierarchy)
+        if not combiner.is_too_few(work.hierarchy, psi, config.fit.min_ess):
+            break
+        work.context.progress.say("a scale was drawn too seldom: more proposals for each draw")
 
 
 def _score_variance(work: Work, fitted: Fitted, natural: Natural, proposal: Proposal) -> np.ndarray | None:

@@ -177,6 +177,12 @@ class _RoundsConfig(Frozen):
     damping: float = Field(default=1.0, gt=0, le=1, description="Fraction of the full site step. 1 is undamped.")
     draws: PositiveInt = Field(default=250, description="Posterior draws kept, per chain; nearly independent.")
     chains: PositiveInt = Field(default=4, description="Chains of posterior draws.")
+    min_ess: float = Field(
+        default=400.0,
+        gt=0,
+        description="Effective draws of every scale, bulk and tail: more proposals are made for each draw, up to eight, until "
+        "there are as many; the audit warns of a scale that has fewer.",
+    )
     spread: Literal["model", "sandwich"] = Field(
         default="model",
         description="sandwich: corrected for survey weights (data.weight), people sampled independently.",
