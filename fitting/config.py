@@ -261,6 +261,8 @@ class WarnAbove(Frozen):
     score: float = Field(default=0.1, gt=0, description="Error of a coefficient's mean, in posterior sds.")
     log_ratio_sd: float = Field(default=1.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.5, description="Pareto k of the importance ratios.")
+    scale_shift: float = Field(default=0.15, gt=0, description="Error of a scale's mean, in posterior sds.")
+    scale_sd: float = Field(default=0.15, gt=0, description="Error of a scale's log posterior sd: 0.15 is 14% too narrow.")
 
 
 class FailAbove(Frozen):
@@ -269,6 +271,8 @@ class FailAbove(Frozen):
     score: float = Field(default=0.3, gt=0, description="Error of a coefficient's mean, in posterior sds.")
     log_ratio_sd: float = Field(default=2.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.7, description="Pareto k of the importance ratios.")
+    scale_shift: float = Field(default=0.5, gt=0, description="Error of a scale's mean, in posterior sds.")
+    scale_sd: float = Field(default=0.4, gt=0, description="Error of a scale's log posterior sd: 0.4 is a third too narrow.")
 
 
 class AuditConfig(Frozen):
