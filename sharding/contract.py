@@ -23,7 +23,7 @@ MISSING, UNEXPECTED, UNUSED = -1, -2, -3
 """Codes that are not levels. ``UNUSED``: a level of quarantined rows only, so not a level of the model."""
 
 _DRESSED = re.compile(r"[-+]?[$€£]? ?(\d{1,3}([,. ']\d{3})+([.,]\d+)?|\d+,\d+|(?<=[$€£])\d+(\.\d+)?|\d+([.,]\d+)?(?= ?%)) ?[%€]?")
-"""Numbers as they are written for people: 1,234 or 1.234,5 or $20 or 45%; plain numbers are looked for first."""
+"""Numbers as they are written for people: 1,234 or 1.234,5 or $20 or 45%. Plain numbers may look so too: 0.123."""
 
 Role = Literal["factor", "numeric", "undecided"]
 
@@ -132,7 +132,7 @@ def decide_role(
         return _with_role(column, decided)
     given = [value for value in values if value is not None and value not in column.config.missing_values]
     num_numbers = sum(map(_is_plain_number, given))
-    num_dressed = sum(_DRESSED.fullmatch(value) is not None for value in given)
+    num_dressed = sum(not _is_plain_number(value) and _DRESSED.fullmatch(value) is not None for value in given)
     if 2 * num_dressed > len(given) or (num_dressed and num_numbers + num_dressed == len(given)):
         raise ContractError(
             column.where, f"{num_dressed:,} distinct values that look like numbers written with thousands separators, decimal commas "
