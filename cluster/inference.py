@@ -15,7 +15,7 @@ from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
-from fitting import combiner, relayout, rounds, scale_proposal, verdict
+from fitting import combiner, mixing, relayout, rounds, scale_audit, scale_proposal, verdict
 from fitting.combiner import Moments
 from fitting.config import ClassicConfig, ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
@@ -249,6 +249,8 @@ def _merge(work: Work, fitted: Fitted) -> None:
     tree = work.hierarchy.model.tree
     natural = combiner.product(tree, [(r, f.site) for r, f in zip(fitted.restrictions, fitted.files, strict=True)])
     proposal = scale_proposal.propose(work.hierarchy, natural, fitted.psi)
+    assert not isinstance(config.fit, ClassicConfig), "that method has stages of its own"
+    chains, draws_each = config.fit.chains, config.fit.draws
     if isinstance(config.fit, ExactConfig):
         compile_cache.use()
         from fitting import exact  # JAX takes a second to import
@@ -256,19 +258,28 @@ def _merge(work: Work, fitted: Fitted) -> None:
         designs = [tasks.load_shard(work.ref, entry).design for entry in work.entries]
         draws = exact.draw(
             work.hierarchy, natural, proposal, list(zip(fitted.restrictions, designs, strict=True)),
-            num_draws=config.fit.draws, num_chains=config.fit.chains, num_warmup=config.fit.warmup, seed=config.run.seed,
+            num_draws=draws_each, num_chains=chains, num_warmup=config.fit.warmup, seed=config.run.seed,
         )  # fmt: skip
-        parts, acceptance = posterior_files.parts_of(draws), draws.acceptance
-    else:
-        acceptance = None
+        parts = posterior_files.parts_of(draws)
+        posterior_files.write(
+            work.directory, work.hierarchy, parts, config.name,
+            num_chains=chains, num_draws=draws_each, acceptance=draws.acceptance,
+        )  # fmt: skip
+        return
+    variance = _score_variance(work, fitted, natural, proposal)
+    learned = combiner.learn(work.hierarchy, natural, proposal, draws_each * chains, work.threads)
+    for thinning in mixing.THINNING:
         parts = posterior_files.parts_in_turn(
-            work.hierarchy, natural, proposal, num_draws=config.fit.draws, num_chains=config.fit.chains,
-            seed=config.run.seed, threads=work.threads, score_variance=_score_variance(work, fitted, natural, proposal),
+            work.hierarchy, natural, learned, num_draws=draws_each, num_chains=chains, seed=config.run.seed,
+            threads=work.threads, thinning=thinning, score_variance=variance,
         )  # fmt: skip
-    posterior_files.write(
-        work.directory, work.hierarchy, parts, config.name,
-        num_chains=config.fit.chains, num_draws=config.fit.draws, acceptance=acceptance,
-    )  # fmt: skip
+        posterior_files.write(
+            work.directory, work.hierarchy, parts, config.name, num_chains=chains, num_draws=draws_each
+        )
+        psi = posterior_files.unconstrained(work.directory, work.hierarchy)
+        if not combiner.is_too_few(work.hierarchy, psi, config.fit.min_ess):
+            break
+        work.context.progress.say("a scale was drawn too seldom: more proposals for each draw")
 
 
 def _score_variance(work: Work, fitted: Fitted, natural: Natural, proposal: Proposal) -> np.ndarray | None:
@@ -317,12 +328,28 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
     used = [f.site for f in fitted.files]
     natural, proposal, moments = rounds.merge(work.hierarchy, fitted.restrictions, used, fitted.psi, work.threads)
 
+    parts = [rounds.part_of(moments, restriction) for restriction in fitted.restrictions]
+    psi = posterior_files.unconstrained(work.directory, work.hierarchy)
+    points = _scale_points(work, natural, proposal.mode, psi)
+
+    def part(points: scale_audit.Points, s: int) -> scale_audit.Part:
+        return scale_audit.part_of(work.hierarchy, points, fitted.restrictions[s])
+
     def items() -> Iterator[tasks.AuditTask]:
         for s in work.longest_first():
-            restriction, path = fitted.restrictions[s], fitted.paths[s]
+            scales = None if points is None else part(points, s)
             yield tasks.AuditTask(
-                work.ref, work.entries[s], path, kept, residual, rounds.part_of(moments, restriction), work.num_nodes
+                work.ref, work.entries[s], fitted.paths[s], kept, residual, parts[s], work.num_nodes, scales
             )
+
+    def ratios_at(psi: np.ndarray) -> np.ndarray:
+        assert points is not None
+        new = scale_audit.at(work.hierarchy, natural, points.terms, psi, work.threads)
+        found = work.map(tasks.scale_ratios, (
+            tasks.ScaleTask(work.ref, work.entries[s], fitted.paths[s], part(new, s), parts[s].covariance)
+            for s in work.longest_first()
+        ))  # fmt: skip
+        return scale_audit.add_up(work.hierarchy, new, fitted.restrictions, found)
 
     def refresh(at: Moments) -> list[Site]:
         parts = [rounds.part_of(at, restriction) for restriction in fitted.restrictions]
@@ -330,18 +357,37 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
         results: list[Site] = work.map(tasks.fresh_site, fresh)
         return results
 
-    reports = work.map(tasks.audit_shard, items())
+    both = work.map(tasks.audit_shard, items())
+    reports, scales = [report for report, _ in both], None
+    if points is not None:
+        log_ratio = scale_audit.add_up(work.hierarchy, points, fitted.restrictions, [ratios for _, ratios in both])
+        flat = psi.reshape(-1, work.hierarchy.size)
+        scales = scale_audit.errors(work.hierarchy, natural, points, log_ratio, flat, ratios_at, work.threads)
     shown = [{name: e[name] for name in ("shard_id", "num_cells", "num_rows", "num_trials")} for e in work.entries]
     sampler = posterior_files.sampler(work.directory) if work.context.config.fit.method == "exact" else None
     evidence = verdict.gather(
         work.hierarchy, fitted.restrictions, used, reports, shown, draws, draws.psi, moments, natural, proposal,
         fitted.rounds, float(draws.acceptance.mean()), work.threads, refresh, sampler,
+        scales, combiner.mixed(work.hierarchy, psi) if work.hierarchy.size else None,
     )  # fmt: skip
-    result = verdict.judge(work.hierarchy, config, evidence)
+    fit = work.context.config.fit
+    assert not isinstance(fit, ClassicConfig), "that method has stages of its own"
+    result = verdict.judge(work.hierarchy, config, evidence, fit.min_ess)
     result["messages"] += _weights_note(work)
     audit_shards.round_up(result["shards"], work.context.config.publish.min_count)
     work.context.progress.update(score=max(abs(block["score"] or 0.0) for block in result["blocks"]))
     return result
+
+
+def _scale_points(work: Work, natural: Natural, mode: np.ndarray, psi: np.ndarray) -> scale_audit.Points | None:
+    """Where the audit of the scales looks; None if there is nothing to see, or draws do not come from the sites."""
+    if not work.hierarchy.size or work.context.config.fit.method == "exact":
+        return None
+    terms = scale_audit.terms_of(work.hierarchy, natural, mode)
+    if not terms:
+        return None
+    at = scale_audit.first_design(work.hierarchy, terms, psi.reshape(-1, work.hierarchy.size))
+    return scale_audit.at(work.hierarchy, natural, terms, at, work.threads)
 
 
 def _weights_note(work: Work) -> list[dict[str, str]]:

@@ -31,7 +31,7 @@ def add(result: dict[str, Any], config: RunConfig, coding: Coding) -> None:
     found = judge(result["population"], config)
     result["gates"] += found
     result["messages"] = [*gates.messages(found), *result["messages"], *notes(result["population"], config)]
-    result["verdict"] = gates.verdict(result["messages"])
+    result["verdict"], result["verdicts"] = gates.verdict(result["messages"]), gates.verdicts(result["messages"])
 
 
 def check_frame(directory: str, config: RunConfig) -> None:
@@ -86,7 +86,7 @@ def judge(population: Mapping[str, Any], config: RunConfig) -> list[dict[str, An
 
     def gate(name: str, value: float, where: str, meaning: str, do: str) -> None:
         limits = getattr(config.audit.warn_above, name), getattr(config.audit.fail_above, name)
-        found.append(gates.gate(name, value, limits, where, meaning, do) | {"about": "data"})
+        found.append(gates.gate(name, value, limits, where, meaning, do, "data"))
 
     undeclared = [row for row in files["left_out"] if not row["declared"]]
     shares = [sum(row[of] for row in undeclared) / files[of] for of in ("people", "outcomes") if files[of]]
@@ -123,13 +123,13 @@ def notes(population: Mapping[str, Any], config: RunConfig) -> list[dict[str, st
     for row in population["combinations"]:
         if not row["contradicts"]:
             found.append({
-                "severity": "info", "where": ":".join(row["columns"]),
+                "severity": "info", "about": "data", "where": ":".join(row["columns"]),
                 "what": f"{row['people'] / population['counted']:.1%} of the people are in combinations that no row of the data had",
                 "do": "nothing: their effects are drawn from the distribution of the group",
             })  # fmt: skip
     if "exposure" in config.data.outcome_columns:
         found.append({
-            "severity": "info", "where": "all estimates", "what": "a row counts as one whatever its exposure, which is not people",
+            "severity": "info", "about": "data", "where": "all estimates", "what": "a row counts as one whatever its exposure, which is not people",
             "do": "poststratify to a frame of counts if rows stand for different numbers of people",
         })  # fmt: skip
     return found

@@ -17,6 +17,7 @@ from fitting.combiner import Draws
 from fitting.hierarchy import Hierarchy
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
+from fitting.scale_sampler import Learned
 from fitting.verdict import Sampler
 from reporting import draws_file, tables
 from reporting.draws_file import Declared
@@ -41,15 +42,15 @@ class Part(NamedTuple):
 
 
 def parts_in_turn(
-    hierarchy: Hierarchy, natural: Natural, proposal: Proposal, *, num_draws: int, num_chains: int, seed: int, threads: int,
-    score_variance: np.ndarray | None = None,
+    hierarchy: Hierarchy, natural: Natural, proposal: Proposal | Learned, *, num_draws: int, num_chains: int, seed: int,
+    threads: int, thinning: int = 1, score_variance: np.ndarray | None = None,
 ) -> Iterator[Part]:  # fmt: skip
-    """Draw from the merged posterior, a few draws at a time: the very draws of ``combiner.draw``."""
+    """Draw from the merged posterior, a few draws at a time: the very draws of ``combiner.draw``, with what `combiner.learn` learned."""
     size = max(1, NUMBERS_AT_ONCE // hierarchy.model.tree.num_coefficients)
     for chain in range(num_chains):
         in_turn = combiner.draw_in_turn(
             hierarchy, natural, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads,
-            score_variance=score_variance,
+            thinning=thinning, score_variance=score_variance,
         )  # fmt: skip
         for begin in range(0, num_draws, size):
             some = [one for _, one in zip(range(min(size, num_draws - begin)), in_turn, strict=False)]
@@ -209,6 +210,12 @@ class StoredDraws:
 def _fetched(url: str, fingerprint: str) -> storage.Fetched:
     """A worker keeps its copy of the posterior until there is another one."""
     return storage.Fetched(url)
+
+
+def unconstrained(directory: str, hierarchy: Hierarchy) -> np.ndarray:
+    """All draws of the hyperparameters, (chain, draw, H)."""
+    stored = StoredDraws(directory, hierarchy)
+    return stored.psi.reshape(stored.num_chains, stored.num_draws, hierarchy.size)
 
 
 def sampler(directory: str) -> Sampler:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cluster import compile_cache, site_files
 from cluster.site_files import SiteFile
-from fitting import audit, families, hierarchy, predict, relayout, rounds, sandwich, sites
+from fitting import audit, families, hierarchy, predict, relayout, rounds, sandwich, scale_audit, sites
 from fitting.audit import ShardAudit
 from fitting.cell_design import CellDesign
 from fitting.coding import Coding
@@ -25,6 +25,7 @@ from fitting.combiner import Moments
 from fitting.config import ModelConfig
 from fitting.hierarchy import Hierarchy
 from fitting.predict import Calibration
+from fitting.scale_audit import ShardRatios
 from fitting.sites import Site
 from fitting.tree import Restriction
 from sharding import storage, store
@@ -113,7 +114,7 @@ class PlacedSite(NamedTuple):
 
 
 class AuditTask(NamedTuple):
-    """Audit one shard at the posterior draws ``kept``, (M,), of the run's ``posterior.nc``."""
+    """Audit one shard at the posterior draws ``kept``, (M,), of the run's ``posterior.nc``, and its part of the audit of the scales."""
 
     ref: ModelRef
     entry: dict[str, Any]
@@ -122,6 +123,17 @@ class AuditTask(NamedTuple):
     residual_sd: np.ndarray
     moments: Moments
     num_nodes: int
+    scales: scale_audit.Part | None
+
+
+class ScaleTask(NamedTuple):
+    """One shard's log ratios at other points of the hyperparameters, with the site as it is on disk; ``covariance`` is q's."""
+
+    ref: ModelRef
+    entry: dict[str, Any]
+    path: str
+    part: scale_audit.Part
+    covariance: np.ndarray
 
 
 class FreshTask(NamedTuple):
@@ -300,15 +312,25 @@ def place_site(task: PlaceTask) -> PlacedSite:
     return PlacedSite(nodes, SiteFile(site, nodes, file.key), is_moved)
 
 
-def audit_shard(task: AuditTask) -> ShardAudit:
+def audit_shard(task: AuditTask) -> tuple[ShardAudit, ShardRatios | None]:
     """One shard's part of the audit, with the site as it is on disk."""
     shard = load_shard(task.ref, task.entry)
     file, prior = site_files.read(task.path), build_hierarchy(task.ref)
     theta = _draws(prior, task.ref, shard.restriction, task.kept)
-    return audit.shard(
+    found = audit.shard(
         shard.restriction.tree, shard.design, prior.family, file.site, theta, task.residual_sd, task.moments,
         num_nodes=task.num_nodes,
     )  # fmt: skip
+    if task.scales is None:
+        return found, None
+    return found, scale_ratios(ScaleTask(task.ref, task.entry, task.path, task.scales, task.moments.covariance))
+
+
+def scale_ratios(task: ScaleTask) -> ShardRatios:
+    """One shard's part of the audit of the scales."""
+    shard, family = load_shard(task.ref, task.entry), build_hierarchy(task.ref).family
+    site = site_files.read(task.path).site
+    return scale_audit.shard(shard.restriction.tree, shard.design, family, site, task.part, task.covariance)
 
 
 def _draws(prior: Hierarchy, ref: ModelRef, restriction: Restriction, kept: np.ndarray | None = None) -> np.ndarray:

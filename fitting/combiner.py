@@ -6,9 +6,9 @@ Given the hyperparameters psi the coefficients are one tree Gaussian, so they in
           \exp\{\tfrac12 h_\psi'(Q_\psi + \Lambda)^{-1} h_\psi\},
 
 with :math:`\Lambda` the sites' precision, Q the prior's and h both shifts (Rasmussen & Williams 2006, ch. 5; the
-marginal that INLA explores). psi is drawn from this marginal by a Metropolised independence sampler (Liu 1996) whose
-proposal is a split Student t around the mode (axes as in Rue, Martino & Chopin 2009, sec. 6.5; tails heavier than the
-target's), and each draw of the coefficients given psi is exact and independent. No funnel, no step size, no warm-up.
+marginal that INLA explores). psi is drawn from this marginal by importance resampling (Rubin 1988) of independent proposals, whose
+density starts from a split Student t around the mode (axes as in Rue, Martino & Chopin 2009, sec. 6.5) and learns the shape
+(`fitting.scale_sampler`), and each draw of the coefficients given psi is exact and independent. No funnel, no step size.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fitting import sandwich, scale_hmc, scale_marginal, scale_proposal
+from fitting import mixing, sandwich, scale_hmc, scale_marginal, scale_proposal, scale_sampler
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
@@ -26,11 +26,13 @@ from fitting.in_order import in_order
 from fitting.scale_hmc import Point
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
+from fitting.scale_sampler import Learned
 from fitting.sites import Site, about
 from fitting.tree import Restriction, Tree
 
 MANY_HYPERPARAMETERS = 12  # with more of them an independence sampler hardly accepts: Hamiltonian paths instead
 CHAIN_POINTS = 100
+MAX_IMPOSSIBLE = 200  # proposals of psi of which none is possible, after which there is no distribution
 
 
 class Moments(NamedTuple):
@@ -171,21 +173,48 @@ def draw(
     threads: int = 1,
     warmup: int = 20,
     score_variance: np.ndarray | None = None,
+    min_ess: float = 0.0,
 ) -> Draws:
-    """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments."""
+    """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments.
+
+    ``min_ess``: proposals of psi per draw are doubled, up to eight, until every hyperparameter has this bulk and tail ESS.
+    """
     theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
     kept = np.empty((num_chains, num_draws, hierarchy.size))
     acceptance = np.empty(num_chains)
-    for chain in range(num_chains):
-        in_turn = draw_in_turn(
-            hierarchy, sites, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup,
-            score_variance=score_variance,
-        )  # fmt: skip
-        moved = np.empty(num_draws, dtype=bool)
-        for d, one in enumerate(in_turn):
-            theta[chain, d], kept[chain, d], moved[d] = one
-        acceptance[chain] = share_moved(moved)
+    learned = learn(hierarchy, sites, proposal, num_draws * num_chains, threads)
+    for thinning in mixing.THINNING:
+        for chain in range(num_chains):
+            in_turn = draw_in_turn(
+                hierarchy, sites, learned, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup,
+                thinning=thinning, score_variance=score_variance,
+            )  # fmt: skip
+            moved = np.empty(num_draws, dtype=bool)
+            for d, one in enumerate(in_turn):
+                theta[chain, d], kept[chain, d], moved[d] = one
+            acceptance[chain] = share_moved(moved)
+        if not min_ess or not is_too_few(hierarchy, kept, min_ess):
+            break
     return Draws(theta, kept, acceptance)
+
+
+def is_too_few(hierarchy: Hierarchy, psi: np.ndarray, min_ess: float) -> bool:
+    """Whether draws of psi, (chain, draw, H), miss ``min_ess`` although as many independent ones would have it."""
+    return bool(hierarchy.size) and mixing.can_do_better(mixed(hierarchy, psi), min_ess, psi.shape[0] * psi.shape[1])
+
+
+def mixed(hierarchy: Hierarchy, psi: np.ndarray) -> mixing.Mixing:
+    """Effective sizes and R-hat of draws of psi, (chain, draw, H), on their natural scale."""
+    return mixing.of(hierarchy.natural(psi.reshape(-1, hierarchy.size)).reshape(psi.shape))
+
+
+def learn(
+    hierarchy: Hierarchy, sites: Natural, proposal: Proposal, num_draws: int, threads: int = 1
+) -> Proposal | Learned:
+    """What to draw psi from: for fewer draws than learning takes pilots, and for Hamiltonian paths, the proposal as it is."""
+    if not 0 < hierarchy.size <= MANY_HYPERPARAMETERS or num_draws <= scale_sampler.num_pilots(hierarchy.size):
+        return proposal
+    return scale_sampler.learn(hierarchy, sites, proposal, threads)
 
 
 def share_moved(moved: np.ndarray) -> float:
@@ -204,25 +233,29 @@ class OneDraw(NamedTuple):
 def draw_in_turn(
     hierarchy: Hierarchy,
     sites: Natural,
-    proposal: Proposal,
+    proposal: Proposal | Learned,
     *,
     num_draws: int,
     chain: int,
     seed: int,
     threads: int = 1,
     warmup: int = 20,
+    thinning: int = 1,
     score_variance: np.ndarray | None = None,
 ) -> Iterator[OneDraw]:
     """Yield the draws of one chain from the merged posterior; no more of them are held than a few for each thread.
 
-    Where a proposal of psi is rejected the old psi stays, but the coefficients are drawn anew.
+    A proposal of psi is kept as often as its weight says: ``floor(w / (thinning * mean) + u)`` times for a uniform u, which is its weight on
+    average. The coefficients are drawn anew each time.
 
     Parameters
     ----------
     num_draws
         Of this chain. Chain c uses the stream ``(seed, c)`` whatever the number of threads.
     warmup
-        Proposals before the first draw.
+        Proposals that the mean weight is taken from.
+    thinning
+        Proposals of psi per draw, about.
     score_variance
         Of all shards, shape (E,): draws then have the corrected spread of `fitting.sandwich`. Scales are drawn as without.
 
@@ -232,48 +265,54 @@ def draw_in_turn(
         No proposal gives a distribution.
     """
     size = hierarchy.size
-    if size > MANY_HYPERPARAMETERS:
-        rng = np.random.default_rng([seed, chain])
-        for point in _hamiltonian(hierarchy, sites, proposal, rng, num_draws):
-            one = _draw_given(hierarchy, sites, point.position, int(rng.integers(0, 2**63)), score_variance)[1]
-            yield OneDraw(one, point.position, point.moved)
-        return
-    skipped = warmup if size else 0
-    total = num_draws + skipped
     rng = np.random.default_rng([seed, chain])
-    points, log_q = (
-        scale_proposal.sample(proposal, rng.random((total, size))) if size else (np.zeros((total, 0)), np.zeros(total))
-    )
-    seeds, log_u = rng.integers(0, 2**63, size=(2, total)), np.log(rng.random(total))
+    if size > MANY_HYPERPARAMETERS:
+        assert isinstance(proposal, Proposal), "paths learn nothing beyond its axes"
+        for point in _hamiltonian(hierarchy, sites, proposal, rng, num_draws, thinning):
+            one = _draw_given(hierarchy, sites, point.position, int(rng.integers(0, 2**63)), score_variance, lambda _: 1)[1]
+            yield OneDraw(one[0], point.position, point.moved)
+        return
+    least, found, tried = -np.inf, 0, 0
+    while found < num_draws:
+        count = num_draws * thinning if np.isfinite(least) else warmup
+        points, log_q = _proposed(proposal, rng, count, size)
+        seeds, uniforms = rng.integers(0, 2**63, size=count), rng.random(count)
 
-    def attempt(i: int) -> tuple[float, np.ndarray] | None:
-        return _or_none(hierarchy, lambda psi: _draw_given(hierarchy, sites, psi, seeds[0, i], score_variance), points[i])
+        def attempt(i: int, points=points, log_q=log_q, seeds=seeds, uniforms=uniforms, least=least) -> tuple[float, np.ndarray] | None:
+            def copies(log_density: float) -> int:
+                weight = np.exp(min(log_density - log_q[i] - least, np.log(num_draws))) if np.isfinite(least) else 0.0
+                return int(weight + uniforms[i]) if np.isfinite(weight) and np.isfinite(least) else 0
 
-    current, log_w, theta = -1, -np.inf, np.empty(0)
-    for i, result in enumerate(in_order(attempt, range(total), threads)):
-        weight = -np.inf if result is None else result[0] - log_q[i]
-        is_first = current < 0 and bool(np.isfinite(weight))
-        moved = is_first or (current >= 0 and bool(log_u[i] < weight - log_w))
-        if moved:
-            assert result is not None, "its weight is above zero"
-            current, log_w, theta = i, weight, result[1]
-        if current < 0 or i < skipped:
-            continue
-        for d in range(
-            0 if is_first else i - skipped, i - skipped + 1
-        ):  # those before the first possible start from it
-            fresh = d == 0 or (moved and not is_first)
-            yield OneDraw(
-                theta if fresh else _draw_given(hierarchy, sites, points[current], seeds[1, d], score_variance)[1],
-                points[current],
-                fresh,
-            )
-    if current < 0:
-        raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
+            return _or_none(hierarchy, lambda psi: _draw_given(hierarchy, sites, psi, seeds[i], score_variance, copies), points[i])
+
+        log_w = np.full(count, -np.inf)
+        for i, result in enumerate(in_order(attempt, range(count), threads)):
+            if result is None:
+                continue
+            log_w[i] = result[0] - log_q[i]
+            for copy, theta in enumerate(result[1][: num_draws - found]):
+                yield OneDraw(theta, points[i], copy == 0)
+            found = min(found + len(result[1]), num_draws)
+            if found == num_draws:
+                return
+        tried += count
+        if not np.isfinite(log_w).any() and tried >= MAX_IMPOSSIBLE:
+            raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
+        if not np.isfinite(least) and np.isfinite(log_w).any():
+            top = log_w.max()
+            least = float(top + np.log(np.mean(np.exp(log_w - top))) + np.log(thinning))
+
+
+def _proposed(
+    proposal: Proposal | Learned, rng: np.random.Generator, count: int, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(proposal, Learned):
+        return scale_sampler.sample(proposal, rng, count)
+    return scale_proposal.sample(proposal, rng.random((count, size))) if size else (np.zeros((count, 0)), np.zeros(count))
 
 
 def _hamiltonian(
-    hierarchy: Hierarchy, sites: Natural, proposal: Proposal, rng: np.random.Generator, num_draws: int
+    hierarchy: Hierarchy, sites: Natural, proposal: Proposal, rng: np.random.Generator, num_draws: int, thinning: int = 1
 ) -> Iterator[Point]:
     def target(psi: np.ndarray) -> tuple[float, np.ndarray]:
         if not scale_marginal.is_within(hierarchy, psi):
@@ -281,16 +320,21 @@ def _hamiltonian(
         return scale_marginal.value_and_gradient(hierarchy, sites, psi)
 
     axes = proposal.axes * proposal.widths.mean(axis=0)
-    return scale_hmc.draw(target, proposal.mode, axes, rng, num_draws)
+    return scale_hmc.draw(target, proposal.mode, axes, rng, num_draws, thinning=thinning)
 
 
 def _draw_given(
-    hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int, score_variance: np.ndarray | None
-) -> tuple[float, np.ndarray]:
+    hierarchy: Hierarchy, sites: Natural, psi: np.ndarray, seed: int, score_variance: np.ndarray | None,
+    copies: Callable[[float], int],
+) -> tuple[float, np.ndarray]:  # fmt: skip
+    """Log density of psi, and draws of the coefficients given it, as many as ``copies`` of the log density says: (n, D)."""
     tree = hierarchy.model.tree
     given = scale_marginal.condition(hierarchy, sites, psi)
-    noise = np.random.default_rng(seed).standard_normal((tree.num_coefficients, 1))
+    count = copies(given.log_density)
+    if not count:
+        return given.log_density, np.zeros((0, tree.num_coefficients))
+    noise = np.random.default_rng(seed).standard_normal((count, tree.num_coefficients)).T
     if score_variance is not None:
         scores, _, _ = hierarchy.add_prior(psi, score_variance, np.zeros(tree.num_coefficients))
         noise = tr.forward(tree, given.factor, sandwich.noise(tree, scores, tr.cholesky(tree, scores), noise))
-    return given.log_density, scale_marginal.coefficients(tree, given, noise)[:, 0]
+    return given.log_density, scale_marginal.coefficients(tree, given, noise).T

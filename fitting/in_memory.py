@@ -13,7 +13,7 @@ import numpy as np
 
 from fitting import audit as audits
 from fitting import columns as data_columns
-from fitting import combiner, families, formula, hierarchy, rounds, scale_proposal, sites, verdict
+from fitting import combiner, families, formula, hierarchy, rounds, scale_audit, scale_proposal, sites, verdict
 from fitting.cell_design import CellDesign
 from fitting.coding import Coding, Numeric, OutcomeSummary
 from fitting.columns import DataColumns
@@ -28,6 +28,7 @@ from fitting.sites import Site
 from fitting.terms import number_name
 from fitting.tree import Restriction
 
+MIN_ESS, SHARE_OF_DRAWS = 400.0, 0.4  # of the draws asked for, for few of them
 FitSite = Callable[[Restriction, CellDesign, Moments, Site | None, int, int], Site]
 
 
@@ -224,8 +225,9 @@ def fit(
     proposal = scale_proposal.propose(prior, natural, state.psi)
     moments = combiner.moments(prior, natural, proposal, threads=threads)  # at the points that the audit compares at
     draws = combiner.draw(
-        prior, natural, proposal, num_draws=num_draws, num_chains=num_chains, seed=seed, threads=threads
-    )
+        prior, natural, proposal, num_draws=num_draws, num_chains=num_chains, seed=seed, threads=threads,
+        min_ess=min(MIN_ESS, SHARE_OF_DRAWS * num_draws * num_chains),
+    )  # fmt: skip
     return Run(
         prior,
         tuple(restrictions),
@@ -301,5 +303,31 @@ def audit(run: Run, config: AuditConfig | None = None, *, num_nodes: int = 11, t
         float(run.draws.acceptance.mean()),
         threads,
         refresh,
+        scales=scale_errors(run, threads),
+        mixing=combiner.mixed(run.hierarchy, run.draws.psi) if run.hierarchy.size else None,
     )
-    return verdict.judge(run.hierarchy, config, evidence)
+    return verdict.judge(run.hierarchy, config, evidence, min_ess=min(MIN_ESS, SHARE_OF_DRAWS * len(flat)))
+
+
+def scale_errors(run: Run, threads: int = 1) -> scale_audit.ScaleErrors | None:
+    """What the sites get wrong about the scales; None where no term is worth a look."""
+    terms = scale_audit.terms_of(run.hierarchy, run.natural, run.proposal.mode) if run.hierarchy.size else ()
+    if not terms:
+        return None
+
+    def points_at(psi: np.ndarray) -> scale_audit.Points:
+        return scale_audit.at(run.hierarchy, run.natural, terms, psi, threads)
+
+    def evaluate(points: scale_audit.Points) -> np.ndarray:
+        parts = [scale_audit.part_of(run.hierarchy, points, r) for r in run.restrictions]
+        reports = [
+            scale_audit.shard(r.tree, d, run.hierarchy.family, s, p, rounds.part_of(run.moments, r).covariance)
+            for r, d, s, p in zip(run.restrictions, run.designs, run.sites, parts, strict=True)
+        ]
+        return scale_audit.add_up(run.hierarchy, points, run.restrictions, reports)
+
+    psi = run.draws.psi.reshape(-1, run.hierarchy.size)
+    first = points_at(scale_audit.first_design(run.hierarchy, terms, psi))
+    return scale_audit.errors(
+        run.hierarchy, run.natural, first, evaluate(first), psi, lambda psi: evaluate(points_at(psi)), threads
+    )

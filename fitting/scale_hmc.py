@@ -36,14 +36,17 @@ class _State(NamedTuple):
 
 
 def draw(
-    target: Target, center: np.ndarray, axes: np.ndarray, rng: np.random.Generator, num_draws: int, *, warmup: int = WARMUP
-) -> Iterator[Point]:
+    target: Target, center: np.ndarray, axes: np.ndarray, rng: np.random.Generator, num_draws: int, *, warmup: int = WARMUP,
+    thinning: int = 1,
+) -> Iterator[Point]:  # fmt: skip
     """Yield draws of ``center + axes z``.
 
     Parameters
     ----------
     center, axes
         Shapes (H,) and (H, H): near the target's mean, and a square root of its covariance.
+    thinning
+        Paths per draw.
     """
 
     def at(z: np.ndarray) -> _State:
@@ -55,14 +58,17 @@ def draw(
 
     state = at(np.zeros(len(center)))
     step, tuned = 0.5, _DualAveraging(0.5)
-    for i in range(warmup + num_draws):
+    moved = False
+    for i in range(warmup + num_draws * thinning):
         new, probability = _trajectory(at, state, step, rng)
-        moved = bool(rng.random() < probability)
-        state = new if moved else state
+        is_new = bool(rng.random() < probability)
+        state, moved = new if is_new else state, moved or is_new
         if i < warmup:
             step = tuned.update(probability, last=i == warmup - 1)
-        else:
+        elif (i - warmup + 1) % thinning == 0:
             yield Point(center + axes @ state.z, moved)
+        if i < warmup or (i - warmup + 1) % thinning == 0:
+            moved = False
 
 
 def _trajectory(

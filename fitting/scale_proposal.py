@@ -102,13 +102,24 @@ def around(hierarchy: Hierarchy, sites: Natural, mode: np.ndarray, threads: int 
 
 def sample(proposal: Proposal, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points, (M, H), and their log densities, (M,), from uniforms of shape (M, H)."""
+    z = positions(proposal, uniforms)
+    return proposal.mode + z @ proposal.axes.T, log_density(proposal, z)
+
+
+def positions(proposal: Proposal, uniforms: np.ndarray) -> np.ndarray:
+    """Positions along the axes, (M, H)."""
+    up, down = proposal.widths
+    t = stdtrit(DEGREES_OF_FREEDOM, np.clip(_split(uniforms, down / (up + down)), 1e-12, 1 - 1e-12))
+    return np.asarray(t * np.where(t >= 0, up, down))
+
+
+def log_density(proposal: Proposal, z: np.ndarray) -> np.ndarray:
+    """Of positions along the axes, (M, H), with respect to these: shape (M,)."""
     nu = DEGREES_OF_FREEDOM
     up, down = proposal.widths
-    t = stdtrit(nu, np.clip(_split(uniforms, down / (up + down)), 1e-12, 1 - 1e-12))
-    z = t * np.where(t >= 0, up, down)
+    t = z / np.where(z >= 0, up, down)
     log_t = gammaln((nu + 1) / 2) - gammaln(nu / 2) - 0.5 * np.log(nu * np.pi) - (nu + 1) / 2 * np.log1p(t**2 / nu)
-    log_q = (log_t - np.log((up + down) / 2)).sum(axis=1)
-    return proposal.mode + z @ proposal.axes.T, log_q
+    return np.asarray((log_t - np.log((up + down) / 2)).sum(axis=1))
 
 
 def _split(uniforms: np.ndarray, below: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fitting import gates, sparse_levels
+from fitting import gates, mixing, sparse_levels
 from fitting.audit import (
     DRAW_CHUNK,
     HETEROGENEITY_LEVEL,
@@ -30,6 +30,8 @@ from fitting.config import AuditConfig
 from fitting.gates import number
 from fitting.hierarchy import Hierarchy
 from fitting.local_importance import RELIABLE, local
+from fitting.mixing import Mixing
+from fitting.scale_audit import ScaleErrors
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 from fitting.sensitivity import power_scale
@@ -58,6 +60,8 @@ class Evidence(NamedTuple):
     acceptance: float
     sensitivity: Sequence[dict[str, Any]]
     sampler: Sampler | None
+    scales: ScaleErrors | None = None
+    mixing: Mixing | None = None  # of the hyperparameters' draws
     is_local: bool = False  # whether ``importance`` is by the shards that a coefficient occurs in
 
 
@@ -84,6 +88,8 @@ def gather(
     threads: int = 1,
     refresh: Refresh | None = None,
     sampler: Sampler | None = None,
+    scales: ScaleErrors | None = None,
+    mixing: Mixing | None = None,
 ) -> Evidence:
     """Put the shards' reports together; ``theta`` (M, D) and ``psi`` (M, H) are the draws they were made for.
 
@@ -111,6 +117,8 @@ def gather(
         acceptance,
         [] if is_hopeless(total, spread_of(total)) else power_scale(hierarchy, theta, psi, total + log_sites),
         sampler,
+        scales,
+        mixing,
         is_local,
     )
 
@@ -126,8 +134,8 @@ def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: DrawsMatrix, psi: 
     return np.concatenate(parts)
 
 
-def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
-    """The content of ``audit.json`` (schema in docs/design/house.md)."""
+def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess: float) -> dict[str, Any]:
+    """The content of ``audit.json`` (schema in docs/design/house.md). ``min_ess`` is what every hyperparameter should have."""
     names, blocks = hierarchy.model.coefficient_names(), hierarchy.model.block_names()
     real = ~hierarchy.model.is_padding
     weights, errors = evidence.importance, evidence.score.total
@@ -200,6 +208,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
                 "Pareto k of the importance ratios",
                 "the weights cannot correct this posterior; use fit.method: nuts or exact",
             )
+    found += _of_scales(hierarchy, config, evidence, min_ess)
     messages = gates.messages(found)
     adjusted = holm([h.p_value for h in evidence.heterogeneity])
     for s in np.flatnonzero(adjusted < HETEROGENEITY_LEVEL).tolist():
@@ -213,6 +222,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
                 f"(a healthy one: 0 ± {h.influence_sd:.2g})",
                 "do": "check how this shard codes the outcome and the predictors; if it is right, let the effect vary by shard's group. "
                 "Dropping the shard changes the population",
+                "about": "model",
             }
         )
     levels = sparse_levels.find(hierarchy, evidence.trials, evidence.successes)
@@ -230,21 +240,14 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
                 "where": ", ".join(separated[:5]) + more,
                 "what": "every outcome of this level is the same: its effect rests on the prior",
                 "do": "merge the level with a neighbour, or make its prior informative; read its interval as the prior's",
-            }
-        )
-    if evidence.acceptance < 0.1:
-        messages.append(
-            {
-                "severity": "warn",
-                "where": "scale parameters",
-                "what": f"only {evidence.acceptance:.0%} of proposals for the scales were accepted",
-                "do": "ask for more draws (fit.draws), or simplify group terms with few levels",
+                "about": "model",
             }
         )
     order = np.argsort(-np.maximum(np.abs(errors), np.nan_to_num(np.abs(shift))) * real)[:NUM_WORST]
     return {
         "schema_version": 1,
         "verdict": gates.verdict(messages),
+        "verdicts": gates.verdicts(messages),
         "gates": found,
         "total": {
             "num_draws": int(evidence.log_ratios.shape[1]),
@@ -266,11 +269,59 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence) -> dict
             }
             for j in order
         ],
+        "scales": _scales(hierarchy, evidence),
         "rounds": list(evidence.rounds),
         "levels": levels,
         "prior_sensitivity": list(evidence.sensitivity),
         "messages": messages,
     }
+
+
+def _of_scales(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess: float) -> list[dict[str, Any]]:
+    """Gates of the hyperparameters: whether they were drawn often enough, and whether the sites give them the right spread."""
+    names, found = hierarchy.names(), []
+    mixed, errors = evidence.mixing, evidence.scales
+    if mixed is not None:
+        scarce, apart = int(np.argmin(mixed.ess)), int(np.argmax(mixed.r_hat))
+        do = "ask for more draws (fit.draws), or simplify group terms with few levels"
+        found.append(gates.gate(
+            "ess", min_ess / float(mixed.ess[scarce]), (1.0, None), names[scarce],
+            f"effective draws of a scale that are wanted ({min_ess:.0f}, fit.min_ess) over those there are ({mixed.ess[scarce]:.0f})", do,
+        ))  # fmt: skip
+        found.append(gates.gate(
+            "scale_r_hat", float(mixed.r_hat[apart]), (mixing.R_HAT, None), names[apart], "largest R-hat of a scale", do
+        ))  # fmt: skip
+    if errors is None or evidence.sampler is not None:
+        return found
+    sizes = (
+        ("scale_shift", np.abs(errors.shift), errors.shift_mcse, "largest error of a scale's mean beyond its Monte Carlo error, in posterior sds"),
+        ("scale_sd", np.abs(errors.log_sd), errors.log_sd_mcse, "largest error of a scale's log posterior sd beyond its Monte Carlo error"),
+    )  # fmt: skip
+    for name, size, noise, meaning in sizes:
+        sure = np.maximum(size - 3.0 * noise, 0.0) * errors.is_covered
+        worst = int(np.argmax(sure))
+        how = f"{meaning} (drawn {errors.mean[worst]:.3g} ± {errors.sd[worst]:.2g}, about {errors.corrected_mean[worst]:.3g} ± {errors.corrected_sd[worst]:.2g} by the likelihood)"
+        found.append(gates.gate(
+            name, float(sure[worst]), (getattr(config.warn_above, name), getattr(config.fail_above, name)), names[worst],
+            how if sure[worst] > getattr(config.warn_above, name) else meaning,
+            "groups have too few outcomes for Gaussian sites: fit.method: exact is right (nuts has the same error); "
+            "or fewer, larger groups",
+        ))  # fmt: skip
+    return found
+
+
+def _scales(hierarchy: Hierarchy, evidence: Evidence) -> list[dict[str, Any]]:
+    """One row per hyperparameter; what it should be is null where its term was not looked at."""
+    mixed, errors, rows = evidence.mixing, evidence.scales, []
+    for h, name in enumerate(hierarchy.names() if mixed is not None else ()):
+        assert mixed is not None
+        row = {"name": name, "ess": number(mixed.ess[h]), "r_hat": number(mixed.r_hat[h])}
+        is_known = errors is not None and bool(errors.is_covered[h])
+        for key in ("mean", "sd", "corrected_mean", "corrected_sd", "shift", "shift_mcse"):
+            row[key] = number(getattr(errors, key)[h]) if is_known else None
+        row["sd_ratio"] = number(np.exp(errors.log_sd[h])) if errors is not None and is_known else None
+        rows.append(row)
+    return rows
 
 
 def _origin(evidence: Evidence) -> str:

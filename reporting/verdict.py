@@ -69,9 +69,13 @@ def judge(
     return Verdict(status, headline, aspects, actions)
 
 
-def about(gate: dict[str, Any]) -> str:
-    """What a gate is about: computation, data or model."""
-    return str(gate.get("about", "computation"))
+def about(row: dict[str, Any]) -> str:
+    """What a gate or a message is about: computation, data or model."""
+    return str(row.get("about", "computation"))
+
+
+def _severity(row: dict[str, Any]) -> str:
+    return {"error": "fail", "warning": "warn"}.get(str(row.get("severity")), str(row.get("severity", "info")))
 
 
 def worst_score(audit: dict[str, Any]) -> tuple[float, str] | None:
@@ -85,18 +89,19 @@ def worst_score(audit: dict[str, Any]) -> tuple[float, str] | None:
 
 
 def _status_of(audit: dict[str, Any], subject: str) -> tuple[str, list[dict[str, Any]]]:
-    """The worst status of the gates about a subject, and the gates that did not pass."""
+    """The worst status of the gates and messages about a subject, and the gates that did not pass."""
     bad = [gate for gate in audit.get("gates", []) if about(gate) == subject and gate.get("status") in ("warn", "fail")]
-    return min((str(gate["status"]) for gate in bad), key=RANK.__getitem__, default="pass"), bad
+    found = [str(gate["status"]) for gate in bad]
+    found += [_severity(row) for row in audit.get("messages", []) if about(row) == subject and _severity(row) in ("warn", "fail")]
+    return min(found, key=RANK.__getitem__, default="pass"), bad
 
 
 def _computation(audit: dict[str, Any], num_trials: int | None) -> Aspect:
-    """How far the merged posterior is from that of the model; what is warned of without a gate is about it, too."""
+    """How far the merged posterior is from that of the model; a verdict without a reason is about it, too."""
     status, bad = _status_of(audit, "computation")
-    is_told = all(gate.get("status") == "pass" for gate in audit.get("gates", []))
     verdict = str(audit.get("verdict", "fail"))
-    if is_told and verdict != "pass":
-        status = verdict if verdict in RANK else "fail"
+    if verdict != "pass" and all(_status_of(audit, subject)[0] == "pass" for subject in ("computation", "data", "model")):
+        status = verdict if verdict in HEADLINE else "fail"
     data = f"all {num_trials:,} known outcomes" if num_trials else "all of the data"
     score = worst_score(audit)
     distance = f"the furthest coefficient is {plain(score[0], 2)} posterior sds off" if score else ""
@@ -130,6 +135,8 @@ def _model(audit: dict[str, Any], checks: dict[str, Any] | None, calibration: st
     """What was looked at of the model: replicated outcomes by group. The audit itself takes the model as given."""
     status, bad = _status_of(audit, "model")
     told = [f"{gate.get('meaning', gate.get('name'))}: {gate.get('where')}." for gate in bad]
+    if status != "pass" and not bad:
+        told.append("The list below has what speaks against it.")
     told += [*([calibration] if calibration else []), *_on_the_prior(audit)]
     if checks is None:
         text = "Whether the model describes these people is not checked yet: run `caucus check`."
@@ -174,8 +181,7 @@ def _actions(audit: dict[str, Any]) -> list[Action]:
     for row in audit.get("messages", []):
         if str(row.get("what", "")).startswith(told):
             continue  # the gate has its own row
-        severity = {"error": "fail", "warning": "warn"}.get(str(row.get("severity")), str(row.get("severity", "info")))
-        actions.append(Action(severity, str(row.get("what", "")), str(row.get("where", "")), "", "",
+        actions.append(Action(_severity(row), str(row.get("what", "")), str(row.get("where", "")), "", "",
                               str(row.get("do", ""))))
     return actions
 

@@ -130,19 +130,6 @@ class CellTable:
         rows = self._execute("SELECT reason, sum(n) FROM coded WHERE reason <> 0 GROUP BY reason ORDER BY reason")
         return {self._reasons.name(reason): int(count) for reason, count in rows}
 
-    def accounted(self) -> dict[str, Any]:
-        """Return who is in the cells and who is not, as the manifest has it: people, and known outcomes, not weighted.
-
-        Of a row whose outcome itself is at fault nothing is known of the outcome.
-        """
-        people, known = (f"CAST(coalesce(sum({sql}), 0) AS HUGEINT)" for sql in (
-            cell_statistics.people_of(self._outcome), cell_statistics.known_of(self._outcome)
-        ))  # fmt: skip
-        rows = self._execute(f"SELECT reason, {people}, {known} FROM coded GROUP BY reason ORDER BY reason")
-        found = {number: {"people": int(p), "outcomes": int(k)} for number, p, k in rows}
-        good = found.pop(0, {"people": 0, "outcomes": 0})
-        return {**good, "left_out": {self._reasons.name(number): counts for number, counts in found.items()}}
-
     def quarantined_by_file(self) -> dict[tuple[str, str], int]:
         """Return the number of rows by (URL, reason): a second pass over the files, without aggregation into cells."""
         bind = Bind()
@@ -486,13 +473,16 @@ class CellTable:
     def _numeric_coding(self, column: ModelColumn) -> NumericCoding:
         x = self.code(column)
         low, high, binary = self._one(f"SELECT min({x}), max({x}), bool_and({x} IN (0, 1)) FROM good")
-        if (decided := self._decided(column, low, high, lambda: self._rows_where(f"{x} NOT IN (0, 1)"))) is not None:
+        if (decided := self._decided(column, low, high, lambda: self._num_others(x))) is not None:
             return decided
         if binary:
             return NumericCoding(0.0, 1.0, True, low, high)
         mean = self._exact_mean(x, max(abs(low), abs(high)))
         variance = self._exact_mean(f"({x} - CAST({mean!r} AS DOUBLE)) ** 2", (high - low) ** 2)
         return NumericCoding(mean, variance**0.5, False, low, high, *column.config.kept)
+
+    def _num_others(self, x: str) -> int:
+        return int(self._one(f"SELECT coalesce(sum(n), 0) FROM good WHERE {x} NOT IN (0, 1)")[0])
 
     def _coding_of_levels(self, column: ModelColumn, numbers: list[float]) -> NumericCoding:
         counts = dict(self._execute(f"SELECT {self.code(column)}, sum(n) FROM good GROUP BY 1"))
@@ -520,25 +510,6 @@ class CellTable:
                 "Remove the column from the formula: it cannot be told from the intercept."
             )  # fmt: skip
         return None
-
-    def outside(self) -> list[dict[str, Any]]:
-        """Return the numeric columns with numbers outside of the range that the coding was decided on, and their people."""
-        found = []
-        for column in self.numerics:
-            kept = self._coding.numerics.get(column.name) if self._coding is not None else None
-            if kept is None or kept.minimum is None or kept.maximum is None:
-                continue
-            x = self.code(column)
-            condition = f"{x} NOT BETWEEN CAST({kept.minimum!r} AS DOUBLE) AND CAST({kept.maximum!r} AS DOUBLE)"
-            people = self._rows_where(condition, cell_statistics.people_of(self._outcome))
-            if people:
-                low, high = self._one(f"SELECT min({x}), max({x}) FROM good")
-                found.append({"column": column.name, "people": people, "minimum": kept.minimum, "maximum": kept.maximum,
-                              "found_minimum": low, "found_maximum": high})  # fmt: skip
-        return found
-
-    def _rows_where(self, condition: str, count: str = "n") -> int:
-        return int(self._one(f"SELECT coalesce(sum({count}), 0) FROM good WHERE {condition}")[0])
 
     def _exact_mean(self, expression: str, largest: float) -> float:
         scale = fixed_point_scale(largest, self._num_rows)

@@ -23,7 +23,7 @@ MISSING, UNEXPECTED, UNUSED = -1, -2, -3
 """Codes that are not levels. ``UNUSED``: a level of quarantined rows only, so not a level of the model."""
 
 _DRESSED = re.compile(r"[-+]?[$€£]? ?(\d{1,3}([,. ']\d{3})+([.,]\d+)?|\d+,\d+|(?<=[$€£])\d+(\.\d+)?|\d+([.,]\d+)?(?= ?%)) ?[%€]?")
-"""Numbers as they are written for people: 1,234 or 1.234,5 or $20 or 45%; plain numbers are looked for first."""
+"""Numbers as they are written for people: 1,234 or 1.234,5 or $20 or 45%. Plain numbers may look so too: 0.123."""
 
 Role = Literal["factor", "numeric", "undecided"]
 

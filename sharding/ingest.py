@@ -18,7 +18,19 @@ from typing import Any
 
 import duckdb
 
-from sharding import cleaned_rows, frozen, plan, privacy, requested, sources, storage, store, undeclared, unreadable
+from sharding import (
+    accounting,
+    cleaned_rows,
+    frozen,
+    plan,
+    privacy,
+    requested,
+    sources,
+    storage,
+    store,
+    undeclared,
+    unreadable,
+)
 from sharding import quarantine as quarantine_files
 from sharding.cells import CellTable
 from sharding.config import DataConfig, ShardsConfig
@@ -147,7 +159,10 @@ def ingest(
         storage.publish_json(storage.join(directory, store.DICTIONARY), dictionary.to_json())
         read = [{**entry, "num_rows": file.num_rows} for entry, file in zip(before, found.files, strict=True)]
         read = upstream.sources if upstream is not None else read
-        manifest = _manifest(cells, entries, rows_grouped, quarantine, rejects, read)
+        totals = _totals(rows_grouped, cells.num_good_rows(), quarantine, rejects)
+        people = accounting.accounted(connection, rows.outcome, reasons)
+        outside = accounting.outside(connection, cells, rows.outcome, coding)
+        manifest = _manifest(entries, totals, people, outside, quarantine, rejects, read)
         _remove_other_shards(directory, entries)
         storage.publish_json(storage.join(directory, store.MANIFEST), manifest)
         clock.lap("write")
@@ -305,23 +320,28 @@ def _nested_factor(dictionary: Dictionary, by: tuple[str, ...]) -> list[str]:
     return [] if best is None else [best]
 
 
+def _totals(
+    rows_grouped: int, good_rows: int, quarantine: dict[str, int], rejects: dict[tuple[str, str], int]
+) -> dict[str, int]:
+    totals = {
+        "rows_read": rows_grouped + sum(rejects.values()),
+        "rows_in_cells": good_rows,
+        "rows_quarantined": sum(quarantine_files.by_reason(quarantine, rejects).values()),
+    }
+    if totals["rows_read"] != totals["rows_in_cells"] + totals["rows_quarantined"]:
+        raise ShardingError(f"rows do not reconcile: {totals}. This is a defect of Caucus; please report it.")
+    return totals
+
+
 def _manifest(
-    cells: CellTable,
     entries: list[dict[str, Any]],
-    rows_grouped: int,
+    totals: dict[str, int],
+    people: dict[str, Any],
+    outside: list[dict[str, Any]],
     quarantine: dict[str, int],
     rejects: dict[tuple[str, str], int],
     fingerprints: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    by_reason = quarantine_files.by_reason(quarantine, rejects)
-    totals = {
-        "rows_read": rows_grouped + sum(rejects.values()),
-        "rows_in_cells": cells.num_good_rows(),
-        "rows_quarantined": sum(by_reason.values()),
-    }
-    if totals["rows_read"] != totals["rows_in_cells"] + totals["rows_quarantined"]:
-        raise ShardingError(f"rows do not reconcile: {totals}. This is a defect of Caucus; please report it.")
-    people = cells.accounted()
     if people["people"] != sum(entry["num_rows"] for entry in entries):
         raise ShardingError(f"people do not reconcile: {people}. This is a defect of Caucus; please report it.")
     for reason, count in quarantine_files.by_reason({}, rejects).items():  # of a line that cannot be read nothing is known
@@ -330,9 +350,9 @@ def _manifest(
         "schema_version": store.SCHEMA_VERSION,
         "shards": entries,
         "totals": totals,
-        "quarantine": by_reason,
+        "quarantine": quarantine_files.by_reason(quarantine, rejects),
         "people": people,
-        "outside": cells.outside(),
+        "outside": outside,
         "sources": fingerprints,
     }
 

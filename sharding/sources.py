@@ -267,7 +267,9 @@ def _plain(url: str) -> Iterator[IO[bytes]]:
 
 def _header(first: bytes, codec: str, delimiter: str) -> list[str]:
     """The names in the first line, from the first bytes of a file (of which the last character may be cut)."""
-    text = codecs.getincrementaldecoder(codec)("replace" if codec == "utf-8-sig" else "strict").decode(first)
+    text = codecs.getincrementaldecoder(codec)("replace" if codec == "utf-8-sig" else "strict").decode(
+        first, final=len(first) < 1 << 20
+    )
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", 1)
     if "\ufffd" in lines[0] or "\0" in lines[0]:
         raise UnicodeError("the first line")
@@ -296,6 +298,7 @@ def _kind(name: str, where: str, files: list[SourceFile]) -> Kind:
             near = near or [other for other in known if other.lower() == name.lower()]
             hint = f"Did you mean {near[0]!r}?" if near else "Correct the name, or add `source:` to the column."
             other = next((mark for mark in ";\t|," if not is_stored and len(file.columns) == 1 and mark in file.columns[0]), None)
+            hint = hint if is_stored or near else f"{hint} If the first line is no header, add one."
             hint = hint if other is None else f"Set data.delimiter: {json.dumps(other)}."
             listed = f"one of {known[:40]}{' ...' if len(known) > 40 else ''}"
             raise ContractError(

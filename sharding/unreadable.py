@@ -70,10 +70,11 @@ def check(
     found, do = _FOUND[reason]
     line = _first_line(connection, sources, url, reason)
     enough = math.ceil(total / num_lines * 1000) / 1000
+    leave = "" if enough == 1.0 else f" If such lines may be left out, say `data.max_unreadable: {enough}`."
     raise SourceError(
-        f"data.source, file {url!r}", f"{total:,} of {num_lines:,} lines that cannot be read, line {line:,} the first with {found}",
+        f"data.source, file {url!r}", f"{total:,} of {num_lines:,} lines that cannot be read, line {line:,} the first with {found} ({reason})",
         f"at most {share:.2%} of them (data.max_unreadable)",
-        f"{do} If such lines may be left out, say `data.max_unreadable: {enough}`."
+        do + leave
     )  # fmt: skip
 
 

@@ -76,6 +76,8 @@ OFF = {"state": PPC["state"] | {"p_value": {"num_outside": 20, "chance": 1e-9, "
         ({"verdict": "fail", "gates": [GATE | {"status": "fail"}]}, None, ("fail", "pass", "unchecked")),
         ({"verdict": "warn", "gates": [GATE | {"status": "warn", "about": "model"}]}, {"ppc": PPC}, ("pass", "pass", "warn")),
         ({"verdict": "warn", "messages": [{"severity": "warn", "where": "x", "what": "y", "do": "z"}]}, None, ("warn", "pass", "unchecked")),
+        ({"verdict": "warn", "messages": [{"severity": "warn", "about": "model", "where": "x", "what": "y", "do": "z"}]}, {"ppc": PPC},
+         ("pass", "pass", "warn")),
         ({"population": None}, None, ("pass", "unchecked", "unchecked")),
     ],
 )  # fmt: skip

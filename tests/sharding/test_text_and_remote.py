@@ -74,9 +74,9 @@ def test_ragged_rows_are_counted_by_file_and_reason(helpers: Any, tmp_path: Path
 def test_ragged_rows_do_not_hide_other_quarantine(helpers: Any, tmp_path: Path) -> None:
     good = csv_bytes(helpers.people(200))
     for name in "ab":
-        (tmp_path / f"{name}.csv").write_bytes(good + b"too,few\n")
+        (tmp_path / f"{name}.csv").write_bytes(good + f"too,few {name}\n".encode())
     columns = {"race": {"levels": ["White", "Black"], "unexpected": "quarantine"}}
-    report = helpers.run(tmp_path / "*.csv", tmp_path / "run", columns=columns)
+    report = helpers.run(tmp_path / "*.csv", tmp_path / "run", columns=columns, max_unreadable=0.01)
     num_others = helpers.people(200)["race"].to_pylist().count("Hispanic")
     assert report.manifest["quarantine"] == {"race:unexpected_level": 2 * num_others, "csv:too_few_fields": 2}
     counts = storage.read_json(str(tmp_path / "run/quarantine/counts.json"))["by_file"]
@@ -88,7 +88,7 @@ def test_ragged_rows_do_not_hide_other_quarantine(helpers: Any, tmp_path: Path) 
     [
         (b"", {}, SourceError, "found an empty file; expected a header line"),
         (b"state,county,race,female,dem,voted\n", {}, ContractError, "found no row in 1 file"),
-        (b"a,a\n1,2\n", {}, SourceError, "names are empty or repeated"),
+        (b"a,a\n1,2\n", {}, ContractError, "If the first line is no header, add one"),
         (b"\xff\xfe\x00", {}, SourceError, r"not text in utf-8 .*Set data\.encoding"),
         (b"x", {"encoding": "utf-16"}, SourceError, "not text in utf-16"),
         (b"state,county,race,female,dem,voted\n01,01001,W,1,x1,0\n01,01001,W,0,2,1\n", {}, ContractError,

@@ -1,0 +1,50 @@
+"""Who is in the cells and who is not, and whose numbers are beyond those that a frozen coding was decided on.
+
+Both are counted in people: rows, or their trials. The tables are those of :mod:`sharding.cells`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+
+from sharding import cell_statistics
+from sharding.cells import CellTable
+from sharding.contract import Reasons
+from sharding.dictionary import Dictionary
+from sharding.outcome import Outcome
+
+
+def accounted(connection: duckdb.DuckDBPyConnection, outcome: Outcome, reasons: Reasons) -> dict[str, Any]:
+    """Return people and known outcomes, not weighted, in the cells and left out by reason.
+
+    Of a row whose outcome itself is at fault nothing is known of the outcome.
+    """
+    sums = cell_statistics.people_of(outcome), cell_statistics.known_of(outcome)
+    people, known = (f"CAST(coalesce(sum({sql}), 0) AS HUGEINT)" for sql in sums)
+    rows = connection.execute(f"SELECT reason, {people}, {known} FROM coded GROUP BY reason ORDER BY reason").fetchall()
+    found = {number: {"people": int(p), "outcomes": int(k)} for number, p, k in rows}
+    good = found.pop(0, {"people": 0, "outcomes": 0})
+    return {**good, "left_out": {reasons.name(number): counts for number, counts in found.items()}}
+
+
+def outside(
+    connection: duckdb.DuckDBPyConnection, cells: CellTable, outcome: Outcome, coding: Dictionary | None
+) -> list[dict[str, Any]]:
+    """Return the numeric columns with numbers outside of the range that ``coding`` was decided on, and their people."""
+    found = []
+    for column in cells.numerics:
+        kept = coding.numerics.get(column.name) if coding is not None else None
+        if kept is None or kept.minimum is None or kept.maximum is None:
+            continue
+        x, (low, high) = cells.code(column), (f"CAST({end!r} AS DOUBLE)" for end in (kept.minimum, kept.maximum))
+        people, least, most = connection.execute(
+            f"SELECT sum({cell_statistics.people_of(outcome)}) FILTER (WHERE {x} NOT BETWEEN {low} AND {high}), min({x}), max({x}) FROM good"
+        ).fetchall()[0]
+        if people:
+            found.append({
+                "column": column.name, "people": int(people), "minimum": kept.minimum, "maximum": kept.maximum,
+                "found_minimum": least, "found_maximum": most,
+            })  # fmt: skip
+    return found
