@@ -359,27 +359,27 @@ class CellTable:
 
     def _count_missing(self) -> dict[str, int]:
         """Rows without a value, by column, of those that break no rule of outcome, weight and id."""
-        bind = Bind()
-        given = [self._given(i, bind) for i in range(len(self.columns))]
-        counts = ", ".join(f"coalesce(sum(n) FILTER (WHERE NOT {sql}), 0)" for sql in given)
-        if not given:
-            return {}
-        found = self._one(f"SELECT {counts} FROM cells WHERE flag = 0", bind)
-        return {column.name: int(count) for column, count in zip(self.columns, found, strict=True)}
+        found: dict[str, int] = {}
+        for i, column in enumerate(self.columns):
+            bind = Bind()
+            if column.role == "factor":  # labels are made of distinct values only
+                markers = f"{bind(list(column.config.missing_values))}::VARCHAR[]"
+                label = label_sql("raw", column.kind)
+                labelled = f"SELECT raw, {label} AS label FROM (SELECT DISTINCT k{i} AS raw FROM cells)"
+                missing = f"SELECT raw FROM ({labelled}) WHERE label IS NULL OR list_contains({markers}, label)"
+                rows = f"cells JOIN ({missing}) ON k{i} IS NOT DISTINCT FROM raw WHERE flag = 0"
+            else:
+                given = number_sql(f"k{i}", self._number_kind(column), column.config.missing_values, bind)[1]
+                rows = f"cells WHERE flag = 0 AND NOT {given}"
+            found[column.name] = int(self._one(f"SELECT coalesce(sum(n), 0) FROM {rows}", bind)[0])
+        return found
 
     def _count_joined(self, column: ModelColumn) -> int:
         """Levels of a text column that are written in several ways."""
         i = self.columns.index(column)
-        query = f"SELECT {self._text(i)} AS label FROM (SELECT DISTINCT k{i} FROM cells) WHERE label <> '' GROUP BY 1 HAVING count(*) > 1"
-        return int(self._one(f"SELECT count(*) FROM ({query})")[0])
-
-    def _given(self, i: int, bind: Bind) -> str:
-        """SQL: whether a row of ``cells`` has a value of a column."""
-        column = self.columns[i]
-        if column.role == "factor":
-            label = self._text(i)
-            return f"({label} IS NOT NULL AND NOT list_contains({bind(list(column.config.missing_values))}::VARCHAR[], {label}))"
-        return number_sql(f"k{i}", self._number_kind(column), column.config.missing_values, bind)[1]
+        labelled = f"SELECT {self._text(i)} AS label FROM (SELECT DISTINCT k{i} FROM cells)"
+        joined = f"SELECT label FROM ({labelled}) WHERE label <> '' GROUP BY label HAVING count(*) > 1"
+        return int(self._one(f"SELECT count(*) FROM ({joined})")[0])
 
     @staticmethod
     def _number_kind(column: ModelColumn) -> Kind:

@@ -31,7 +31,9 @@ Kind = Literal["text", "integer", "float", "boolean", "date", "null"]
 
 BLANKS = "".join(c for c in map(chr, range(0x10000)) if c.isspace()) + "\0\u200b\ufeff"
 """What is taken off the ends of text: white space, NUL (padding of fixed width), zero-width blanks, marks of byte order."""
-_BLANKS_SQL = "'" + BLANKS.replace("\0", "") + "' || chr(0)"
+_BLANK_CLASS = "[" + "".join(f"\\x{{{ord(c):x}}}" for c in BLANKS) + "]+"
+_AS_IT_IS = "[!-~]([ -~]*[!-/1-~])?"
+"""Regular expression of text that is its own label, but for truth values: most of it, told without the work of the rest."""
 
 _AS_TRUE, _AS_FALSE = ("True", "TRUE"), ("False", "FALSE")
 _PLAIN = r"^-?(0)\.0+$|^(-?[1-9][0-9]*)\.0+$|^([0-9]{4}-[0-9]{2}-[0-9]{2})[ T]00:00:00(?:\.0+)?$"
@@ -75,10 +77,11 @@ def label_sql(column: str, kind: Kind) -> str:
         )
     if kind not in ("text", "date"):
         return text
-    stripped = f"trim({text}, {_BLANKS_SQL})"
+    stripped = f"regexp_replace({text}, '^{_BLANK_CLASS}|{_BLANK_CLASS}$', '', 'g')"
     plain = f"(CASE WHEN ends_with({stripped}, '0') THEN regexp_replace({stripped}, '{_PLAIN}', '\\1\\2\\3') ELSE {stripped} END)"
     return (
-        f"CASE WHEN {stripped} IN {_AS_TRUE} THEN 'true' WHEN {stripped} IN {_AS_FALSE} THEN 'false' "
+        f"CASE WHEN regexp_full_match({text}, '{_AS_IT_IS}') AND {text} NOT IN {(*_AS_TRUE, *_AS_FALSE)} THEN {text} "
+        f"WHEN {stripped} IN {_AS_TRUE} THEN 'true' WHEN {stripped} IN {_AS_FALSE} THEN 'false' "
         f"WHEN contains({stripped}, chr(0)) THEN {stripped} ELSE nfc_normalize({plain}) END"
     )
 

@@ -202,9 +202,13 @@ def number_sql(column: str, kind: Kind, markers: Sequence[str], bind: Bind) -> t
     ``column`` is SQL. The value of text that is no number is null although it is given.
     """
     if kind == "text":
-        label = label_sql(column, kind)
-        known = f"({column} IS NOT NULL AND NOT list_contains({bind(list(markers))}::VARCHAR[], {label}))"
-        return f"(CASE WHEN {known} THEN TRY_CAST({column} AS DOUBLE) END)", known
+        number = f"TRY_CAST({column} AS DOUBLE)"
+        of_number = [marked for marked in map(_parse, markers) if marked is not None]
+        is_number = f"NOT list_contains({bind(of_number)}::DOUBLE[], {number})" if of_number else "true"
+        label = label_sql(column, kind)  # costs more than a number: of what is none only
+        is_text = f"({column} IS NOT NULL AND NOT list_contains({bind(list(markers))}::VARCHAR[], {label}))"
+        known = f"(CASE WHEN {number} IS NOT NULL THEN {is_number} ELSE {is_text} END)"
+        return f"(CASE WHEN {known} THEN {number} END)", known
     if kind == "null":
         return "NULL::DOUBLE", "false"
     value = f"CAST({column} AS DOUBLE)"

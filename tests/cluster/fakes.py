@@ -70,13 +70,14 @@ class FakeStages:
 
         return run
 
-    def _ingest(self, data: Any, shards: Any, *, directory: str, **options: Any) -> None:
+    def _ingest(self, data: Any, shards: Any, *, directory: str, **options: Any) -> Any:
         self._called("ingest")
         self.ingested = options
         totals = {"rows_read": VOTERS, "rows_in_cells": VOTERS, "rows_quarantined": 0}
         manifest = {"schema_version": 1, "shards": [ENTRY], "totals": totals}
         _write(Path(directory, "dictionary.json"), json.dumps(DICTIONARY))
         _write(Path(directory, "shards", "manifest.json"), json.dumps(manifest))
+        return types.SimpleNamespace(dictionary=types.SimpleNamespace(notes=()))
 
     def _report(self, directory: str) -> str:
         self._called("report")

@@ -65,7 +65,8 @@ def test_all_stages_run_once_and_a_second_run_redoes_nothing(file: Path, fakes: 
 def test_ingest_is_told_the_columns_of_model_and_margins(file: Path, fakes: FakeStages):
     run(file)
     assert fakes.ingested["outcome_kind"] == "binomial"
-    assert fakes.ingested["factor_columns"] == ("state", "county", "race", "age")
+    assert fakes.ingested["factor_columns"] == ("state", "county", "race")
+    assert fakes.ingested["margin_columns"] == ("age",)
     assert fakes.ingested["predictor_columns"] == ("female",)
     assert fakes.ingested["group_columns"] == (("state",), ("state", "county"), ("race",))
 
@@ -96,7 +97,7 @@ def test_stages_are_given_their_key_and_the_directory(file: Path, fakes: FakeSta
             "fit: starts (model.formula",
         ),
         ("model.formula=voted ~ 1 + (1 | state)", "ingest", "ingest: starts (columns."),
-        ("poststratify.by=[party]", "ingest", "ingest: starts (columns.factor_columns"),
+        ("poststratify.by=[party]", "ingest", "ingest: starts (columns.margin_columns"),
         ("shards.target_cells=5000", "ingest", "ingest: starts (shards.target_cells: 200000 -> 5000)"),
         ("data.terms_of_use=public", "report", "report: starts (data.terms_of_use: synthetic -> public)"),
         ("data.memory_limit=1GB", None, ""),

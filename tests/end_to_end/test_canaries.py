@@ -32,7 +32,7 @@ PERSON = {
 ROWS = {"good": 17, "repeated": 18, "rejected": 40, "unreadable": 60}
 LEVEL = "Magrathean-Q7"
 CONFIG = line.CONFIG.replace("publish: {min_count: 1}\n", "").replace(
-    "terms_of_use", "columns: {race: {levels: [White, Black, Other], unexpected: quarantine}}, id_column: voter_id, "
+    "terms_of_use", "columns: {race: {levels: [White, Black, Other], unexpected: quarantine}}, max_unreadable: 0.01, id_column: voter_id, "
     "duplicates: quarantine, terms_of_use"
 )  # fmt: skip
 
