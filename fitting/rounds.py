@@ -27,6 +27,7 @@ MIN_DAMPING = 1 / 16
 LARGEST_STEP = 1.0  # on the log line, of an own parameter
 NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells together is positive
 FAR = 1.0  # posterior sds: a round that moves further is not worth integrating over the scales after it
+STALLING = 0.5  # rounds that settle move less than this share of what they did three rounds ago
 NUTS_ROUNDS = 3
 NUTS_TOLERANCE = 0.05
 
@@ -196,7 +197,7 @@ class Round(NamedTuple):
 def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
     """The round to run after those in ``history``; None when the posterior has stopped moving or rounds are used up.
 
-    A round that moved further than the one before halves the step of the next. Where the likelihood is not log-concave
+    A round that moved further than the one before halves the step of the next, and so do four that hardly come nearer (to and fro). Where the likelihood is not log-concave
     rounds are convex until one has moved less than ``NEAR``. NUTS starts where variational rounds have settled, so that
     every shard has a cavity, and runs a few rounds, which move the means by little but noise.
     """
@@ -211,7 +212,9 @@ def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
     unsettled = last.move >= schedule.tolerance or last.convex
     if unsettled and not exact_sites and len(history) < schedule.max_rounds:
         diverging = len(history) > 1 and last.move > 1.0 and last.move > history[-2].move
-        damping = max(last.damping / 2, MIN_DAMPING) if diverging else last.damping
+        moves = [r.move for r in history[-4:]]
+        to_and_fro = len(moves) == 4 and all(r.damping == last.damping for r in history[-4:]) and last.move > STALLING * moves[0]
+        damping = max(last.damping / 2, MIN_DAMPING) if diverging or to_and_fro else last.damping
         return Round(base, damping, convex=has_modes and last.move > NEAR)
     return Round("nuts", schedule.damping) if schedule.method == "nuts" and not exact_sites else None
 
