@@ -176,7 +176,7 @@ def draw(
 ) -> Draws:
     """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments.
 
-    ``min_ess``: proposals of psi per draw are doubled, up to eight, until every hyperparameter has this bulk and tail ESS.
+    ``min_ess``: proposals of psi per draw are doubled, up to four, until every hyperparameter has this bulk and tail ESS.
     """
     theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
     kept = np.empty((num_chains, num_draws, hierarchy.size))
@@ -211,7 +211,7 @@ def learn(
     hierarchy: Hierarchy, sites: Natural, proposal: Proposal, num_draws: int, threads: int = 1
 ) -> Proposal | Learned:
     """What to draw psi from: for fewer draws than learning takes pilots, and for Hamiltonian paths, the proposal as it is."""
-    if not 0 < hierarchy.size <= MANY_HYPERPARAMETERS or num_draws <= scale_sampler.num_pilots(hierarchy.size):
+    if not 0 < hierarchy.size <= MANY_HYPERPARAMETERS or num_draws <= 2 * scale_sampler.num_pilots(hierarchy.size):
         return proposal
     return scale_sampler.learn(hierarchy, sites, proposal, threads)
 
