@@ -27,7 +27,7 @@ MIN_DAMPING = 1 / 16
 LARGEST_STEP = 1.0  # on the log line, of an own parameter
 NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells together is positive
 FAR = 1.0  # posterior sds: a round that moves further is not worth integrating over the scales after it
-STALLING = 0.5  # rounds that settle move less than this share of what they did three rounds ago
+STALLING = 0.9  # four rounds of which the shortest moves more than this share of the longest come no nearer
 NUTS_ROUNDS = 3
 NUTS_TOLERANCE = 0.05
 
@@ -209,11 +209,12 @@ def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
     if sampled:
         settled = last.move < NUTS_TOLERANCE or len(sampled) == NUTS_ROUNDS
         return None if settled else Round("nuts", schedule.damping)
-    unsettled = last.move >= schedule.tolerance or last.convex
+    damped = min(1.0, last.damping / schedule.damping)  # a round of half a step moves half as far
+    unsettled = last.move >= schedule.tolerance * damped or last.convex
     if unsettled and not exact_sites and len(history) < schedule.max_rounds:
         diverging = len(history) > 1 and last.move > 1.0 and last.move > history[-2].move
         moves = [r.move for r in history[-4:]]
-        to_and_fro = len(moves) == 4 and all(r.damping == last.damping for r in history[-4:]) and last.move > STALLING * moves[0]
+        to_and_fro = len(moves) == 4 and all(r.damping == last.damping for r in history[-4:]) and min(moves) > STALLING * max(moves)
         damping = max(last.damping / 2, MIN_DAMPING) if diverging or to_and_fro else last.damping
         return Round(base, damping, convex=has_modes and last.move > NEAR)
     return Round("nuts", schedule.damping) if schedule.method == "nuts" and not exact_sites else None
