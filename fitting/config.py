@@ -261,8 +261,8 @@ class WarnAbove(Frozen):
     score: float = Field(default=0.1, gt=0, description="Error of a coefficient's mean, in posterior sds.")
     log_ratio_sd: float = Field(default=1.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.5, description="Pareto k of the importance ratios.")
-    scale_shift: float = Field(default=0.15, gt=0, description="Error of a scale's mean, in posterior sds.")
-    scale_sd: float = Field(default=0.15, gt=0, description="Error of a scale's log posterior sd: 0.15 is 14% too narrow.")
+    scale_shift: float = Field(default=0.1, gt=0, description="Error of a scale's mean, in posterior sds.")
+    scale_sd: float = Field(default=0.05, gt=0, description="Error of a scale's log posterior sd: 0.05 is 5% too narrow.")
 
 
 class FailAbove(Frozen):

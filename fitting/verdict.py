@@ -297,11 +297,11 @@ def _of_scales(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, mi
     if errors is None or evidence.sampler is not None:
         return found
     sizes = (
-        ("scale_shift", np.abs(errors.shift), errors.shift_mcse, "largest error of a scale's mean beyond its Monte Carlo error, in posterior sds"),
-        ("scale_sd", np.abs(errors.log_sd), errors.log_sd_mcse, "largest error of a scale's log posterior sd beyond its Monte Carlo error"),
+        ("scale_shift", np.abs(errors.shift), errors.shift_mcse, "largest error of a scale's mean beyond two Monte Carlo errors, in posterior sds"),
+        ("scale_sd", np.abs(errors.log_sd), errors.log_sd_mcse, "largest error of a scale's log posterior sd beyond two Monte Carlo errors"),
     )  # fmt: skip
     for name, size, noise, meaning in sizes:
-        sure = np.maximum(size - 3.0 * noise, 0.0) * errors.is_covered
+        sure = np.maximum(size - 2.0 * noise, 0.0) * errors.is_covered
         worst = int(np.argmax(sure))
         how = f"{meaning} (drawn {errors.mean[worst]:.3g} ± {errors.sd[worst]:.2g}, about {errors.corrected_mean[worst]:.3g} ± {errors.corrected_sd[worst]:.2g} by the likelihood)"
         found.append(gates.gate(

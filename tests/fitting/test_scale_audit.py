@@ -91,7 +91,7 @@ HEALTHY = {
     "groups of 20": ((100, 1, 0.7, 1, 20), {}),
     "groups of 200": ((30, 1, 1.0, 2, 200), {}),
     "few levels": ((4, 10, 0.5, 3, 20), {}),
-    "poisson": ((150, 3, 0.5, 4, 1, "poisson"), {"family": "poisson"}),
+    "poisson": ((150, 20, 0.5, 4, 1, "poisson"), {"family": "poisson"}),
     "many trials": ((400, 1, 0.4, 5, 50), {}),
     "two answers, small sd": ((300, 30, 0.3, 6), {}),
 }
