@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import chdtrc
 
-from fitting import combiner, rounds, scale_marginal, sites
+from fitting import combiner, rounds, sandwich, scale_marginal, sites
 from fitting import tree as tr
 from fitting.cell_design import CellDesign
 from fitting.combiner import DrawsMatrix, Moments
@@ -51,13 +51,15 @@ Refresh = Callable[[Moments], Sequence[Site]]
 class ShardAudit(NamedTuple):
     """What one shard reports: log ratio at every draw (M,), its site made afresh, and outcome totals per coefficient (D_s,).
 
-    ``successes`` are None for outcomes that are no successes out of trials.
+    ``successes`` are None for outcomes that are no successes out of trials. ``root_scores`` are the variance of people's scores and the
+    information of the coefficients common to all, each (G, G) times the residual variance; None of families that keep no squares.
     """
 
     log_ratio: np.ndarray
     fresh: Site
     trials: np.ndarray
     successes: np.ndarray | None
+    root_scores: np.ndarray | None = None
 
 
 class Importance(NamedTuple):
@@ -127,10 +129,26 @@ def shard(
     presence = design._replace(values=tuple(present))
     everyone = np.ones((design.num_predictors, 1))
     trials = sites.transpose_multiply(tree, presence, everyone * design.statistics["num_trials"])
+    scores = _root_scores(tree, design, family, fresh, moments, float(np.mean(residual)))
     if "num_successes" not in design.statistics:
-        return ShardAudit(ratio, fresh, trials, None)
+        return ShardAudit(ratio, fresh, trials, None, scores)
     successes = sites.transpose_multiply(tree, presence, design.statistics["num_successes"][None])
-    return ShardAudit(ratio, fresh, trials, successes)
+    return ShardAudit(ratio, fresh, trials, successes, scores)
+
+
+def _root_scores(
+    tree: Tree, design: CellDesign, family: Family, site: Site, moments: Moments, residual_sd: float
+) -> np.ndarray | None:
+    if family.name == "binomial":
+        squares = sandwich.score_variance(tree, design, family, moments.mean)
+    elif family.has_residual_scale:
+        eta, known = sites.predictor_mean(design, moments.mean)[0], design.statistics
+        square = known["sum_y_squared"] - 2.0 * eta * known["sum_y"] + eta**2 * known["num_trials"]
+        squares = sites.information(tree, design, np.maximum(square, 0.0)[None, None] / residual_sd**2)
+    else:
+        return None
+    size = tree.block_sizes[0]
+    return np.stack([part[: size * size].reshape(size, size) for part in (squares, site.precision)])
 
 
 def spread_of(log_ratio: np.ndarray) -> float:
@@ -210,7 +228,8 @@ def score(
     at, count = moments, 0
     # the same points of psi as under ``moments``: what differs is the sites, not the error of integrating over few points
     natural, current = combiner.product(tree, list(zip(restrictions, fresh, strict=True))), proposal
-    refreshed = combiner.moments(hierarchy, natural, proposal, threads=threads)
+    before = combiner.product(tree, list(zip(restrictions, used, strict=True)))
+    refreshed = combiner.moments(hierarchy, natural, proposal, threads=threads, points_of=before)
     if _largest_move(tree, refreshed, moments) > FAR:
         natural, current, refreshed = rounds.merge(hierarchy, restrictions, fresh, proposal.mode, threads)
     while refresh is not None and count < MAX_REFRESHES:
@@ -249,9 +268,12 @@ def _largest_move(tree: Tree, moments: Moments, before: Moments) -> float:
 
 def heterogeneity(
     hierarchy: Hierarchy, natural: Natural, restrictions: Sequence[Restriction], used: Sequence[Site],
-    moments: Moments, psi: np.ndarray,
+    moments: Moments, psi: np.ndarray, root_scores: Sequence[np.ndarray | None] = (),
 ) -> list[Heterogeneity]:  # fmt: skip
     """Distance of each shard's message to the root from the posterior that all the other shards give the root.
+
+    People may vary more than the model says: under survey weights, or where the model is wrong, a random shard's score does. With
+    ``root_scores`` of all shards the variance of a score is that of people's scores in the other shards (sandwich).
 
     A shard with much data that tells another story makes every other shard look odd beside it. So while one stands out, the
     one furthest out is set aside, with its distance as it was, and the others are compared among themselves.
@@ -265,9 +287,14 @@ def heterogeneity(
         ]
     sd = np.sqrt(moments.covariance[hierarchy.model.tree.diagonal])[: hierarchy.model.tree.block_sizes[0]]
     left = list(range(len(used)))
+    if len(left) == 1:
+        return [Heterogeneity(0.0, 0, 1.0, 0.0, 0.0, 0)]  # there is no other to compare with
+    known = [part for part in root_scores if part is not None]
+    scores = np.array(known) if len(known) == len(used) else None
     while True:
         parts = [(restrictions[s], used[s]) for s in left]
-        compared = dict(zip(left, _against_the_rest(hierarchy, precision, shift, parts, psi, sd, natural.reference), strict=True))
+        some = None if scores is None else scores[left]
+        compared = dict(zip(left, _against_the_rest(hierarchy, precision, shift, parts, psi, sd, natural.reference, some), strict=True))
         adjusted = np.minimum(np.array([compared[s].p_value for s in left]) * len(left), 1.0)
         outside = int(np.argmax([compared[s].excess for s in left]))
         aside = len(used) - len(left)
@@ -283,7 +310,7 @@ def heterogeneity(
 
 def _against_the_rest(
     hierarchy: Hierarchy, precision: np.ndarray, shift: np.ndarray, parts: Sequence[tuple[Restriction, Site]],
-    psi: np.ndarray, sd: np.ndarray, reference: np.ndarray,
+    psi: np.ndarray, sd: np.ndarray, reference: np.ndarray, scores: np.ndarray | None = None,
 ) -> list[Heterogeneity]:  # fmt: skip
     """Each of some shards against the others of them, whose sites multiply to ``precision`` and ``shift``.
 
@@ -296,7 +323,7 @@ def _against_the_rest(
     nothing, whole = roots.prior, roots.whole
     mean, spread = whole.root @ whole.solved, np.square(whole.root).sum(axis=1)
     found = []
-    for restriction, site in parts:
+    for s, (restriction, site) in enumerate(parts):
         own = restriction, site.precision * scale, site.shift * scale
         try:
             rest, alone = roots.without(*own), roots.alone(*own)
@@ -313,6 +340,10 @@ def _against_the_rest(
         kept = values > INFORMATIVE
         z = (vectors.T @ (rest.root.T @ (alone.shift - nothing.shift - information @ others)))[kept]
         z /= np.sqrt(values[kept] + values[kept] ** 2)
+        if scores is not None:
+            of_others, axes = scores.sum(axis=0) - scores[s], rest.root @ vectors[:, kept]
+            variance, expected = np.einsum("gk,agh,hk->ak", axes, of_others, axes)
+            z /= np.sqrt(np.maximum(variance / np.maximum(expected, 1e-300), 1.0))
         if not hierarchy.family.has_residual_scale:
             present = np.diagonal(information) > 0
             reach = np.square((rest.root @ vectors[:, kept])[present]).max(axis=0, initial=0.0)

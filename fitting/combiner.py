@@ -103,11 +103,13 @@ def conditional_moments(hierarchy: Hierarchy, sites: Natural, psi: np.ndarray) -
 
 
 def moments(
-    hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_points: int = 32, threads: int = 1
-) -> Moments:
+    hierarchy: Hierarchy, sites: Natural, proposal: Proposal, *, num_points: int = 32, threads: int = 1,
+    points_of: Natural | None = None,
+) -> Moments:  # fmt: skip
     """Moments of the coefficients with psi integrated out by quasi-random importance sampling (Sobol points, no noise).
 
-    With many hyperparameters the points are a Hamiltonian chain's, always the same, of equal weight.
+    With many hyperparameters the points are a Hamiltonian chain's, always the same, of equal weight. With ``points_of`` the chain is
+    that of other sites, and its points are weighted: moments of two products then differ by the sites, not by their chains.
     """
     tree = hierarchy.model.tree
 
@@ -123,9 +125,10 @@ def moments(
 
     if hierarchy.size > MANY_HYPERPARAMETERS:
         num_points = CHAIN_POINTS
-        in_turn = _hamiltonian(hierarchy, sites, proposal, np.random.default_rng(0), num_points)
+        drawn_from = sites if points_of is None else points_of
+        in_turn = _hamiltonian(hierarchy, drawn_from, proposal, np.random.default_rng(0), num_points)
         points = np.stack([point.position for point in in_turn])
-        log_q = np.array([scale_marginal.log_density(hierarchy, sites, psi) for psi in points])  # so that all weights are equal
+        log_q = np.array([scale_marginal.log_density(hierarchy, drawn_from, psi) for psi in points])  # equal weights for these
     else:
         uniforms = qmc.Sobol(hierarchy.size, scramble=True, rng=np.random.default_rng(0)).random(num_points)
         points, log_q = scale_proposal.sample(proposal, uniforms)
@@ -177,7 +180,7 @@ def draw(
 ) -> Draws:
     """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments.
 
-    ``min_ess``: proposals of psi per draw are doubled, up to eight, until every hyperparameter has this bulk and tail ESS.
+    ``min_ess``: proposals of psi per draw are doubled, up to four, until every hyperparameter has this bulk and tail ESS.
     """
     theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
     kept = np.empty((num_chains, num_draws, hierarchy.size))
@@ -212,7 +215,7 @@ def learn(
     hierarchy: Hierarchy, sites: Natural, proposal: Proposal, num_draws: int, threads: int = 1
 ) -> Proposal | Learned:
     """What to draw psi from: for fewer draws than learning takes pilots, and for Hamiltonian paths, the proposal as it is."""
-    if not 0 < hierarchy.size <= MANY_HYPERPARAMETERS or num_draws <= scale_sampler.num_pilots(hierarchy.size):
+    if not 0 < hierarchy.size <= MANY_HYPERPARAMETERS or num_draws <= 2 * scale_sampler.num_pilots(hierarchy.size):
         return proposal
     return scale_sampler.learn(hierarchy, sites, proposal, threads)
 

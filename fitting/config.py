@@ -188,7 +188,7 @@ class _RoundsConfig(Frozen):
     min_ess: float = Field(
         default=400.0,
         gt=0,
-        description="Effective draws of every scale, bulk and tail: more proposals are made for each draw, up to eight, until "
+        description="Effective draws of every scale, bulk and tail: more proposals are made for each draw, up to four, until "
         "there are as many; the audit warns of a scale that has fewer.",
     )
     spread: Literal["model", "sandwich"] = Field(
@@ -269,8 +269,8 @@ class WarnAbove(Frozen):
     score: float = Field(default=0.1, gt=0, description="Error of a coefficient's mean, in posterior sds.")
     log_ratio_sd: float = Field(default=1.0, gt=0, description="Sd of the log importance ratio, all shards together.")
     k_hat: float = Field(default=0.5, description="Pareto k of the importance ratios.")
-    scale_shift: float = Field(default=0.15, gt=0, description="Error of a scale's mean, in posterior sds.")
-    scale_sd: float = Field(default=0.15, gt=0, description="Error of a scale's log posterior sd: 0.15 is 14% too narrow.")
+    scale_shift: float = Field(default=0.1, gt=0, description="Error of a scale's mean, in posterior sds.")
+    scale_sd: float = Field(default=0.05, gt=0, description="Error of a scale's log posterior sd: 0.05 is 5% too narrow.")
     rows: float = Field(default=0.05, ge=0, description="Share of known outcomes, or of people, left out without having been declared.")
     new_levels: float = Field(default=0.05, ge=0, description="Share of a frame's people on levels of a column that the data did not have.")
     outside: float = Field(default=0.01, ge=0, description="Share of people with a number outside of what was fitted.")

@@ -44,6 +44,7 @@ class Run(NamedTuple):
     proposal: Proposal
     draws: Draws
     moves: tuple[float, ...]
+    methods: tuple[str, ...] = ()  # of the rounds
 
 
 def code(
@@ -238,6 +239,7 @@ def fit(
         proposal,
         draws,
         tuple(r.move for r in done),
+        tuple(r.method for r in done),
     )
 
 
@@ -299,7 +301,10 @@ def audit(run: Run, config: AuditConfig | None = None, *, num_nodes: int = 11, t
         run.moments,
         run.natural,
         run.proposal,
-        [{"round": i, "move": m, "damping": 1.0, "seconds": 0.0} for i, m in enumerate(run.moves)],
+        [
+            {"round": i, "move": move, "damping": 1.0, "seconds": 0.0, "method": method}
+            for i, (move, method) in enumerate(zip(run.moves, run.methods, strict=True))
+        ],
         float(run.draws.acceptance.mean()),
         threads,
         refresh,

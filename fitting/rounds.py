@@ -29,6 +29,7 @@ LARGEST_STEP = 1.0  # on the log line, of an own parameter
 NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells together is positive
 FAR = 1.0  # posterior sds: a round that moves further is not worth integrating over the scales after it
 LOST_DIGITS = 1e4  # posterior sds: this far from a reference a sum of squares has lost half of its digits
+STALLING = 0.9  # four rounds of which the shortest moves more than this share of the longest come no nearer
 NUTS_ROUNDS = 3
 NUTS_TOLERANCE = 0.05
 
@@ -199,7 +200,7 @@ class Round(NamedTuple):
 def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
     """The round to run after those in ``history``; None when the posterior has stopped moving or rounds are used up.
 
-    A round that moved further than the one before halves the step of the next. Where the likelihood is not log-concave
+    A round that moved further than the one before halves the step of the next, and so do four that hardly come nearer (to and fro). Where the likelihood is not log-concave
     rounds are convex until one has moved less than ``NEAR``. NUTS starts where variational rounds have settled, so that
     every shard has a cavity, and runs a few rounds, which move the means by little but noise.
     """
@@ -213,10 +214,13 @@ def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
         return None if settled else Round("nuts", schedule.damping)
     if exact_sites and len(history) == 1 and last.move > LOST_DIGITS:
         return Round(base, schedule.damping)  # about where the first one ended
-    unsettled = last.move >= schedule.tolerance or last.convex
+    damped = min(1.0, last.damping / schedule.damping)  # a round of half a step moves half as far
+    unsettled = last.move >= schedule.tolerance * damped or last.convex
     if unsettled and not exact_sites and len(history) < schedule.max_rounds:
         diverging = len(history) > 1 and last.move > 1.0 and last.move > history[-2].move
-        damping = max(last.damping / 2, MIN_DAMPING) if diverging else last.damping
+        moves = [r.move for r in history[-4:]]
+        to_and_fro = len(moves) == 4 and all(r.damping == last.damping for r in history[-4:]) and min(moves) > STALLING * max(moves)
+        damping = max(last.damping / 2, MIN_DAMPING) if diverging or to_and_fro else last.damping
         return Round(base, damping, convex=has_modes and last.move > NEAR)
     return Round("nuts", schedule.damping) if schedule.method == "nuts" and not exact_sites else None
 

@@ -28,7 +28,7 @@ from fitting.in_order import in_order
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 
-PILOTS = 8, 64, 1024  # times the square of the number of hyperparameters, at least, at most
+PILOTS = 4, 64, 512  # times the square of the number of hyperparameters, at least, at most
 KNOTS = np.array([-9.0, -6.0, -4.0, -2.5, -1.5, -0.7, 0.0, 0.7, 1.5, 2.5, 4.0, 6.0])  # in sds of an axis
 ENDS = np.linspace(-14.0, 14.0, 2801)  # of the cells of a table
 STEP = float(ENDS[1] - ENDS[0])
@@ -39,7 +39,7 @@ FLATTER = 0.75  # power of the profiles that pilots are drawn from
 AMPLITUDE, LENGTH, NOISE, TAIL_NOISE = 1.0, 2.5, 0.05, 0.02  # of the log ratio, in quantiles of a normal
 CENTRES = np.linspace(-3.5, 3.5, 6)
 EDGES = np.linspace(-3.0, 3.0, 11)  # of the cells that the tilt is averaged in, in quantiles of a normal
-LOWEST, FLOOR = -3.0, -10.0  # of what is left of the tilt, and of the log ratio at a pilot
+LOWEST, FLOOR = -1.5, -10.0  # of what is left of the tilt, and of the log ratio at a pilot
 CANDIDATES, POOL = 4096, 16384
 MIN_RATE = 0.01
 SHARE_OF_T = 0.05  # of all proposals: where the tilt is wrong the t bounds the weights
@@ -79,22 +79,32 @@ def learn(hierarchy: Hierarchy, sites: Natural, proposal: Proposal, threads: int
     sobol = qmc.Sobol(size, scramble=True, rng=np.random.default_rng(0))
     z = _positions(flatter, sobol.random(CANDIDATES)[: num_pilots(size)])
     ratio = log_densities(proposal.mode + z @ proposal.axes.T) - _look_up(profiles, _cells(z))
+    pool = sobol.random(POOL)
+    learned = _learned_from(learned, flatter, z, ratio, pool)
+    again = sample(learned, np.random.default_rng(1), num_pilots(size))[0]
+    z_again = np.linalg.solve(proposal.axes, (again - proposal.mode).T).T
+    ratio = np.concatenate([ratio, log_densities(again) - _look_up(profiles, _cells(z_again))])
+    return _learned_from(learned, flatter, np.concatenate([z, z_again]), ratio, pool)
+
+
+def _learned_from(learned: Learned, flatter: np.ndarray, z: np.ndarray, ratio: np.ndarray, pool: np.ndarray) -> Learned:
+    """The tilt from log ratios (N,) at positions (N, H); ``pool`` are uniforms, (M, H), to average it with."""
     known = np.isfinite(ratio)
-    if known.sum() > 4 * size:
+    if known.sum() > 4 * z.shape[1]:
         y = np.maximum(ratio[known] - np.median(ratio[known]), FLOOR)
-        learned = _regress(learned, _of_cells(features, _cells(z[known])), y)
-        learned = _average(learned, flatter, _cells(_positions(flatter, sobol.random(POOL))))
-    pool = _rest(learned, _cells(_positions(learned.marginals, sobol.random(CANDIDATES))))
+        learned = _regress(learned, _of_cells(learned.features, _cells(z[known])), y)
+        learned = _average(learned, flatter, _cells(_positions(flatter, pool)))
+    rest = _rest(learned, _cells(_positions(learned.marginals, pool)))
     for share in (1.0, 0.9995, 0.995, 0.98, 0.9):  # what lies above is cut
-        top = float(np.quantile(pool, share))
-        mass = float(np.exp(np.minimum(pool, top)).mean())
+        top = float(np.quantile(rest, share))
+        mass = float(np.exp(np.minimum(rest, top)).mean())
         if mass >= MIN_RATE * np.exp(top):
             break
     return learned._replace(top=top, log_weight_of_t=float(np.log(SHARE_OF_T / (1.0 - SHARE_OF_T) * mass)))
 
 
 def num_pilots(size: int) -> int:
-    """Log densities at pilot points that a proposal for so many hyperparameters learns from."""
+    """Pilot points that a proposal for so many hyperparameters learns from; it learns twice, from the product and from itself."""
     factor, least, most = PILOTS
     return min(max(factor * size**2, least), most)
 
@@ -102,21 +112,23 @@ def num_pilots(size: int) -> int:
 def sample(learned: Learned, rng: np.random.Generator, total: int) -> tuple[np.ndarray, np.ndarray]:
     """Independent points, (total, H), and their log densities up to one constant, (total,).
 
-    Candidates come from the marginals and from the t in equal parts, and are thinned to the density
+    Candidates come from the marginals and from the t, and are thinned to the density
     ``marginals * exp(min(rest of the tilt, top)) + weight_of_t * t``.
     """
     proposal, size = learned.proposal, len(learned.profiles)
     points, log_q, found = [], [], 0
-    bound = max(learned.top, learned.log_weight_of_t)
+    weight_of_t, highest = np.exp(learned.log_weight_of_t), np.exp(learned.top)
+    share = weight_of_t / (weight_of_t + highest)  # of candidates from the t: then both parts have the same bound
     while found < total:
         z = _positions(learned.marginals, rng.random((CANDIDATES, size)))
-        from_t = scale_proposal.positions(proposal, rng.random((CANDIDATES, size)))
-        z = np.where(rng.random(CANDIDATES)[:, None] < 0.5, z, from_t)
+        is_t = rng.random(CANDIDATES) < share
+        z[is_t] = scale_proposal.positions(proposal, rng.random((int(is_t.sum()), size)))
         cells = _cells(z)
         log_marginals, log_t = _look_up(learned.marginals, cells), scale_proposal.log_density(proposal, z)
         tilted = log_marginals + np.minimum(_rest(learned, cells), learned.top)
         density = np.logaddexp(tilted, learned.log_weight_of_t + log_t)
-        kept = np.log(rng.random(CANDIDATES)) < density - np.logaddexp(log_marginals, log_t) - bound
+        drawn_from = np.logaddexp(np.log(highest) + log_marginals, learned.log_weight_of_t + log_t)
+        kept = np.log(rng.random(CANDIDATES)) < density - drawn_from
         points.append(proposal.mode + z[kept] @ proposal.axes.T)
         log_q.append(density[kept])
         found += int(kept.sum())

@@ -110,7 +110,9 @@ def gather(
         np.array([k_hat(r) for r in ratios]),
         local(ratios, restrictions, theta, weights) if is_local else weights,
         score(hierarchy, restrictions, used, [r.fresh for r in reports], moments, proposal, threads, refresh),
-        heterogeneity(hierarchy, natural, restrictions, used, moments, proposal.mode),
+        heterogeneity(
+            hierarchy, natural, restrictions, used, moments, proposal.mode, [r.root_scores for r in reports]
+        ),
         trials,
         None if any(report.successes is None for report in reports) else successes,
         history,
@@ -167,11 +169,12 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess
             limits=(config.warn_above.score, config.fail_above.score),
         )
     else:
-        worst = int(np.argmax(np.abs(errors)))
+        judged = _comparable(evidence)
+        worst = int(np.argmax(judged))
         place = f"{names[worst]}, {_origin(evidence)}"
         gate(
             "score",
-            float(np.abs(errors[worst])),
+            float(judged[worst]),
             place,
             "largest error of a mean that more rounds would correct, in posterior sds",
             "run more rounds (fit.rounds); if it stays, look at the shard's data and its site",
@@ -181,7 +184,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess
         gate(
             "shift",
             float(sure[skewed]) if np.isfinite(sure).any() else float("inf"),
-            str(names[skewed]),
+            str(names[skewed]) if np.isfinite(sure).any() else "all shards together",
             "largest error of a mean that importance weights see beyond their Monte Carlo error, in posterior sds",
             "use fit.method: nuts or exact; check the level for separation or very few answers",
             limits=limits,
@@ -294,11 +297,11 @@ def _of_scales(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, mi
     if errors is None or evidence.sampler is not None:
         return found
     sizes = (
-        ("scale_shift", np.abs(errors.shift), errors.shift_mcse, "largest error of a scale's mean beyond its Monte Carlo error, in posterior sds"),
-        ("scale_sd", np.abs(errors.log_sd), errors.log_sd_mcse, "largest error of a scale's log posterior sd beyond its Monte Carlo error"),
+        ("scale_shift", np.abs(errors.shift), errors.shift_mcse, "largest error of a scale's mean beyond two Monte Carlo errors, in posterior sds"),
+        ("scale_sd", np.abs(errors.log_sd), errors.log_sd_mcse, "largest error of a scale's log posterior sd beyond two Monte Carlo errors"),
     )  # fmt: skip
     for name, size, noise, meaning in sizes:
-        sure = np.maximum(size - 3.0 * noise, 0.0) * errors.is_covered
+        sure = np.maximum(size - 2.0 * noise, 0.0) * errors.is_covered
         worst = int(np.argmax(sure))
         how = f"{meaning} (drawn {errors.mean[worst]:.3g} ± {errors.sd[worst]:.2g}, about {errors.corrected_mean[worst]:.3g} ± {errors.corrected_sd[worst]:.2g} by the likelihood)"
         found.append(gates.gate(
@@ -322,6 +325,19 @@ def _scales(hierarchy: Hierarchy, evidence: Evidence) -> list[dict[str, Any]]:
         row["sd_ratio"] = number(np.exp(errors.log_sd[h])) if errors is not None and is_known else None
         rows.append(row)
     return rows
+
+
+def _comparable(evidence: Evidence) -> np.ndarray:
+    """Errors of the means that the score gate judges, (D,), in posterior sds.
+
+    Sites made afresh are variational. Sampled ones differ from them, rightly, where the likelihood is no Gaussian: there an error is at
+    most what importance weights, where they can be trusted, say it is.
+    """
+    errors, weights = np.abs(evidence.score.total), evidence.importance
+    was_sampled = bool(evidence.rounds) and evidence.rounds[-1].get("method") == "nuts"
+    if not was_sampled or not weights.log_ratio_sd <= RELIABLE:
+        return errors
+    return np.minimum(errors, np.abs(weights.shift) + 3.0 * weights.shift_mcse)
 
 
 def _origin(evidence: Evidence) -> str:

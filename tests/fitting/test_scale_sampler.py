@@ -1,0 +1,89 @@
+"""The learned proposal: its density is what it draws from, and draws resampled from it are the exact posterior's."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fitting import combiner, in_memory, mixing, scale_marginal, scale_sampler
+
+
+@pytest.fixture(scope="module")
+def run(cells_of):
+    """Three crossed terms that explain the same variation, with few levels: scales that can be zero."""
+    rng = np.random.default_rng(3)
+    a, b, size = rng.integers(0, 5, 3000), rng.integers(0, 4, 3000), 3000
+    eta = 0.3 + rng.normal(0, 0.5, 5)[a] + rng.normal(0, 0.1, 4)[b]
+    columns = {"a": np.array([f"a{i}" for i in a]), "b": np.array([f"b{i}" for i in b]), "shard": rng.integers(0, 3, size)}
+    cells = cells_of(columns, rng.random(size) < 1 / (1 + np.exp(-eta)))
+    formula = "y ~ 1 + (1 | a) + (1 | b) + (1 | a:b)"
+    return in_memory.fit(cells, formula, shards=cells["shard"], num_draws=10)
+
+
+def log_density(run, points):
+    return np.array([scale_marginal.log_density(run.hierarchy, run.natural, p) for p in points])
+
+
+def test_the_stated_density_is_the_one_that_is_drawn_from(run):
+    """Weights 1 / density make any function's mean its integral: the share of a box in a larger one is that of their volumes."""
+    learned = scale_sampler.learn(run.hierarchy, run.natural, run.proposal)
+    points, log_q = scale_sampler.sample(learned, np.random.default_rng(0), 40_000)
+    z = np.linalg.solve(run.proposal.axes, (points - run.proposal.mode).T).T
+    inside = np.abs(z).max(axis=1) < 1.0
+    weight = np.exp(-(log_q[inside] - log_q[inside].mean()))
+    for h in range(z.shape[1]):
+        low = z[inside, h] < 0.2
+        share = weight @ low / weight.sum()
+        error = np.sqrt(np.sum((weight * (low - share)) ** 2)) / weight.sum()
+        assert abs(share - 0.6) < 5 * error < 0.1
+
+
+def test_learned_proposals_have_more_even_weights_than_the_t(run):
+    learned = scale_sampler.learn(run.hierarchy, run.natural, run.proposal)
+    efficiency = []
+    for source in (learned, run.proposal):
+        points, log_q = combiner._proposed(source, np.random.default_rng(1), 2000, run.hierarchy.size)
+        log_w = log_density(run, points) - log_q
+        w = np.exp(log_w - log_w.max())
+        efficiency.append(w.sum() ** 2 / (w**2).sum() / len(w))
+    assert efficiency[0] > max(0.8, efficiency[1])
+
+
+def test_draws_are_those_of_importance_sampling(run):
+    """Means of all hyperparameters against 20,000 weighted points of the t. Six Monte Carlo errors."""
+    draws = combiner.draw(run.hierarchy, run.natural, run.proposal, num_draws=1000, num_chains=4, seed=2)
+    points, log_q = combiner._proposed(run.proposal, np.random.default_rng(5), 20_000, run.hierarchy.size)
+    log_w = log_density(run, points) - log_q
+    w = np.exp(log_w - log_w.max())
+    w /= w.sum()
+    mean = w @ points
+    flat = draws.psi.reshape(-1, run.hierarchy.size)
+    noise = np.sqrt((w**2) @ (points - mean) ** 2 + flat.var(axis=0) / 2000)
+    assert np.all(np.abs(flat.mean(axis=0) - mean) < 6 * noise)
+    found = combiner.mixed(run.hierarchy, draws.psi)
+    assert found.ess.min() > 2000
+
+
+def test_weights_left_out_give_other_draws(run):
+    """Negative control: proposals taken as they come are not the posterior."""
+    right = combiner.draw(run.hierarchy, run.natural, run.proposal, num_draws=2000, num_chains=4, seed=2).psi[..., 1].ravel()
+    points, _ = combiner._proposed(run.proposal, np.random.default_rng(5), 8000, run.hierarchy.size)
+    assert stats.ks_2samp(right, points[:, 1]).pvalue < 1e-6
+
+
+def test_the_same_draws_for_any_number_of_threads(run):
+    options = {"num_draws": 120, "num_chains": 4, "seed": 7}
+    one = combiner.draw(run.hierarchy, run.natural, run.proposal, **options)
+    three = combiner.draw(run.hierarchy, run.natural, run.proposal, **options, threads=3)
+    np.testing.assert_array_equal(one.psi, three.psi)
+    np.testing.assert_array_equal(one.theta, three.theta)
+
+
+def test_draws_that_stand_still_are_few():
+    rng = np.random.default_rng(0)
+    free = rng.normal(size=(4, 250, 1))
+    assert mixing.of(free).is_enough(400)
+    slow = np.repeat(free[:, ::10], 10, axis=1)
+    assert mixing.of(slow).ess[0] < 200
+    assert mixing.can_do_better(mixing.of(slow), 400, 1000)
+    assert not mixing.can_do_better(mixing.of(slow), 400, 300)
+    assert mixing.of(np.ones((4, 250, 1))).ess[0] == 1.0
