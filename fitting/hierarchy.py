@@ -92,10 +92,15 @@ class Hierarchy:
         return slice(start, start + (0 if self.shrinkage is None else self.shrinkage.size))
 
     @cached_property
+    def spread(self) -> float:
+        """What linear predictors are of the size of: the outcome's spread if it is a number, else 1."""
+        return outcome_spread(self.model) if self.family.is_number else 1.0
+
+    @cached_property
     def origin(self) -> np.ndarray:
         """Where scales are of the size of their units, shape (H,): the log of the outcome's spread, per unit of what they multiply."""
         origin, coding = np.zeros(self.size), self.model.coding
-        spread = outcome_spread(self.model) if self.family.is_number else 1.0
+        spread = self.spread
         for group, part in zip(self.model.groups, self.slices, strict=True):
             sds = [math.log(spread / unscaled(coding, numbers)) for numbers in group.numbers]
             origin[part.start : part.start + len(sds)] = sds
