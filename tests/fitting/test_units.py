@@ -83,6 +83,12 @@ def test_default_priors_follow_the_units_and_written_ones_stay():
     assert spread("0 + p") == {"p[a]": (3.0, 5.0), "p[b]": (3.0, 5.0)}
     assert spread("0 + p", b="normal(0, 9)") == {"p[a]": (0.0, 9.0), "p[b]": (0.0, 9.0)}
     assert spread("0 + u")["u"] == pytest.approx((0.0, 2.5 * np.hypot(3.0, 2.0)))  # about zero, where the line begins
+    for family in ("student_t", "negative_binomial", "ordinal"):
+        outcome = OutcomeSummary(3.0, 2.0, ("lo", "mid", "hi"), (0.3, 0.3, 0.4))
+        config = ModelConfig(formula="y ~ 1 + u", family=family)
+        found = hierarchy.of_config(config, coding()._replace(outcome=outcome))
+        default = priors.default_priors(found.family, 2.0, 3.0)
+        assert all(found.described()[name] == default[name] for name in found.family.own)
     config = ModelConfig(formula="y ~ 1 + (0 + u | p)", family="gaussian")
     scales = [hierarchy.of_config(config, coding(keep=keep)).scale_priors[0][0].args for keep in ("", "u")]
     assert scales == [(2.0,), (0.5,)]
