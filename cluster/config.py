@@ -26,6 +26,9 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+_OF_ESTIMATES = re.compile("num_rows|num_trials|raw_mean|mean|sd|mcse|q[0-9.]+")
+
+
 class PoststratifyConfig(Frozen):
     """Which groups get estimates, and the population they are estimated for."""
 
@@ -45,6 +48,12 @@ class PoststratifyConfig(Frozen):
         for margin in margins:
             if not all(margin.split(":")):
                 raise ValueError(f"{margin!r} is not a margin; expected names such as state or race:age")
+            taken = [name for name in margin.split(":") if _OF_ESTIMATES.fullmatch(name)]
+            if taken or margin == "calibration":
+                raise ValueError(
+                    f"the margin {margin!r} is called like a column or a file of the estimates; expected another name of the "
+                    f"column in the model: data.columns.NAME.source: {(taken or [margin])[0]}"
+                )
         return tuple(dict.fromkeys(margins))
 
     @model_validator(mode="after")

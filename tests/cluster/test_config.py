@@ -204,3 +204,9 @@ def test_every_error_crosses_processes():
             error = kind(*ARGUMENTS[kind.__name__])
             again = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes
             assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))
+
+
+@pytest.mark.parametrize("margin", ["mean", "race:sd", "q95", "num_rows:race", "calibration"])
+def test_margins_called_like_what_estimates_have_are_refused(write, margin: str):
+    with pytest.raises(ConfigError, match="called like a column or a file of the estimates"):
+        config.load(write(GOOD), [f"poststratify.by=['{margin}']"])
