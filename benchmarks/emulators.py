@@ -48,7 +48,7 @@ class Store:
 
 
 def _s3(port: int) -> tuple[Store, list[str]]:
-    _require("s3fs", "pip install 'caucus[s3]'")
+    _require("s3fs", "pip install 'caucus-bayes[s3]'")
     _require("moto", "pip install 'moto[server]'")
     env = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_ACCESS_KEY_ID": "testing",
            "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
@@ -57,7 +57,7 @@ def _s3(port: int) -> tuple[Store, list[str]]:
 
 
 def _gcs(port: int) -> tuple[Store, list[str]]:
-    _require("gcsfs", "pip install 'caucus[gcs]'")
+    _require("gcsfs", "pip install 'caucus-bayes[gcs]'")
     _require("gcp_storage_emulator", "pip install gcp-storage-emulator")
     # gcsfs asks the service for the kind of a bucket by gRPC, which the emulator has not
     env = {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
@@ -66,7 +66,7 @@ def _gcs(port: int) -> tuple[Store, list[str]]:
 
 
 def _azure(port: int) -> tuple[Store, list[str]]:
-    _require("adlfs", "pip install 'caucus[azure]'")
+    _require("adlfs", "pip install 'caucus-bayes[azure]'")
     azurite = shutil.which("azurite-blob") or shutil.which("azurite-blob", path=str(ROOT / "node_modules" / ".bin"))
     if azurite is None:
         raise NotInstalledError("azurite is not installed: npm install azurite")

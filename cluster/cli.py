@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster import freed_memory, job_commands, threads
+from cluster import freed_memory, job_commands, terminal, threads
 from cluster.commands import Debug, Insecure, MaybeAddress, RunFile, Settings, app, command, load
 from cluster.errors import AuditFailedError
 
@@ -299,4 +299,5 @@ def main() -> None:
     freed_memory.keep()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is stopped gives its lease back
-    app(prog_name="caucus", args=sys.argv[1:])
+    with terminal.guarded():
+        app(prog_name="caucus", args=sys.argv[1:])

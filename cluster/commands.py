@@ -2,12 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cluster import failures, logs
+from cluster import code_version, failures, logs
 
 if TYPE_CHECKING:
     from cluster.config import Loaded
@@ -35,7 +34,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and every 
 
 def _tell_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"caucus {metadata.version('caucus')}")
+        typer.echo(f"caucus {code_version.version()}")
         raise typer.Exit
 
 

@@ -106,8 +106,6 @@ class RunSection(Frozen):
         scheme, _, rest = directory.partition("://")
         if not rest:
             return directory
-        if ":" in rest.rpartition("@")[0]:  # abfs://container@account names no person
-            raise ValueError("found a URL with credentials in it; give those by the environment or an instance role")
         if scheme in ("file", "local") or scheme not in known_implementations:
             raise ValueError(f"expected a path, or a URL such as s3://, gs:// or abfs://, found the scheme {scheme}://")
         return directory.rstrip("/")

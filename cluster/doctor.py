@@ -46,7 +46,7 @@ def _versions() -> Iterator[Finding]:
     try:
         yield Finding("Ray", metadata.version("ray"))
     except metadata.PackageNotFoundError:
-        yield Finding("Ray", "not installed", "Runs are serial; `pip install 'caucus[ray]'` runs shards in parallel.")
+        yield Finding("Ray", "not installed", "Runs are serial; `pip install 'caucus-bayes[ray]'` runs shards in parallel.")
 
 
 def _cores() -> Finding:

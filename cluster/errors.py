@@ -58,7 +58,7 @@ class MissingExtraError(ClusterError):
         self.package, self.wanted_by, self.instead = package, wanted_by, instead
         super().__init__(
             f"{wanted_by} needs the package {package!r}, which is not installed here. "
-            f"Install it with `pip install 'caucus[{package}]'`, or {instead}."
+            f"Install it with `pip install 'caucus-bayes[{package}]'`, or {instead}."
         )
 
     def __reduce__(self):
@@ -263,6 +263,21 @@ class CodeMissingError(ClusterError):
 
     def __reduce__(self):
         return type(self), (self.address, self.module)
+
+
+class CodeDiffersError(ClusterError):
+    """A worker has another version of this package than the driver; ``here`` and ``there`` name version and digest of both."""
+
+    def __init__(self, machine: str, there: str, here: str):
+        self.machine, self.there, self.here = machine, there, here
+        super().__init__(
+            f"a worker on {machine!r} has the Caucus code {there}, expected that of this driver, {here}; nothing of the worker was used. "
+            "Install one version on every machine, or set `run.ship_code: true` to send this one. If it was installed anew while the run "
+            "was at work, run again."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.machine, self.there, self.here)
 
 
 class TaskError(ClusterError):

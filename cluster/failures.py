@@ -1,5 +1,6 @@
 """Every exception -> one clear message and the exit code that says what to do next."""
 
+import errno
 import os
 import select
 import sys
@@ -15,6 +16,7 @@ from cluster.errors import (
 )
 
 _MEND = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_MEND_NUMBERS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 _REMOTE_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs", "azure", "google", "requests"}
 _STDOUT = 1
 _LAYERS = {"sharding": "ShardingError", "fitting": "FittingError", "reporting": "ReportingError"}
@@ -28,8 +30,9 @@ def explain(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if _is_of_a_layer(error):
         return str(error), EXIT_MEND
-    if isinstance(error, _MEND):
-        return f"{error.filename}: {error.strerror}. Correct the path, or its permissions.", EXIT_MEND
+    if isinstance(error, OSError) and _is_to_mend(error):
+        where = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+        return f"{where}. Correct the path, or its permissions.", EXIT_MEND
     if isinstance(error, MemoryError):
         return "out of memory. Lower `run.workers` or `shards.target_cells`, then run again.", EXIT_RUN_AGAIN
     if isinstance(error, OSError) or _is_of_a_remote_store(error):
@@ -39,6 +42,13 @@ def explain(error: BaseException) -> tuple[str, int]:
         "Run it again with --debug and report what that prints.",
         EXIT_FAULT,
     )
+
+
+def _is_to_mend(error: OSError) -> bool:
+    """Whether trying again is no use. An error of the system that names no file, as of a working folder that is gone, is about no path of
+    the user's; fsspec has errors that are no more than a text."""
+    is_about_a_path = error.filename is not None or error.errno is None
+    return is_about_a_path and (isinstance(error, _MEND) or error.errno in _MEND_NUMBERS)
 
 
 def tell(error: BaseException, *, debug: bool) -> int:

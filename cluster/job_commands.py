@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cluster.commands import Address, Debug, Insecure, RunFile, Settings, load
+from cluster.errors import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
     from cluster.ray_jobs import Job, JobSubmissionClient
@@ -74,7 +75,11 @@ def list_(address: Address, insecure: Insecure = False, debug: Debug = False) ->
 def _follow(client: "JobSubmissionClient", job: "Job") -> None:
     from cluster import ray_jobs
 
-    ended = ray_jobs.follow(client, job, lambda text: typer.echo(text, nl=False))
+    try:
+        ended = ray_jobs.follow(client, job, lambda text: typer.echo(text, nl=False))
+    except KeyboardInterrupt:
+        typer.echo("caucus: not watched any more; the run goes on there (`caucus logs --follow`, `caucus stop`)", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     typer.echo(ray_jobs.describe(ended), err=True)
     if code := ray_jobs.exit_code(ended):
         raise typer.Exit(code)

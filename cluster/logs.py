@@ -3,6 +3,8 @@
 import logging
 import time
 
+from cluster import terminal
+
 _SILENT = ("gcsfs", "azure", "asyncio")
 """Clients of stores log the errors that they raise, with a traceback each, and leave tasks of asyncio behind; we say errors once."""
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
@@ -17,7 +19,7 @@ class EventFormatter(logging.Formatter):
         fields = "".join(
             f" {name}={value}" for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"
         )
-        return f"{clock} {record.levelname} {record.getMessage()}{fields}"
+        return terminal.safe(f"{clock} {record.levelname} {record.getMessage()}{fields}")
 
 
 def configure(*, verbose: bool) -> None:

@@ -16,10 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cluster import code_version
 from cluster.errors import MetricsError, MissingExtraError
 from cluster.progress import Progress
 from cluster.run_directory import ON_WORKERS, STAGES
@@ -106,7 +106,7 @@ class MeasuredProgress:
         self._shown, self._metrics, self._directory, self._outlets = shown, metrics, directory, outlets
         self._stage = ""
         self._failed = 0
-        metrics.set("caucus_run_info", 1.0, metadata.version("caucus"))
+        metrics.set("caucus_run_info", 1.0, code_version.version())
         for stage in STAGES:
             metrics.set("caucus_stage_state", _NUM_STATES["waiting"], stage)
         self._got_on()

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, TextIO
 
+from cluster import terminal
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -148,15 +150,18 @@ class LiveProgress:
         from rich.console import Console
         from rich.status import Status as Spinner
 
-        self._console = Console(stderr=True, highlight=False)
+        stream = getattr(sys.stderr, "stream", sys.stderr)  # what moves on a terminal is made of control characters
+        self._console = Console(file=stream, highlight=False)
         self._spinner: Spinner | None = None
         self._status = Status("")
 
     def begin(self, stage: str, reason: str) -> None:
         """See `Progress.begin`."""
+        from rich.markup import escape
+
         self.close()
         self._status = Status(stage, started=time.monotonic())
-        self._spinner = self._console.status(f"[bold]{stage}[/] [dim]{reason}[/]")
+        self._spinner = self._console.status(f"[bold]{stage}[/] [dim]{escape(terminal.safe(reason))}[/]")
         self._spinner.start()
 
     def update(
@@ -191,7 +196,7 @@ class LiveProgress:
 
     def say(self, text: str) -> None:
         """See `Progress.say`."""
-        self._console.print(text, markup=False)
+        self._console.print(terminal.safe(text), markup=False)
 
     def close(self) -> None:
         """See `Progress.close`."""

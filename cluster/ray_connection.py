@@ -3,6 +3,7 @@
 With `cluster.ray_executor` the only file of the executors that imports Ray.
 """
 
+import contextlib
 import logging
 import os
 import re
@@ -39,6 +40,9 @@ PATIENCE = {"RAY_gcs_rpc_server_reconnect_timeout_s": str(12 * 3600)}
 LEASE = {"RAY_worker_lease_timeout_milliseconds": "20000"}
 """How long Ray lets this process have a worker while there is work for it. It gives each back and asks anew after this time: by default
 after 0.5 s, and where several machines work, one was then left without a task for 0.1 to 1.8 s."""
+_WITHOUT_CODE = Path(__file__).resolve().parent / "templates"
+"""A folder in which nothing can be imported. Ray puts the folder in which a driver connects first on the path of its workers: where
+that is the folder of a config, a file `numpy.py` beside the config would be executed there."""
 LOCAL = "local"
 """The address of a Ray that is started here."""
 
@@ -68,7 +72,7 @@ def connect(address: str, *, workers: int, environment: Mapping[str, str], ship_
     code = {"py_modules": [str(folder / package) for package in PACKAGES]} if ship_code else {}
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.chdir(_WITHOUT_CODE):
             # Ray's processes are forks that exec at once, so JAX's threads, if there are any, are not missed in them.
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             warnings.filterwarnings("ignore", "Ray Client connection timed out", UserWarning)  # it is raised, too

@@ -36,9 +36,10 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from cluster import ray_connection
+from cluster import code_version, ray_connection
 from cluster.bundles import BUNDLE_SECONDS, Bundle, Pace, Waiting
-from cluster.errors import ClusterTooSmallError, ShardTooLargeError, TaskError, WorkerDiedError
+from cluster.code_version import Code, OtherCode
+from cluster.errors import ClusterTooSmallError, CodeDiffersError, ShardTooLargeError, TaskError, WorkerDiedError
 from cluster.execution import Outcome, Ran, run_task
 from cluster.threads import ENVIRONMENT
 
@@ -75,6 +76,7 @@ class RayExecutor:
         # of a job on a cluster the environment is the tasks', since that of the whole job may be set only once
         of_task: dict[str, Any] = {} if self._is_ours else {"runtime_env": {"env_vars": environment}, "num_gpus": task_gpus}
         self._remote = ray.remote(num_cpus=1, max_retries=0, **of_task)(_run)
+        self._code = code_version.here()
         self._head = None if self._is_ours or address.startswith("ray://") else ray_connection.head()
         self._looked = self._lost_at = -math.inf  # when the cluster was looked at, and a machine was missed
         self._nodes: list[dict[str, Any]] = []
@@ -91,8 +93,8 @@ class RayExecutor:
         ------
         ClusterTooSmallError
             No machine has the memory for one task, and none came.
-        CodeMissingError
-            Its machines do not have this package.
+        CodeMissingError, CodeDiffersError
+            Its machines do not have this package, or another version of it.
         ClusterUnreachableError
             The cluster is gone.
         """
@@ -173,7 +175,7 @@ class RayExecutor:
     def _submit(self, fn: Callable[[Any], Any], bundle: Bundle, running: dict[ray.ObjectRef, Bundle], **options: Any) -> None:
         if bundle.memory_bytes:
             options["memory"] = bundle.memory_bytes
-        ref = self._remote.options(**options).remote(fn, bundle.tasks)
+        ref = self._remote.options(**options).remote(fn, bundle.tasks, self._code)
         bundle.since = time.monotonic()
         bundle.refs.append(ref)
         running[ref] = bundle
@@ -239,7 +241,11 @@ class RayExecutor:
         except (ConnectionError, RaySystemError):
             raise
         except Exception as failure:
+            if isinstance(failure, TypeError) and "_run() takes 2 positional arguments" in str(failure):
+                raise CodeDiffersError("the cluster", "of an older version", str(self._code)) from None
             return *self._outcomes_of_failure(failure, bundle), []
+        if isinstance(results, OtherCode):
+            raise CodeDiffersError(results.machine, str(results.code), str(self._code))
         outcomes, passing = [], []
         for task, (ran, trace) in zip(bundle.tasks, results, strict=False):
             if ran.is_transient and bundle.attempt < MAX_ATTEMPTS:
@@ -278,8 +284,13 @@ class RayExecutor:
         return ([], again) if error is None else ([Outcome(task, None, error, 0.0, attempt) for task in bundle.tasks], [])
 
 
-def _run(fn: Callable[[Any], Any], tasks: list[Any]) -> list[tuple[Ran, str]]:
-    """In the worker: run tasks until their time is over. Fewer results than tasks: the others were not begun."""
+def _run(fn: Callable[[Any], Any], tasks: list[Any], code: Code) -> list[tuple[Ran, str]] | OtherCode:
+    """In the worker: run tasks until their time is over. Fewer results than tasks: the others were not begun.
+
+    A worker with other code than the driver's, ``code``, runs none.
+    """
+    if (other := code_version.differing(code)) is not None:
+        return other
     _allow_interrupts()
     since, results = time.monotonic(), []
     for task in tasks:

@@ -23,12 +23,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from cluster import PACKAGES
+from cluster import PACKAGES, code_version
 from cluster import config as configs
 from cluster.config import Loaded
 from cluster.errors import (
@@ -39,7 +38,7 @@ from cluster.errors import (
     InsecureClusterError,
     JobError,
 )
-from sharding import storage
+from sharding import credentials, storage
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -122,7 +121,7 @@ def submit(
     Raises
     ------
     JobError
-        An attempt is under way, or the config has something that must not be sent.
+        An attempt is under way.
     """
     earlier = attempts(client, loaded)
     at_work = [job for job in earlier if not job.has_ended]
@@ -130,7 +129,7 @@ def submit(
         found = f"attempt {at_work[0].attempt} of the run is {at_work[0].status.lower()}"
         raise JobError(found, "Watch it with `caucus logs --follow`, or `caucus stop` it.", EXIT_RUN_AGAIN)
     attempt = 1 + max((job.attempt for job in earlier), default=0)
-    text = _config_to_send(loaded)
+    text = configs.for_cluster(loaded)  # to run there, with that cluster's own cores
     with tempfile.TemporaryDirectory(prefix="caucus-submit-") as folder:
         (Path(folder) / "run.yaml").write_text(text, encoding="utf-8")
         source = Path(__file__).resolve().parent.parent
@@ -142,7 +141,7 @@ def submit(
             "caucus_run": loaded.config.name,
             "caucus_attempt": str(attempt),
             "caucus_config_sha256": storage.sha256_bytes(text.encode()),
-            "caucus_version": metadata.version("caucus") if _is_installed() else "from source",
+            "caucus_version": code_version.version() or "from source",
         }
         job = {
             "entrypoint": ENTRYPOINT, "submission_id": submission_id, "metadata": told,
@@ -202,12 +201,14 @@ def follow(client: JobSubmissionClient, job: Job, write: Callable[[str], object]
     said, answered = 0, time.monotonic()
     while True:
         try:
-            now = _job(client.get_job_info(job.submission_id))
+            with _told(client.get_address()):
+                now = _job(client.get_job_info(job.submission_id))
             text = logs(client, job)
             answered = time.monotonic()
-        except (ConnectionError, RuntimeError, ClusterUnreachableError, JobError) as error:
+        except (ClusterUnreachableError, JobError) as error:
             if time.monotonic() - answered > PATIENCE_SECONDS:
-                raise ClusterUnreachableError(client.get_address(), f"no answer any more ({type(error).__name__})") from error
+                reason = f"no answer for {PATIENCE_SECONDS:.0f} s; the run goes on there, `caucus logs --follow` watches it"
+                raise ClusterUnreachableError(client.get_address(), reason) from error
             time.sleep(LOOK_SECONDS)
             continue
         if len(text) > said:
@@ -268,16 +269,6 @@ def _job(details: JobDetails) -> Job:
     )  # fmt: skip
 
 
-def _config_to_send(loaded: Loaded) -> str:
-    """The resolved config, to run on the cluster that it is sent to, with that cluster's own cores."""
-    run = loaded.config.run
-    urls = [*loaded.config.data.source, loaded.config.poststratify.frame, run.directory]
-    if any(re.search(r"://[^/@]*:[^/@]*@|[?&](sig|X-Amz-Signature|token)=", url) for url in urls):
-        do = "Give credentials by the environment of the cluster's machines or an instance role, not in a URL."
-        raise JobError("a URL of the config has credentials in it", do)
-    return configs.for_cluster(loaded)
-
-
 def _environment(needs_env: tuple[str, ...]) -> dict[str, str]:
     for name in needs_env:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
@@ -285,18 +276,10 @@ def _environment(needs_env: tuple[str, ...]) -> dict[str, str]:
     return {"RAY_USAGE_STATS_ENABLED": "0"} | ({NEEDED: ",".join(needs_env)} if needs_env else {})
 
 
-def _is_installed() -> bool:
-    try:
-        metadata.version("caucus")
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
 def _url(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+    if parts.scheme not in ("http", "https") or not parts.hostname or credentials.found_in(url):
         do = "Give that of the dashboard, where jobs are sent: http://host:8265, or https:// behind TLS."
         raise JobError(f"{parts.scheme}://{parts.hostname or ''} is no address of a job server", do)
     return url.rstrip("/")
@@ -350,7 +333,9 @@ def _told(address: str) -> Iterator[None]:
     except AuthenticationError as error:
         do = "Set RAY_AUTH_TOKEN to the cluster's token (its owner has it; `ray get-auth-token` on the head)."
         raise JobError(f"{address} does not let this user in", do) from error
-    except (ConnectionError, OSError) as error:
-        raise ClusterUnreachableError(address, str(error).partition("\n")[0]) from error
+    except OSError as error:  # those of `requests` among them, whose text is of no use to a person
+        kind = type(error).__name__
+        reason = f"it does not answer ({kind})" if type(error).__module__.startswith("requests") else str(error).partition("\n")[0]
+        raise ClusterUnreachableError(address, reason) from error
     except RuntimeError as error:
         raise JobError(f"{address}: {str(error).partition(chr(10))[0][:300]}", "Look at `caucus list` and the cluster.") from error

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster import lease, plain_files
+from cluster import code_version, lease, plain_files
 from cluster.errors import RunDirectoryError, RunDirectoryLockedError, StageError
 from sharding import storage
 from sharding.errors import StorageError
@@ -48,7 +48,7 @@ _AMENDED_BY = {
 }  # another layout moves sites; an audit that fails runs more rounds
 _READERS = 8
 _FACTS = ("config_sha256", "overrides", "seed", "executor", "truth", "priors")
-_VERSIONS = ("caucus", "jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
+_VERSIONS = ("jax", "jaxlib", "numpy", "scipy", "numpyro", "pyarrow", "duckdb", "ray")
 
 
 @dataclass
@@ -98,9 +98,9 @@ class RunDirectory:
                 return f"{name} is not the file that was written" if found else f"{name} is missing"
         return ""
 
-    def stage_is_done(self, stage: str, key: str) -> bool:
-        """Whether ``stage`` finished with this key and all its files are there, unchanged."""
-        return not self.why_not_done(stage, key, {})
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """What every finished stage depended on."""
+        return {stage: record.inputs for stage, record in self.records.items()}
 
     def begin(self, stage: str) -> None:
         """Forget ``stage`` and every later one, and remove what they wrote, so that nothing stale can be read."""
@@ -178,6 +178,27 @@ def open_directory(path: str, identity: dict[str, Any]) -> RunDirectory:
 def _remove_unpublished(path: str) -> None:
     for unpublished in Path(path).rglob(".*.partial") if storage.is_local(path) else ():
         unpublished.unlink(missing_ok=True)
+
+
+def look(path: str, identity: dict[str, Any]) -> None:
+    """See, without a lock, that a run may begin in ``path`` or go on there; leaves nothing where it may not.
+
+    Raises
+    ------
+    RunDirectoryError
+        As `open_existing`.
+    RunDirectoryLockedError
+        Another process is at work in it: what looks like no run may be one that is being made.
+    """
+    try:
+        open_existing(path, identity)
+    except RunDirectoryLockedError:
+        raise
+    except RunDirectoryError:
+        if lease.LOCK not in storage.children(path):
+            raise
+        with locked(path):
+            open_existing(path, identity)
 
 
 def open_existing(path: str, identity: dict[str, Any]) -> RunDirectory | None:
@@ -287,7 +308,7 @@ def stage_key(inputs: dict[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of what computes, by package; absent ones left out."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "caucus": code_version.version()}
     for package in _VERSIONS:
         try:
             found[package] = metadata.version(package)
@@ -300,6 +321,8 @@ def _change(name: str, before: Any, after: Any) -> str:
     if name.startswith("sources."):
         what = "is new" if before is None else "is gone" if after is None else "changed"
         return f"{name.removeprefix('sources.')} {what}"
+    if name == "results":
+        return "it was made by a version of Caucus whose numbers may differ"
     if name == "coding":
         return "the coding of before an update " + ("is no longer held" if after is None else "is held")
     return f"{name}: {_short(before)} -> {_short(after)}"

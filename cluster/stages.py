@@ -11,13 +11,14 @@ import logging
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster import config as configs
 from cluster import earlier_run, executors, plan, run_directory
+from cluster.code_version import RESULTS
 from cluster.config import Loaded, RunConfig, RunSection
 from cluster.context import StageContext
 from cluster.errors import StageError
@@ -88,7 +89,7 @@ def run(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, only: str
         What the stages raise.
     """
     config = loaded.config
-    run_directory.open_existing(config.run.directory, identity(config))  # before a lock is left in what is no run
+    run_directory.look(config.run.directory, identity(config))  # before a lock is left in what is no run
     with run_directory.locked(config.run.directory):
         return run_locked(loaded, progress, shared, only=only)
 
@@ -100,7 +101,7 @@ def run_locked(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, on
     directory = _open(loaded)
     redone = []
     with cleaned_rows.removed_on_failure(path):
-        inputs = all_inputs(config)
+        inputs = all_inputs(config, directory.inputs())
     if earlier_run.is_under_way(path) and not earlier_run.read(path).fits_alike(inputs["fit"]):
         progress.say("model or fit are others now: the update that was begun is given up, every shard is fitted")
         earlier_run.forget(path)
@@ -126,7 +127,7 @@ def run_locked(loaded: Loaded, progress: Progress, shared: SharedExecutor, *, on
 
 def steps(loaded: Loaded, directory: RunDirectory) -> list[Step]:
     """Return every stage with the reason why it would run now; runs nothing."""
-    inputs = all_inputs(loaded.config)
+    inputs = all_inputs(loaded.config, directory.inputs())
     return [_step(stage, inputs[stage], directory) for stage in STAGES]
 
 
@@ -142,10 +143,16 @@ def identity(config: RunConfig) -> dict[str, Any]:
     return {"name": config.name, "data": {"source": data["source"], "outcome": data["outcome"]}}
 
 
-def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
+def all_inputs(config: RunConfig, before: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, dict[str, Any]]:
     """Return what every stage depends on; ``sources`` (url to fingerprint) are looked at now.
 
     A coding that is frozen in the run directory (`cluster.run_directory.CODING`) is among what ingest depends on.
+
+    Parameters
+    ----------
+    before
+        What the stages of a run depended on when they finished: of a source that is gone since, and of which nothing else
+        was changed, that counts. What was read from it is in the run.
 
     Raises
     ------
@@ -161,6 +168,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
     fit = config.fit.model_dump(mode="json")
     seed = {"run": {"seed": config.run.seed}}
     inputs: dict[str, dict[str, Any]] = {}
+    before = before or {}
 
     def add(stage: str, **depends_on: Any) -> str:
         inputs[stage] = depends_on
@@ -168,10 +176,11 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
 
     ingest = add(
         "ingest",
+        results=RESULTS,
         data=data,
         shards=shards,
         columns=_columns(config) | {"cells": CELLS_VERSION},
-        sources=_fingerprints("data.source", config.data.source),
+        sources=_fingerprints("data.source", config.data.source, before.get("ingest", {}), data=data),
         **_layout(config.data.layout),
         **_coding(config.run.directory),
         **(seed if config.shards.method != "columns" else {}),
@@ -182,6 +191,7 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
     fitted = add(
         "fit",
         after={"ingest": ingest},
+        results=RESULTS,
         model=of_model,
         fit={name: value for name, value in fit.items() if name not in of_merge},
         **(_of_draws(config) if config.fit.method in ("nuts", "classic") else {}),
@@ -196,10 +206,11 @@ def all_inputs(config: RunConfig) -> dict[str, dict[str, Any]]:
     publish = {"publish": config.publish.model_dump(mode="json")}
     audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **publish, **seed)
     margins = config.poststratify
-    frame = {} if margins.frame == "file" else {"sources": _fingerprints("poststratify.frame", [margins.frame])}
-    estimated = add(
-        "poststratify", after={"merge": merged}, poststratify=margins.model_dump(mode="json"), **publish, **frame
-    )
+    wanted, frame = margins.model_dump(mode="json"), {}
+    if margins.frame != "file":
+        earlier = before.get("poststratify", {})
+        frame["sources"] = _fingerprints("poststratify.frame", [margins.frame], earlier, poststratify=wanted)
+    estimated = add("poststratify", after={"merge": merged}, poststratify=wanted, **publish, **frame)
     add(
         "report",
         after={"audit": audited, "poststratify": estimated},
@@ -248,10 +259,13 @@ def _columns(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _fingerprints(key: str, sources: Sequence[str]) -> dict[str, str]:
+def _fingerprints(key: str, sources: Sequence[str], before: Mapping[str, Any], **section: Any) -> dict[str, str]:
+    """Fingerprints of files by URL; those of ``before`` where there is no file any more and ``section`` is as it was."""
     found: dict[str, str] = {}
     for source in sources:
         files = storage.list_files(source)
+        if not files and before.get("sources") and all(before.get(name) == value for name, value in section.items()):
+            return dict(before["sources"])
         if not files:
             raise SourceError(f"{key} {source!r}", "no file", "at least one", f"Correct `{key}` in the config.")
         found |= {file: storage.fingerprint(file)["fingerprint"] for file in files}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import run_directory, user_code
+from cluster.code_version import RESULTS
 from cluster.progress import Progress
 from cluster.run_directory import RunDirectory, stage_key
 from cluster.stages import Finished, SharedExecutor, verdict
@@ -41,7 +42,7 @@ def run(loaded: UserLoaded, progress: Progress, shared: SharedExecutor, *, allow
     inputs = all_inputs(config, sha256)
     directory_path = config.run.directory
     identity = {"name": config.name, "data": {"source": list(config.data.source)}, "model": {"file": config.model.file}}
-    run_directory.open_existing(directory_path, identity)
+    run_directory.look(directory_path, identity)
     redone = []
     with run_directory.locked(directory_path):
         directory = run_directory.open_directory(directory_path, identity)
@@ -80,6 +81,7 @@ def all_inputs(config: UserRunConfig, sha256: str) -> dict[str, dict[str, Any]]:
             raise SourceError(f"data.source {pattern!r}", "no file", "at least one", "Correct it in the config.")
         sources |= {file: storage.fingerprint(file)["fingerprint"] for file in files}
     ingest = {
+        "results": RESULTS,
         "data": data,
         "shards": config.shards.model_dump(mode="json"),
         "sources": sources,

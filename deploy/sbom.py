@@ -1,6 +1,6 @@
 """A bill of materials in CycloneDX 1.5 JSON of what is installed and Caucus needs: ``python deploy/sbom.py [FILE]``.
 
-From the metadata of the environment alone, without a network: the packages that ``caucus`` and its extras reach, their versions,
+From the metadata of the environment alone, without a network: the packages that ``caucus-bayes`` and its extras reach, their versions,
 licences as they declare them, where they are from, and who needs whom. The same environment gives the same bytes.
 """
 
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from packaging.requirements import Requirement
 
-ROOT = "caucus"
+ROOT = "caucus-bayes"
 EXTRAS = frozenset({"ray", "s3", "metrics"})
 
 

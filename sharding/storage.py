@@ -21,12 +21,17 @@ import fsspec
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from sharding import credentials
 from sharding.asking import EXTRAS, ask
 from sharding.errors import ShardCorruptError, StorageError
 from sharding.hashing_file import HashingFile
 
 MAX_BYTES_HELD = 1 << 26
 """A file up to this size is held in memory on its way to an object store; a larger one is read from a temporary file."""
+SAMPLE_BYTES = 1 << 16
+"""What a fingerprint reads at the head, the middle and the tail of a file."""
+_VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "created")
+"""What file systems call that which changes when a file is written anew."""
 
 
 SCHEMES = ("", "file", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https", "hdfs")
@@ -39,8 +44,10 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises
     ------
     StorageError
-        A scheme that is not in `SCHEMES` or is not installed, chained URLs (``a::b``), or a character that no path has.
+        A scheme that is not in `SCHEMES` or is not installed, chained URLs (``a::b``), a secret, or a character that no path has.
     """
+    if secret := credentials.found_in(url):
+        raise StorageError(credentials.hide(ascii(url)), secret, "a URL without secrets", credentials.INSTEAD)
     scheme = url.split("://", 1)[0] if "://" in url else ""
     if scheme not in SCHEMES or "::" in url or url.startswith("data:"):
         raise StorageError(
@@ -53,7 +60,7 @@ def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return cast("tuple[fsspec.AbstractFileSystem, str]", url_to_fs(url))
     except ImportError as error:
-        how = f"`pip install 'caucus[{EXTRAS[scheme]}]'`" if scheme in EXTRAS else "its package of fsspec"
+        how = f"`pip install 'caucus-bayes[{EXTRAS[scheme]}]'`" if scheme in EXTRAS else "its package of fsspec"
         raise StorageError(
             repr(url), "a scheme whose package is not installed", f"what serves {scheme}://", f"Install it: {how}."
         ) from error
@@ -342,23 +349,25 @@ def names_below(directory: str, name: str) -> list[str]:
 def list_files(pattern: str) -> list[str]:
     """Return the URLs, sorted, of the files that match a glob; of all files below it, where it is a directory.
 
+    What is there under just this name is meant, also where the name has characters of globs: ``file[1].csv``.
     Hidden files are not listed; of a directory, nothing whose name, or whose directory's, starts with ``.`` or ``_``.
     """
     fs, path = resolve(pattern)
     fs.invalidate_cache()
-    if any(character in path for character in "*?["):
+    kind = _kind(pattern)
+    if kind is None and any(character in path for character in "*?["):
         try:
             entries = ask(pattern, lambda: fs.glob(path, detail=True)).items()
         except FileNotFoundError:  # as gcsfs says where there is no bucket; the others find nothing
             return []
         found = [n for n, info in entries if info["type"] == "file" and not n.rsplit("/", 1)[-1].startswith(".")]
-    elif _kind(pattern) == "directory":
+    elif kind == "directory":
         files = ask(pattern, lambda: fs.find(path))
         below = [(name, name[len(path.rstrip("/")) :].strip("/").split("/")) for name in files]
         found = [name for name, pieces in below if not any(piece.startswith((".", "_")) for piece in pieces)]
     else:
         _refuse_special(fs, path)
-        found = [path] if exists(pattern) else []
+        found = [path] if kind is not None else []
     return sorted(name if isinstance(fs, LocalFileSystem) else _url_of(fs, name, pattern) for name in found)
 
 
@@ -372,17 +381,32 @@ def _url_of(fs: fsspec.AbstractFileSystem, name: str, pattern: str) -> str:
 def fingerprint(url: str) -> dict[str, Any]:
     """Return ``{"url", "num_bytes", "fingerprint"}``, which change when the file is written anew.
 
-    It costs one look at the directory entry, not a read: size and modification time locally, the entity tag on an
-    object store.
+    Of an object store it is the entity tag, or whatever else the store changes with the content. A local file, and one of a server
+    that says nothing of the kind, is looked into: size and time of writing, and the bytes at its head, middle and tail, since `rsync -t`,
+    `cp -p` and unpacked archives keep times. A change elsewhere that keeps size and time is found by reading all of it (`sha256_file`).
     """
     fs, path = resolve(url)
     fs.invalidate_cache()
     info = ask(url, lambda: fs.info(path))
-    version = next((str(info[key]) for key in ("ETag", "etag", "md5Hash", "mtime", "created") if info.get(key)), "")
-    if isinstance(fs, LocalFileSystem):
+    size, is_local_file = int(info["size"] or 0), isinstance(fs, LocalFileSystem)
+    version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+    if is_local_file:
         version = str(os.stat(path).st_mtime_ns)
-    digest = sha256_bytes(f"{info['size']} {version}".encode())
-    return {"url": url, "num_bytes": int(info["size"]), "fingerprint": digest}
+    if is_local_file or not version:
+        version += " " + _sha256_of_samples(url, size)
+    return {"url": url, "num_bytes": size, "fingerprint": sha256_bytes(f"{size} {version}".encode())}
+
+
+def _sha256_of_samples(url: str, size: int) -> str:
+    """Hash of the bytes at the head, the middle and the tail of a file; of all of a small one."""
+    digest = hashlib.sha256()
+    with opened(url) as file:
+        if size <= 3 * SAMPLE_BYTES:
+            digest.update(file.read())
+        for place in (0, (size - SAMPLE_BYTES) // 2, size - SAMPLE_BYTES) if size > 3 * SAMPLE_BYTES else ():
+            file.seek(place)
+            digest.update(file.read(SAMPLE_BYTES))
+    return digest.hexdigest()
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from cluster import cli, config
+from cluster import cli, code_version, config
 
 ROOT = Path(__file__).resolve().parent.parent
 TRACKED = subprocess.run(
@@ -35,6 +35,14 @@ def anchors(page: str) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", plain, re.MULTILINE)
     made = {re.sub(r"[^\w\- ]", "", re.sub(r"`", "", h)).strip().lower().replace(" ", "-") for h in headings}
     return made | set(re.findall(r'<a id="([^"]+)">', plain))
+
+
+def test_no_page_and_no_message_installs_the_other_project_of_this_name():
+    """`caucus` on PyPI belongs to somebody else; `pip install 'caucus[s3]'` would fetch that."""
+    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files"], check=True, capture_output=True, text=True).stdout.split()
+    texts = {name: (ROOT / name).read_text(errors="replace") for name in tracked if (ROOT / name).is_file() and "test_docs" not in name}
+    assert not [name for name, text in texts.items() if re.search(r"""pip install[^\n]*['" ]caucus(\[|['"` ])""", text)]
+    assert code_version.version()
 
 
 def generator():

@@ -88,7 +88,7 @@ def test_the_resolved_config_reads_back_the_same(write, tmp_path: Path):
         (("seed: 3", "seed: -1"), "9: `run.seed`: expected greater than or equal to 0, found -1"),
         (("serial", "rey"), "9: `run.executor`: expected serial, ray, auto"),
         (("seed: 3", "directory: 'https3://x'"), "9: `run.directory`: expected a path, or a URL such as s3://"),
-        (("seed: 3", "directory: 's3://key:secret@x/y'"), "9: `run.directory`: found a URL with credentials in it"),
+        (("seed: 3", "directory: 's3://key:secret@x/y'"), "9: `run.directory`: expected a URL without secrets, found a password before the host"),
         (("name: turnout", "name: 07"), '1: `name`: expected a valid string, found 07. Quote it: "07"'),
         (
             ("model:", "  columns: {county: {levels: [01, '03']}}\nmodel:"),
@@ -188,6 +188,7 @@ ARGUMENTS = {
     "JobError": ("attempt 1 is running", "Wait.", 4),
     "InsecureClusterError": ("http://10.0.0.7:8265",),
     "ClusterUnreachableError": ("ray://x:1", "no answer"),
+    "CodeDiffersError": ("node-1", "0.1.0 (0123)", "0.2.0 (4567)"),
     "CodeMissingError": ("ray://x:1", "cluster"),
     "TokenRefusedError": ("ray://x:1",),
     "MetricsError": ("CAUCUS_METRICS_ADDRESS", "x", "a port", "Unset it."),
@@ -210,3 +211,25 @@ def test_every_error_crosses_processes():
 def test_margins_called_like_what_estimates_have_are_refused(write, margin: str):
     with pytest.raises(ConfigError, match="called like a column or a file of the estimates"):
         config.load(write(GOOD), [f"poststratify.by=['{margin}']"])
+
+
+@pytest.mark.parametrize("given", ["folder", "file", "folder/"])
+def test_a_copied_run_directory_is_itself(write, tmp_path: Path, given: str):
+    loaded = config.load(write(GOOD))
+    copy = tmp_path / "elsewhere" / "copy"
+    copy.mkdir(parents=True)
+    (copy / "run.yaml").write_text(config.dump(loaded))
+    (copy / "manifest.json").write_text("{}")
+    place = {"folder": str(copy), "file": str(copy / "run.yaml"), "folder/": f"{copy}/"}[given]
+    assert config.load(place).config.run.directory == str(copy)
+    assert config.load(place, ["run.directory=third"]).config.run.directory == str(copy / "third")
+    assert config.load(place).config.data == loaded.config.data
+
+
+def test_a_resolved_config_that_is_in_no_run_directory_keeps_its_own(write, tmp_path: Path):
+    """So is a job's, in the folder that it was sent with."""
+    loaded = config.load(write(GOOD))
+    write(config.dump(loaded))
+    assert config.load(tmp_path).config.run.directory == loaded.config.run.directory
+    (tmp_path / "manifest.json").write_text("{}")  # of another tool, beside a config that a person wrote
+    assert config.load(write(GOOD)).config.run.directory == loaded.config.run.directory

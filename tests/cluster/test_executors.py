@@ -306,7 +306,7 @@ class TestRayExecutor(ExecutorContract):
 
 def test_ray_missing_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(executors, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'caucus\[ray\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install 'caucus-bayes\[ray\]'"):
         executors.make(RunSection(directory="unused", executor="ray"))
 
 

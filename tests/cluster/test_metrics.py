@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused_before_anything_runs(variable: str, value: st
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(MissingExtraError, match=r"caucus\[metrics\]"):
+    with pytest.raises(MissingExtraError, match=r"caucus-bayes\[metrics\]"):
         metrics.observed(PlainProgress(), "turnout", "", {ADDRESS_VARIABLE: "9464"})
 
 

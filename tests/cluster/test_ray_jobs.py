@@ -11,12 +11,15 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
+import requests
+import typer
 
-from cluster import config, ray_jobs
-from cluster.errors import ClusterUnreachableError, InsecureClusterError, JobError
+from cluster import config, job_commands, ray_jobs
+from cluster.errors import ClusterUnreachableError, ConfigError, InsecureClusterError, JobError
 from cluster.ray_jobs import Job
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,7 +29,7 @@ import line
 from benchmarks import ray_clusters
 
 
-@pytest.mark.parametrize("address", ["ray://host:10001", "ftp://host", "http://", "http://user:secret@host:8265"])
+@pytest.mark.parametrize("address", ["ray://host:10001", "ftp://host", "http://", "http://user:secret@host:8265", "http://host/?token=secret"])
 def test_what_is_no_job_server_is_refused(address: str):
     with pytest.raises(JobError, match="no address of a job server") as told:
         ray_jobs.connect(address)
@@ -93,10 +96,9 @@ def test_a_command_ends_as_the_run_ended(status: str, code: int | None, expected
 
 def test_secrets_in_a_config_are_not_sent(tmp_path: Path):
     for key, value in [("data.source", "https://store/x?sig=AbC"), ("data.source", "ftp://user:secret@host/x.csv")]:
-        loaded = config.load(line.make(tmp_path), [f"{key}={value}"])
-        with pytest.raises(JobError, match="has credentials in it") as told:
-            ray_jobs._config_to_send(loaded)
-        assert "secret" not in str(told.value)
+        with pytest.raises(ConfigError, match="expected a URL without secrets") as refused:
+            config.load(line.make(tmp_path), [f"{key}={value}"])
+        assert "secret@" not in str(refused.value)
     with pytest.raises(JobError, match="no value") as told:
         ray_jobs._environment(("AWS_SECRET_ACCESS_KEY=secret",))
     assert "=secret" not in str(told.value)
@@ -104,7 +106,7 @@ def test_secrets_in_a_config_are_not_sent(tmp_path: Path):
 
 def test_the_config_that_is_sent_is_for_the_cluster(tmp_path: Path):
     loaded = config.load(line.make(tmp_path), ["run.executor=ray", "run.workers=7"])
-    (tmp_path / "sent.yaml").write_text(ray_jobs._config_to_send(loaded))
+    (tmp_path / "sent.yaml").write_text(config.for_cluster(loaded))
     sent = config.load(tmp_path / "sent.yaml").config
     assert (sent.run.executor, sent.run.directory) == ("auto", loaded.config.run.directory)
     assert "workers:" not in (tmp_path / "sent.yaml").read_text()
@@ -116,6 +118,54 @@ def test_a_job_needs_what_it_was_told_to_need(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CAUCUS_TEST_A", "secret")
     with pytest.raises(JobError, match=r"not set on .*: CAUCUS_TEST_B\. Set them"):
         ray_jobs.require_environment()
+
+
+class Tunnel:
+    """A job server behind a tunnel that drops: ``answers`` are what it says, in turn; the last one for ever."""
+
+    def __init__(self, *answers: str | BaseException):
+        self.answers = list(answers)
+
+    def get_address(self) -> str:
+        return "http://127.0.0.1:8265"
+
+    def get_job_info(self, submission_id: str) -> SimpleNamespace:
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, BaseException):
+            raise answer
+        return SimpleNamespace(
+            submission_id=submission_id, metadata={}, start_time=1, end_time=2, status=SimpleNamespace(value=answer),
+            driver_exit_code=0, message="",
+        )  # fmt: skip
+
+    def get_job_logs(self, submission_id: str) -> str:
+        return "said\n"
+
+
+DROPPED = [
+    requests.exceptions.ConnectionError("HTTPConnectionPool(host='127.0.0.1', port=8265): Max retries exceeded"),
+    requests.exceptions.ChunkedEncodingError("Connection broken"), requests.exceptions.ReadTimeout("timed out"),
+    ConnectionResetError(104, "reset"), RuntimeError("Request failed with status code 502"), OSError(113, "No route to host"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", DROPPED, ids=lambda error: type(error).__name__)
+def test_a_watcher_waits_for_a_tunnel_that_drops(error: Exception, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ray_jobs, "LOOK_SECONDS", 0.0)
+    job, said = Job("caucus-x-1", "x", 1, "RUNNING", 0.0, 0.0, None, ""), []
+    ended = ray_jobs.follow(Tunnel("RUNNING", error, error, "RUNNING", error, "SUCCEEDED"), job, said.append)
+    assert (ended.status, said) == ("SUCCEEDED", ["said\n"])
+    monkeypatch.setattr(ray_jobs, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(ClusterUnreachableError, match="the run goes on there") as given_up:
+        ray_jobs.follow(Tunnel(error), job, said.append)
+    assert "HTTPConnectionPool" not in str(given_up.value)
+
+
+def test_who_stops_a_watcher_is_told_that_the_run_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(typer.Exit) as ended:
+        job_commands._follow(Tunnel(KeyboardInterrupt()), Job("caucus-x-1", "x", 1, "RUNNING", 0.0, 0.0, None, ""))
+    assert ended.value.exit_code == 130
+    assert "the run goes on there" in capsys.readouterr().err
 
 
 def forward(plain: str, context: ssl.SSLContext) -> tuple[socket.socket, str]:

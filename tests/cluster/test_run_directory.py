@@ -43,7 +43,7 @@ def test_what_is_recorded_is_read_back(path: str):
     again = run_directory.open_directory(path, IDENTITY)
     assert again.records == written.records
     assert again.records["merge"].files.keys() == {"posterior.nc", "summary.parquet"}
-    assert all(again.stage_is_done(stage, stage_key(INPUTS)) for stage in STAGES)
+    assert all(not again.why_not_done(stage, stage_key(INPUTS), INPUTS) for stage in STAGES)
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
     assert stat.S_IMODE(os.stat(f"{path}/manifest.json").st_mode) == 0o600
 
@@ -53,7 +53,6 @@ def test_another_key_is_not_done_and_the_reason_is_told(path: str):
     other = {**INPUTS, "model": {"priors": {"sd": "half_normal(2)"}}}
     why = directory.why_not_done("merge", stage_key(other), other)
     assert why == "model.priors.sd: half_normal(1) -> half_normal(2)"
-    assert not directory.stage_is_done("merge", stage_key(other))
 
 
 def test_a_damaged_or_missing_file_is_not_done(path: str):
@@ -62,7 +61,7 @@ def test_a_damaged_or_missing_file_is_not_done(path: str):
     Path(path, "sites", "part-0").unlink()
     assert directory.why_not_done("audit", stage_key(INPUTS), INPUTS) == "audit.json is not the file that was written"
     assert directory.why_not_done("fit", stage_key(INPUTS), INPUTS) == "sites/part-0 is missing"
-    assert directory.stage_is_done("merge", stage_key(INPUTS))
+    assert not directory.why_not_done("merge", stage_key(INPUTS), INPUTS)
 
 
 def test_beginning_a_stage_leaves_nothing_stale_behind(path: str):
@@ -84,7 +83,7 @@ def test_an_audit_may_write_the_posterior_anew(path: str):
     directory = finished(path)
     Path(path, "posterior.nc").write_text("after extra rounds")
     directory.finish("audit", stage_key(INPUTS), INPUTS, 1.0)
-    assert directory.stage_is_done("merge", stage_key(INPUTS))
+    assert not directory.why_not_done("merge", stage_key(INPUTS), INPUTS)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +136,33 @@ def test_one_driver_at_a_time_and_a_dead_one_does_not_count(path: str):
     assert Path(path, ".lock").exists()
     with run_directory.locked(path):
         assert f"process {os.getpid()} " in Path(path, ".lock").read_text()
+
+
+@pytest.mark.parametrize("made", [[], ["run.yaml"], [".manifest.json.x.partial"], ["shards/part"], ["manifest.json"]])
+def test_who_comes_second_to_a_new_directory_is_told_to_wait(path: str, made: list[str]):
+    """Whatever the first has made so far, and whatever is half-written."""
+    with run_directory.locked(path):
+        for name in made:
+            Path(path, name).parent.mkdir(exist_ok=True)
+            Path(path, name).write_text("{")
+        if made in ([], ["run.yaml"]):
+            run_directory.look(path, IDENTITY)
+            return
+        script = "import sys; from cluster import run_directory; run_directory.look(sys.argv[1], {})"
+        told = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=False).stderr
+        assert "RunDirectoryLockedError" in told
+        assert "Wait until it has finished" in told
+    with pytest.raises(RunDirectoryError) as refused:
+        run_directory.look(path, IDENTITY)
+    assert refused.value.exit_code == 2
+
+
+def test_looking_leaves_no_lock_in_what_is_no_run(path: str):
+    Path(path).mkdir(parents=True)
+    Path(path, "thesis.tex").write_text("x")
+    with pytest.raises(RunDirectoryError, match=r"no manifest\.json"):
+        run_directory.look(path, IDENTITY)
+    assert os.listdir(path) == ["thesis.tex"]
 
 
 def test_changes_are_told_briefly():

@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from fakes import FakeStages
 
-from cluster import cli, config, stages
+from cluster import cli, code_version, config, stages
 from cluster.errors import MemoryProjectionError, RunDirectoryError, StageError, WorkerDiedError
 from cluster.progress import PlainProgress
 from cluster.run_directory import STAGES
@@ -187,7 +186,7 @@ def command(capsys: pytest.CaptureFixture, *arguments: object) -> tuple[int, str
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture):
-    assert command(capsys, "--version")[:2] == (0, f"caucus {metadata.version('caucus')}\n")
+    assert command(capsys, "--version")[:2] == (0, f"caucus {code_version.version()}\n")
 
 
 def test_command_run(file: Path, fakes: FakeStages, capsys: pytest.CaptureFixture):

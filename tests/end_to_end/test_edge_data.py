@@ -236,3 +236,30 @@ run: {directory: run, executor: serial}
     later = table(tmp_path, "estimates/all.parquet")
     assert abs(later["mean"][0] - np.polyval(by_hand, 2031)) < 0.6
     assert later["sd"][0] > 2 * spread
+
+
+@pytest.mark.parametrize("source", ["voters/*", "voters", "voters/part-0.parquet", "voters/part-?.parquet"])
+def test_folders_may_have_characters_of_globs_in_their_names(tmp_path: Path, source: str):
+    folder = tmp_path / "state [OH] *2024* {a,b}?"
+    config = line.make(folder, config=line.CONFIG.replace('"voters/*"', f'"{source}"'))
+    other = tmp_path / "state O 2024 a1"  # what the name of the folder would match
+    line.make(other, line.voters(seed=2))
+    assert line.caucus("run", config).code == 0
+    plain = line.make(tmp_path / "plain", config=line.CONFIG.replace('"voters/*"', f'"{source}"'))
+    assert line.caucus("run", plain).code == 0
+    assert line.sha256(folder / "run/summary.parquet") == line.sha256(tmp_path / "plain/run/summary.parquet")
+
+
+def test_a_finished_run_can_be_used_when_its_source_is_gone(tmp_path: Path):
+    config = line.make(tmp_path)
+    assert line.caucus("run", config).code == 0
+    (tmp_path / "voters" / "part-0.parquet").unlink()
+    assert line.caucus("run", config).out.startswith("everything is done already")
+    assert line.caucus("report", config).code == 0
+    assert line.caucus("check", config).code == 0
+    merged = line.caucus("run", config, "--set", "model.priors.sd=half_normal(2)")
+    assert merged.code == 0
+    assert merged.redone[0] == "merge"
+    other = line.caucus("run", config, "--set", "data.columns.female.type=factor")
+    assert other.code == 2, "what was read does not tell"
+    assert "no file" in other.message

@@ -131,7 +131,7 @@ def test_an_extra_that_is_not_installed_is_named(url: str, extra: str, monkeypat
         raise ImportError("Please install it")
 
     monkeypatch.setattr(storage, "url_to_fs", missing)
-    with pytest.raises(StorageError, match=rf"not installed; .*`pip install 'caucus\[{extra}\]'`"):
+    with pytest.raises(StorageError, match=rf"not installed; .*`pip install 'caucus-bayes\[{extra}\]'`"):
         storage.resolve(url)
 
 

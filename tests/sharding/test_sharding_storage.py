@@ -126,3 +126,19 @@ def test_a_file_too_large_to_hold_arrives_whole(base: str, monkeypatch: pytest.M
     assert fetched.file.read() == data
     storage.copy(f"{base}/large", f"{base}/again")
     assert storage.sha256_file(f"{base}/again") == storage.sha256_bytes(data)
+
+
+@pytest.mark.parametrize("place", ["head", "middle", "tail"])
+def test_fingerprint_changes_with_the_content_of_a_file_that_keeps_its_size_and_time(tmp_path: Path, place: str) -> None:
+    """As after `rsync -t`, `cp -p`, `tar x`, or an editor that puts the time back."""
+    path = tmp_path / "voters.csv"
+    content = bytearray(b"state,voted\n" + b"AL,1\n" * 200_000)
+    path.write_bytes(content)
+    times, before = (path.stat().st_atime_ns, path.stat().st_mtime_ns), storage.fingerprint(str(path))
+    at = {"head": 15, "middle": len(content) // 2 // 5 * 5, "tail": len(content) - 2}[place]
+    content[at] = ord("0") if content[at] != ord("0") else ord("1")
+    path.write_bytes(content)
+    os.utime(path, ns=times)
+    after = storage.fingerprint(str(path))
+    assert after["num_bytes"] == before["num_bytes"]
+    assert after["fingerprint"] != before["fingerprint"]
