@@ -29,7 +29,6 @@ from fitting import classic
 from fitting.config import ClassicConfig
 from fitting.families import ALIASES, OUTCOMES
 from sharding import cleaned_rows, privacy, retrying, storage
-from sharding.config import CELLS_VERSION
 from sharding.errors import SourceError
 
 log = logging.getLogger(__name__)
@@ -179,7 +178,7 @@ def all_inputs(config: RunConfig, before: Mapping[str, Mapping[str, Any]] | None
         results=RESULTS,
         data=data,
         shards=shards,
-        columns=_columns(config) | {"cells": CELLS_VERSION},
+        columns=_columns(config),
         sources=_fingerprints("data.source", config.data.source, before.get("ingest", {}), data=data),
         **_layout(config.data.layout),
         **_coding(config.run.directory),
