@@ -18,7 +18,7 @@ DISTRIBUTION = "caucus-bayes"
 RESULTS = 2
 """Raised when the same config and data give other numbers than before: what an older version has made is then made again.
 
-2: numbers are centred only where the formula spans the same.
+2: numbers are centred only where the formula spans the same; squares of Gaussian outcomes are about the cell's mean.
 """
 
 

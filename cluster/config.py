@@ -27,6 +27,8 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+
+
 class PoststratifyConfig(Frozen):
     """Which groups get estimates, and the population they are estimated for."""
 

@@ -20,7 +20,6 @@ from fitting.config import ModelConfig
 
 Columns = dict[str, np.ndarray]
 PAGE = Path(__file__).with_name("formulas.md")
-TEXT = Path(__file__).with_name("formulas_text.md")
 
 FIXED = (
     "1", "x", "0 + x", "1 + x + z", "1 + x:z", "x*z", "x + x:z", "0 + x + z + x:z", "0 + x*z",
@@ -127,15 +126,19 @@ def rows() -> list[tuple[str, list[str], list[str], frozenset[str], int]]:
     return out
 
 
-def page() -> str:
-    """The whole page."""
-    table = [
+def page(text: str) -> str:
+    """The page with its tables as they have to be."""
+    table = ["| formula | R's columns | Caucus | centred | rank |", "|---|---|---|---|--:|"]
+    table += [
         f"| `{text}` | {_list(names)} | {_list(ours)} | {', '.join(sorted(centred)) or '-'} | {size} |"
         for text, names, ours, centred, size in rows()
     ]
-    groups = [f"| `{text}` | {meaning} | {whose} |" for text, meaning, whose in GROUPS]
-    text = TEXT.read_text(encoding="utf-8")
-    return text.replace("{fixed}", "\n".join(table)).replace("{groups}", "\n".join(groups))
+    groups = ["| written | coefficients of a group | the same in |", "|---|---|---|"]
+    groups += [f"| `{_list([written])}` | {_list([meaning])} | {whose} |" for written, meaning, whose in GROUPS]
+    for name, lines in (("fixed", table), ("groups", groups)):
+        before, _, rest = text.partition(f"<!-- {name} -->\n")
+        text = f"{before}<!-- {name} -->\n" + "\n".join(lines) + "\n<!-- end -->" + rest.partition("<!-- end -->")[2]
+    return text
 
 
 def _list(names: Sequence[str]) -> str:
@@ -143,4 +146,4 @@ def _list(names: Sequence[str]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    PAGE.write_text(page(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

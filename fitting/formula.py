@@ -11,7 +11,7 @@ What a formula means (Bates et al. 2015, "Fitting linear mixed-effects models us
 ``a/b``             ``a + a:b``
 ``0 +``, ``- 1``    no intercept (otherwise there is one, in a group term too)
 ``(1 + x | g)``     intercept and slope vary by ``g``, correlated
-``(1 + x || g)``    the same, uncorrelated: ``(1 | g) + (0 + x | g)``
+``(1 + x || g)``    the same, uncorrelated: ``(1 | g) + (0 + x | g)``; levels of a factor too, as in brms
 ``(1 | a/b)``       ``(1 | a) + (1 | a:b)``
 ==================  ==============================================================================
 
@@ -46,12 +46,14 @@ class GroupTerm(NamedTuple):
     """Coefficients that vary by group. The groups are the observed combinations of ``columns``.
 
     ``correlated`` is False for a term written with ``||`` and for an intercept alone. One slope is several
-    coefficients if its column is a factor.
+    coefficients if its column is a factor. ``beside`` are all coefficients of the ``||`` that a slope was written in, if there were
+    others: they decide, as in brms, whether a factor keeps its reference level.
     """
 
     columns: Term
     coefficients: tuple[Term, ...]
     correlated: bool
+    beside: tuple[Term, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,7 +62,7 @@ class GroupTerm(NamedTuple):
 
     def __str__(self) -> str:
         bar = "|" if self.correlated or self.coefficients == (INTERCEPT,) else "||"
-        return f"({_sum_text(self.coefficients)} {bar} {_term_text(self.columns)})"
+        return f"({_sum_text(self.beside or self.coefficients)} {bar} {_term_text(self.columns)})"
 
 
 class Formula(NamedTuple):
@@ -92,7 +94,9 @@ class Formula(NamedTuple):
         return tuple(dict.fromkeys(self.factor_columns + self.predictor_columns))
 
     def __str__(self) -> str:
-        groups = "".join(f" + {group}" for group in self.groups)
+        alone = {group.columns for group in self.groups if INTERCEPT in group.beside}  # written with the first of its slopes
+        written = (g for g in self.groups if g.coefficients != (INTERCEPT,) or g.columns not in alone)
+        groups = "".join(f" + {text}" for text in dict.fromkeys(map(str, written)))
         return f"{_quote(self.outcome)} ~ {_sum_text(self.fixed)}{groups}"
 
 
@@ -272,7 +276,8 @@ class _Reader:
             if bar.lexeme == "|":
                 found.append(GroupTerm(columns, coefficients, coefficients != (INTERCEPT,)))
             else:
-                found.extend(GroupTerm(columns, (coefficient,), False) for coefficient in coefficients)
+                beside = coefficients if len(coefficients) > 1 else ()
+                found += [GroupTerm(columns, (c,), False, beside if c else ()) for c in coefficients]
         return _Terms(None, (), tuple(found))
 
     def grouping(self, node: Any, bar: Any) -> tuple[Term, ...]:

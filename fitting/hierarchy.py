@@ -92,10 +92,15 @@ class Hierarchy:
         return slice(start, start + (0 if self.shrinkage is None else self.shrinkage.size))
 
     @cached_property
+    def spread(self) -> float:
+        """What linear predictors are of the size of: the outcome's spread if it is a number, else 1."""
+        return outcome_spread(self.model) if self.family.is_number else 1.0
+
+    @cached_property
     def origin(self) -> np.ndarray:
         """Where scales are of the size of their units, shape (H,): the log of the outcome's spread, per unit of what they multiply."""
         origin, coding = np.zeros(self.size), self.model.coding
-        spread = outcome_spread(self.model) if self.family.is_number else 1.0
+        spread = self.spread
         for group, part in zip(self.model.groups, self.slices, strict=True):
             sds = [math.log(spread / unscaled(coding, numbers)) for numbers in group.numbers]
             origin[part.start : part.start + len(sds)] = sds
@@ -418,17 +423,17 @@ def _is_levels(model: Model, block: FixedBlock) -> bool:
 
 
 def _fixed_prior(model: Model, block: FixedBlock, chosen: Mapping[str, Prior], defaults: frozenset[str]) -> Prior:
-    is_constant = block.is_intercept or block.names[0] in model.family.locations
+    if block.is_own:
+        own, is_location = chosen[block.names[0]], block.names[0] in model.family.locations
+        return _with_room(model, own) if is_location and block.names[0] in defaults else own
     if block.columns and _key(block) in chosen:
         return chosen[_key(block)]
-    of_class = block.names[0] if block.is_own else "intercept" if block.is_intercept else "b"
+    of_class = "intercept" if block.is_intercept else "b"
     if of_class not in defaults:
         return chosen[of_class]
     has_intercept = any(other.is_intercept for other in model.fixed)
-    if is_constant or (_is_levels(model, block) and not has_intercept and model.family.has_intercept):
-        own = chosen[of_class] if block.is_own else chosen["intercept"]
-        is_default = block.is_own or "intercept" in defaults
-        return Prior(own.name, (own.args[0], own.args[1] * (_room_at_zero(model) if is_default else 1.0)))
+    if block.is_intercept or (_is_levels(model, block) and not has_intercept and model.family.has_intercept):
+        return _with_room(model, chosen["intercept"]) if "intercept" in defaults else chosen["intercept"]
     return chosen["b"].times(1.0 / unscaled(model.coding, block.columns))
 
 
@@ -440,6 +445,11 @@ def unscaled(coding: Coding, columns: Sequence[str]) -> float:
     """Product of the sds of the numbers among some columns that keep their unit."""
     kept = [coding.numerics[c].scale for c in columns if c in coding.numerics and coding.numerics[c].keep_unit]
     return float(np.prod(kept))
+
+
+def _with_room(model: Model, prior: Prior) -> Prior:
+    mean, sd = prior.args
+    return Prior(prior.name, (mean, sd * _room_at_zero(model)))
 
 
 def _room_at_zero(model: Model) -> float:

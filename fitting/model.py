@@ -20,11 +20,11 @@ from fitting.cell_design import CellDesign, NewLevels
 from fitting.coding import Coding
 from fitting.errors import ModelError
 from fitting.families import Family
-from fitting.formula import INTERCEPT, Formula, GroupTerm, Term
+from fitting.formula import Formula, GroupTerm, Term
 from fitting.members import Combination, Members, Membership, MembershipConfig, with_memberships
 from fitting.splines import SplineConfig
 from fitting.structures import Structure, StructureConfig
-from fitting.terms import Columns
+from fitting.terms import Columns, Part
 from fitting.tree import Restriction, Tree
 
 
@@ -62,7 +62,7 @@ class GroupBlock(NamedTuple):
 
     name: str
     columns: tuple[str, ...]
-    parts: tuple[tuple[str, ...], ...]
+    parts: tuple[Part, ...]
     coefficient_names: tuple[str, ...]
     variables: tuple[str, ...]
     members: Members
@@ -145,7 +145,7 @@ class Model:
         number = np.arange(next_place, dtype=np.int32) if within is None else within.numbers(next_place)
         for g, group in enumerate(self.groups):
             effects = [
-                terms.values(self.coding, part, columns, group.centred) for part in terms.expand(self.coding, group.parts)
+                terms.values(self.coding, part, columns, group.centred) for part in group.parts
             ]
             places_of_level = number[group.coefficients.T]
             for located, weight in group.members.locate(self.coding, columns):
@@ -284,7 +284,7 @@ class _Term(NamedTuple):
 
     name: str
     columns: Term
-    parts: tuple[Term, ...]
+    parts: tuple[Part, ...]
     names: tuple[str, ...]
     variables: tuple[str, ...]
     members: Members
@@ -304,7 +304,7 @@ def _group_term(
     membership: MembershipConfig | None,
 ) -> _Term:  # fmt: skip
     name = ":".join(group.columns)
-    parts = terms.expand(coding, group.coefficients)
+    parts = terms.expand(coding, group.coefficients, group.beside)
     names = tuple(prefix + terms.part_name(coding, part) for part in parts)
     # independence of intercept and slope is a statement about the zero that the data have
     centred = terms.centred_columns(coding, group.coefficients) if group.correlated else frozenset()
@@ -321,7 +321,7 @@ def _group_term(
         levels = coding.factors[group.columns[-1]]
         owner, size, block_size, structure = group.columns[:-1], len(levels), len(levels), config.build(levels)
     return _Term(
-        name, group.columns, tuple(group.coefficients), names, tuple(f"{n}|{name}" for n in names), members,
+        name, group.columns, tuple(parts), names, tuple(f"{n}|{name}" for n in names), members,
         group.correlated, predictor, owner, size, block_size, structure, centred, units,
         tuple(part.numerics for part in parts),
     )  # fmt: skip
@@ -336,7 +336,7 @@ def _spline_term(
     return _Term(
         f"basis({column})",
         (),
-        (INTERCEPT,),
+        (Part((), ()),),
         names,
         names,
         members,

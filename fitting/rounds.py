@@ -23,7 +23,7 @@ from fitting.scale_proposal import Proposal
 from fitting.sites import Site
 from fitting.tree import Restriction, Tree
 
-ANCHOR_SD = 0.05
+ANCHOR_SD = 0.05  # of the outcome's spread, if it is a number; of own parameters as it is
 MIN_DAMPING = 1 / 16
 LARGEST_STEP = 1.0  # on the log line, of an own parameter
 NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells together is positive
@@ -76,8 +76,10 @@ def _anchor_on(hierarchy: Hierarchy, tree: Tree, coefficients: np.ndarray | slic
     for block in hierarchy.model.fixed:
         if block.is_intercept or block.is_own or (hierarchy.family.has_residual_scale and block is constant):
             mean[block.coefficients] = first[block.predictor]
+    sd = np.full(len(mean), ANCHOR_SD * hierarchy.spread)
+    sd[[place for block in hierarchy.model.fixed if block.is_own for place in block.coefficients]] = ANCHOR_SD
     covariance = np.zeros(tree.num_entries)
-    covariance[tree.diagonal] = ANCHOR_SD**2
+    covariance[tree.diagonal] = sd[coefficients] ** 2
     return Moments(mean[coefficients], covariance)
 
 

@@ -109,10 +109,14 @@ def _levels_used(coding: Coding, column: str, full: frozenset[str]) -> list[int]
     return [i for i in range(len(coding.factors[column])) if column in full or i != coding.references[column]]
 
 
-def expand(coding: Coding, terms: Sequence[tuple[str, ...]]) -> list[Part]:
-    """Coefficient columns of the left of a bar."""
+def expand(
+    coding: Coding, terms: Sequence[tuple[str, ...]], among: Sequence[tuple[str, ...]] = ()
+) -> list[Part]:
+    """Coefficient columns of the left of a bar, factors coded as in a model of the terms ``among`` (``terms`` if empty)."""
     parts: list[Part] = []
-    for term, full in zip(terms, full_factors(coding, terms), strict=True):
+    full_of = dict(zip(among or terms, full_factors(coding, among or terms), strict=True))
+    for term in terms:
+        full = full_of[term]
         combos: list[tuple[tuple[str, int], ...]] = [()]
         for column in (c for c in term if is_factor(coding, c)):
             levels = _levels_used(coding, column, full)

@@ -204,11 +204,13 @@ def _effects(term: str, records: list[dict[str, Any]]) -> Effects:
     shown, note = _ends(records, f"{len(records):,} levels", "summary.parquet")
     rows = [Interval(r["level"] if term else r["parameter"], r["mean"], r["q05"], r["q95"],
                      css="" if r["q05"] > 0 or r["q95"] < 0 else "near") for r in shown]
-    unit = records[0]["unit"] or "effect on the linear predictor"
+    units = {r["unit"] for r in records}
+    unit = (units.pop() if len(units) == 1 else None) or "effect on the linear predictor"
     means = [record["mean"] for record in records]
     distribution = figures.histogram(means, plain, f"{unit}: all {len(means):,} levels") if note else None
     picture = figures.intervals(rows, plain, unit, zero=True, gap_after=END_ROWS if note else None)
-    return Effects(term or "Coefficients", len(records), picture, distribution, note)
+    per = "; ".join(f"{r['parameter']}: {r['unit']}" for r in shown if r["unit"] and r["unit"] != unit)
+    return Effects(term or "Coefficients", len(records), picture, distribution, " ".join(filter(None, [note, per and f"{per}."])))
 
 
 @dataclass(frozen=True)

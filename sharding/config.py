@@ -56,7 +56,8 @@ class ColumnConfig(Frozen):
     """The contract of one column. What is not said is decided from the data, once, globally."""
 
     type: Literal["factor", "numeric"] | None = Field(
-        default=None, description="Default: grouping columns and text are factors, numbers and booleans numeric. In CSV a column "
+        default=None, description="Default: grouping columns and text are factors, numbers and booleans numeric; a number that groups is "
+        "a number where the formula has it before a bar. In CSV a column "
         "is numeric if every value is a number without leading zeros, a factor if none is, and otherwise an error."
     )  # fmt: skip
     source: Name | None = Field(default=None, description="Name of the column in the files, where it differs.")

@@ -12,7 +12,7 @@ from cluster.posterior_files import Part, StoredDraws
 from fitting import in_memory
 from fitting.audit import importance
 from fitting.local_importance import local
-from reporting import posterior, tables
+from reporting import draws_file, posterior, tables
 
 FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | g:h)"
 SIZES = {"num_chains": 2, "num_draws": 30}
@@ -155,3 +155,42 @@ def test_a_margin_that_shards_share_wholly_or_not_at_all():
     whole, which = margin_tables.groups_of({}, (), [], 5)
     assert whole.tolist() == [[0]]
     assert which.tolist() == [0] * 5
+
+
+def test_names_that_netcdf_does_not_take_come_back(tmp_path):
+    """Columns called like dimensions and parameters, levels with slashes, percents, brackets, colons and NUL."""
+    rng = np.random.default_rng(5)
+    size = 240
+    levels = np.array(["HS/GED", "50%", "a:b", "[c]", 'say "x|y"', "(missing)"])
+    nul = np.array(["n\0l", "null"])
+    columns = {
+        "draw": rng.normal(5, 1, size), "chain": rng.choice(nul, size), "sigma": rng.integers(0, 9, size),
+        "educ": rng.choice(levels, size), "Intercept": rng.normal(size=size),
+    }  # fmt: skip
+    outcome = 2.0 + columns["draw"] + 0.3 * columns["sigma"] + rng.normal(size=size)
+    cells = columns | {"num_trials": np.ones(size), "sum_y": outcome, "squared_deviations": np.zeros(size)}
+    text = "y ~ 1 + draw + educ + Intercept + sigma + (1 | chain) + (1 + draw | educ:chain) + (1 | sigma)"
+    run = in_memory.fit(cells, text, family="gaussian", num_draws=30, num_chains=2)
+    posterior_files.write(str(tmp_path), run.hierarchy, posterior_files.parts_of(run.draws), "test", **SIZES)
+    stored = StoredDraws(str(tmp_path), run.hierarchy)
+    real = ~run.hierarchy.model.is_padding
+    flat = run.draws.theta.reshape(60, -1)
+    np.testing.assert_array_equal(stored[:, np.flatnonzero(real)], flat[:, real])
+    np.testing.assert_array_equal(stored.psi, run.draws.psi.reshape(60, -1))
+    draws, coords = posterior.variables(posterior.read_posterior(tmp_path / "posterior.nc"))
+    assert {"Intercept", "`Intercept`", "sigma", "`sigma`", "draw", "educ[HS/GED]", "educ[50%]", "1|chain", "1|sigma"} <= {*draws}
+    assert {"chain_dim", "sigma_dim", "educ:chain"} <= {*coords}
+    np.testing.assert_allclose(draws["sigma"].values, np.exp(run.draws.psi[..., -1]))
+    table = tables.from_parquet((tmp_path / "summary.parquet").read_bytes(), "summary")
+    parameters = table["parameter"].to_pylist()
+    assert len({*parameters}) == len(parameters)
+    assert "1|educ:chain[a\\:b:null]" in parameters
+    assert "1|chain[n\0l]" in parameters
+
+
+@pytest.mark.parametrize("name", ["educ[HS/GED]", "50%", "a%2Fb", "draw", "%64raw", ".", "x y", "n\0l", "1|g:h"])
+def test_names_in_files_are_each_their_own(name):
+    in_file = draws_file.file_name(name)
+    assert "/" not in in_file
+    assert in_file not in draws_file.SAMPLE_DIMS
+    assert draws_file.true_name(in_file) == name

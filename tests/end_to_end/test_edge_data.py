@@ -204,6 +204,42 @@ def test_an_own_frame_against_brute_force(suffix: str, tmp_path: Path):
     np.testing.assert_allclose(races["raw_mean"], [np.mean(voted[race]) for race in races["race"]])
 
 
+def test_a_trend_with_deviations_by_year_goes_on_in_a_frame(tmp_path: Path):
+    """`1 + year + (1 | year)`: a year that the data did not have has the trend's value, and a deviation drawn for it."""
+    rng = np.random.default_rng(8)
+    year = rng.integers(2001, 2012, 3000)
+    deviation = rng.normal(0, 0.2, 11)
+    y = 0.5 * (year - 2006) + deviation[year - 2001] + rng.normal(size=3000)
+    (tmp_path / "voters").mkdir(parents=True)
+    pq.write_table(pa.table({"year": year, "y": y}), tmp_path / "voters" / "a.parquet")
+    for of_frame in (2003, 2031):
+        (tmp_path / f"{of_frame}.csv").write_text(f"year,n\n{of_frame},10\n")
+    config = """\
+name: years
+data: {source: "voters/*", outcome: y, terms_of_use: synthetic}
+model: {formula: y ~ 1 + year + (1 | year), family: gaussian}
+shards: {by: random, num_shards: 3}
+fit: {draws: 200}
+poststratify: {by: [all], frame: 2003.csv, count: n}
+publish: {min_count: 1}
+run: {directory: run, executor: serial}
+"""
+    (tmp_path / "run.yaml").write_text(config)
+    assert line.caucus("run", tmp_path / "run.yaml").code == 0
+    summary = table(tmp_path, "summary.parquet")
+    where = summary["parameter"].index("year")
+    scale = float(np.std(year))
+    assert summary["unit"][where] == f"per {scale:.4g} of year"
+    by_hand = np.polyfit(np.arange(2001, 2012), [y[year == k].mean() for k in range(2001, 2012)], 1)
+    assert abs(summary["mean"][where] / scale - by_hand[0]) < 0.02
+    (known,), (spread,) = (table(tmp_path, "estimates/all.parquet")[name] for name in ("mean", "sd"))
+    assert abs(known - y[year == 2003].mean()) < 0.1
+    assert line.caucus("run", tmp_path / "run.yaml", "--set", "poststratify.frame=2031.csv").code == 0
+    later = table(tmp_path, "estimates/all.parquet")
+    assert abs(later["mean"][0] - np.polyval(by_hand, 2031)) < 0.6
+    assert later["sd"][0] > 2 * spread
+
+
 @pytest.mark.parametrize("source", ["voters/*", "voters", "voters/part-0.parquet", "voters/part-?.parquet"])
 def test_folders_may_have_characters_of_globs_in_their_names(tmp_path: Path, source: str):
     folder = tmp_path / "state [OH] *2024* {a,b}?"

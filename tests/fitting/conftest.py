@@ -17,7 +17,9 @@ def _cells_of(columns, outcome, family="binomial"):
     cells = {name: np.asarray(values)[first] for name, values in columns.items()}
     cells["num_trials"] = np.bincount(cell).astype(float)
     if family == "gaussian":
-        cells |= {"sum_y": np.bincount(cell, outcome), "sum_y_squared": np.bincount(cell, outcome**2)}
+        total = np.bincount(cell, outcome)
+        away = outcome - (total / cells["num_trials"])[cell]
+        cells |= {"sum_y": total, "squared_deviations": np.bincount(cell, away**2)}
     else:
         cells["num_successes"] = np.bincount(cell, outcome)
     return cells

@@ -8,6 +8,8 @@ import numpy as np
 
 from fitting import combiner, hierarchy, in_memory, rounds, scale_proposal, sites
 from fitting.config import ModelConfig
+from fitting.errors import FormulaError
+from fitting.formula import parse
 
 NUM_ROWS = 60
 NUMBERS = {"x": (5.0, 1.0), "z": (-3.0, 2.0), "age": (40.0, 4.0)}
@@ -36,8 +38,19 @@ def data(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def formula(rng: np.random.Generator) -> str:
-    """A right side of the grammar: ``0 + x*g - g``, ``1 + (f + x)/z:b``, ..."""
-    names = [*NUMBERS, *BINARY, *FACTORS]
+    """A right side of the grammar with a term at least: ``0 + x*g - g``, ``1 + (f + x)/z:b``, ..."""
+    while True:
+        text = _text(rng, [*NUMBERS, *BINARY, *FACTORS])
+        try:
+            parse(f"y ~ {text}")
+        except FormulaError as error:
+            if "no terms" not in str(error):
+                raise
+        else:
+            return text
+
+
+def _text(rng: np.random.Generator, names: list[str]) -> str:
     terms = [_term(rng, names) for _ in range(rng.integers(1, 5))]
     text = " + ".join(terms)
     start = rng.choice(["1 + ", "0 + ", "", "0 + ", "1 + "])

@@ -240,8 +240,9 @@ def test_threads_and_repetition_change_nothing(nested):
 def test_scales_that_are_known_by_name_are_where_the_search_starts(nested):
     hierarchy_ = nested[0].hierarchy
     assert hierarchy_.names() == ["sd(1|g)", "sigma"]
-    started = combiner.start(hierarchy_, 2.0, known={"sigma": -1.25, "sd(1|of_no_term)": 9.0})
-    assert started.tolist() == [np.log(0.6), -1.25]
+    started = combiner.start(hierarchy_, known={"sigma": -1.25, "sd(1|of_no_term)": 9.0})
+    sd = hierarchy_.model.coding.outcome.sd
+    np.testing.assert_allclose(started, [np.log(0.3 * sd), -1.25], rtol=1e-12)
 
 
 def test_sites_that_are_no_distribution_are_refused(nested):

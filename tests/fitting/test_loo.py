@@ -178,7 +178,7 @@ def test_densities_are_of_people_whatever_the_cells():
     whole = {
         "num_trials": np.array([6.0]),
         "sum_y": y.sum(keepdims=True),
-        "sum_y_squared": np.square(y).sum(keepdims=True),
+        "squared_deviations": np.square(y - y.mean()).sum(keepdims=True),
     }
     single = stats.norm.logpdf(y[:, None], eta, 1.3)
     np.testing.assert_allclose(pointwise.log_likelihood(GAUSSIAN, whole, eta[None], 1.3)[0], single.sum(axis=0))

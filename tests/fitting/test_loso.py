@@ -20,7 +20,7 @@ def cells(family, seed=0, odd=None):
     out = {"state": np.array([f"s{s}" for s in state]), "race": np.array([f"r{r}" for r in race]), "x": x}
     if family == "gaussian":
         y = [rng.normal(e, 1.0, n) for e, n in zip(eta, trials, strict=True)]
-        sums = {"sum_y": np.array([v.sum() for v in y]), "sum_y_squared": np.array([(v**2).sum() for v in y])}
+        sums = {"sum_y": np.array([v.sum() for v in y]), "squared_deviations": np.array([((v - v.mean()) ** 2).sum() for v in y])}
         return out | {"num_trials": trials.astype(float)} | sums
     return out | {"num_trials": trials, "num_successes": rng.binomial(trials, expit(eta))}
 
@@ -103,7 +103,7 @@ def test_densities_of_a_left_out_gaussian_shard_by_quadrature():
     y = rng.normal(1.0, 1.0, (4, 30))
     data = {
         "g": np.repeat(["a", "b", "c", "d"], 3), "num_trials": np.full(12, 10.0),
-        "sum_y": y.reshape(12, 10).sum(axis=1), "sum_y_squared": np.square(y.reshape(12, 10)).sum(axis=1),
+        "sum_y": y.reshape(12, 10).sum(axis=1), "squared_deviations": 10.0 * y.reshape(12, 10).var(axis=1),
     }  # fmt: skip
     run = in_memory.fit(
         data, "y ~ 1", family="gaussian", shards=data["g"], chosen_priors={"intercept": "normal(0, 10)"}, num_draws=500

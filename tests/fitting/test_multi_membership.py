@@ -45,7 +45,7 @@ def dense_design(names, columns, weighted):
 
 
 def fit(columns, outcome, memberships, **options):
-    cells = columns | {"num_trials": np.ones(len(outcome)), "sum_y": outcome, "sum_y_squared": outcome**2}
+    cells = columns | {"num_trials": np.ones(len(outcome)), "sum_y": outcome, "squared_deviations": np.zeros(len(outcome))}
     return in_memory.fit(cells, FORMULA, family="gaussian", multi_membership=memberships, num_draws=2, **options)
 
 

@@ -21,7 +21,7 @@ def cells(seed, family="binomial", overdispersion=0.0, slope=1.0, noise=None, si
     if family == "gaussian":
         sds = np.ones(10) if noise is None else noise
         y = [rng.normal(e, sds[g], n) for e, g, n in zip(eta, group, trials, strict=True)]
-        sums = {"sum_y": np.array([v.sum() for v in y]), "sum_y_squared": np.array([(v**2).sum() for v in y])}
+        sums = {"sum_y": np.array([v.sum() for v in y]), "squared_deviations": np.array([((v - v.mean()) ** 2).sum() for v in y])}
         return out | {"num_trials": trials.astype(float)} | sums
     return out | {"num_trials": trials, "num_successes": rng.binomial(trials, expit(eta))}
 
@@ -97,7 +97,7 @@ def test_replicates_have_the_moments_of_the_model():
     assert predictive.check(found["m"]).p_value[0] == pytest.approx(
         stats.binom.sf(13, 40, p) + 0.5 * stats.binom.pmf(13, 40, p), abs=0.005
     )
-    numbers = {"num_trials": trials, "sum_y": np.array([1.0, 2.0]), "sum_y_squared": np.array([9.0, 40.0])}
+    numbers = {"num_trials": trials, "sum_y": np.array([1.0, 2.0]), "squared_deviations": np.array([9.0, 40.0]) - np.array([1.0, 4.0]) / trials}
     sd = np.full(num_draws, 1.5)
     gaussian, _ = predictive.replicates(
         families.GAUSSIAN, where._replace(statistics=numbers), theta, sd, group, {"m": 1}, (0,)
@@ -147,7 +147,7 @@ def prior_of(family, text="y ~ 1 + x + (1 + x | g)", **chosen):
     columns = {"g": np.repeat(["a", "b"], 20), "x": rng.integers(0, 2, 40).astype(float)}
     if family == "gaussian":
         y = rng.normal(size=40)
-        statistics = {"num_trials": np.ones(40), "sum_y": y, "sum_y_squared": y**2}
+        statistics = {"num_trials": np.ones(40), "sum_y": y, "squared_deviations": np.zeros(40)}
     else:
         statistics = {"num_trials": np.ones(40), "num_successes": np.zeros(40)}
     parsed = formula.parse(text)

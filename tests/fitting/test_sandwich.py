@@ -104,7 +104,7 @@ def test_corrected_draws_have_the_corrected_covariance():
 
 def test_only_binomial_cells_have_what_it_needs():
     run = in_memory.fit(
-        {"num_trials": np.ones(3), "sum_y": np.arange(3.0), "sum_y_squared": np.arange(3.0) ** 2}, "y ~ 1", family="gaussian"
+        {"num_trials": np.ones(3), "sum_y": np.arange(3.0), "squared_deviations": np.zeros(3)}, "y ~ 1", family="gaussian"
     )
     with pytest.raises(ModelError, match="bernoulli or binomial"):
         sandwich.score_variance(run.hierarchy.model.tree, run.designs[0], run.hierarchy.family, np.zeros(1))

@@ -8,7 +8,7 @@ from fitting import in_memory, sensitivity
 def fit(sd, mean=0.0, num_rows=40):
     rng = np.random.default_rng(1)
     y = rng.normal(2.0, 1.0, num_rows)
-    cells = {"one": np.zeros(num_rows), "num_trials": np.ones(num_rows), "sum_y": y, "sum_y_squared": y**2}
+    cells = {"one": np.zeros(num_rows), "num_trials": np.ones(num_rows), "sum_y": y, "squared_deviations": 0.0 * y}
     return in_memory.fit(
         cells, "y ~ 1", family="gaussian", chosen_priors={"intercept": f"normal({mean}, {sd})"}, num_draws=1000
     )
@@ -20,7 +20,7 @@ def rows(run):
     statistics = run.designs[0].statistics
     residual = np.exp(psi[:, -1])
     y, count = statistics["sum_y"], statistics["num_trials"].sum()
-    squares = statistics["sum_y_squared"].sum() - 2 * theta[:, 0] * y.sum() + count * theta[:, 0] ** 2
+    squares = np.square(y).sum() - 2 * theta[:, 0] * y.sum() + count * theta[:, 0] ** 2
     log_likelihood = -0.5 * squares / residual**2 - count * np.log(residual)
     found = sensitivity.power_scale(run.hierarchy, theta, psi, log_likelihood)
     return {row["parameter"]: row for row in found}

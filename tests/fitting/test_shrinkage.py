@@ -23,7 +23,7 @@ def columns(num_rows=300, seed=1):
     cells = {f"x{j:02d}": x[:, j] for j in range(NUM_COLUMNS)}
     return cells | {
         "state": np.array([f"s{i % 5}" for i in range(num_rows)]),
-        "num_trials": np.ones(num_rows), "sum_y": y, "sum_y_squared": y**2,
+        "num_trials": np.ones(num_rows), "sum_y": y, "squared_deviations": np.zeros(num_rows),
     }  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def test_horseshoe_agrees_with_full_data_nuts(run):
     from numpyro.infer import MCMC, NUTS
 
     cells = columns()
-    coding, coded = in_memory.code(cells, ModelConfig(formula=FORMULA, family="gaussian").parsed_formula(), {n: cells[n] for n in ("num_trials", "sum_y", "sum_y_squared")})  # fmt: skip
+    coding, coded = in_memory.code(cells, ModelConfig(formula=FORMULA, family="gaussian").parsed_formula(), {n: cells[n] for n in ("num_trials", "sum_y", "squared_deviations")})  # fmt: skip
     x = np.stack([coded[f"x{j:02d}"] for j in range(NUM_COLUMNS)], axis=1)
     y, state, sd, mean = cells["sum_y"], coded["state"], coding.outcome.sd, coding.outcome.mean
 

@@ -27,7 +27,7 @@ def random_shard(seed, num_cells=40):
         "num_successes": rng.binomial(trials.astype(int), 0.3).astype(float),
         "sum_y": trials * rng.normal(size=num_cells),
     }
-    statistics["sum_y_squared"] = statistics["sum_y"] ** 2 / np.maximum(trials, 1) + trials
+    statistics["squared_deviations"] = trials
     design = CellDesign(places, (None, x, None, None), (0, 0, 0, 0), statistics)
     dense = np.zeros((num_cells, tree.num_coefficients))
     for place, value in zip(places, (1.0, x, 1.0, 1.0), strict=True):

@@ -56,7 +56,7 @@ def curve(num_rows=150, seed=3):
 
 
 def fit(columns, outcome, formula=FORMULA, **options):
-    cells = columns | {"num_trials": np.ones(len(outcome)), "sum_y": outcome, "sum_y_squared": outcome**2}
+    cells = columns | {"num_trials": np.ones(len(outcome)), "sum_y": outcome, "squared_deviations": np.zeros(len(outcome))}
     return in_memory.fit(cells, formula, family="gaussian", **({"splines": {"x": {"df": 9}}} | options))
 
 

@@ -345,7 +345,7 @@ def test_gaussian_family_needs_no_draws():
     tree, cavity, shift, design = random_shard()
     mean, covariance = gaussian_moments(tree, cavity, shift)
     counts = design.statistics["num_trials"]
-    design = design._replace(statistics={"num_trials": counts, "sum_y": counts * 0.5, "sum_y_squared": counts * 1.0})
+    design = design._replace(statistics={"num_trials": counts, "sum_y": counts * 0.5, "squared_deviations": counts * 0.75})
     site, info = tilted_nuts.fit(
         tilted_nuts.shard_key(0, 0, 0), tree, design, GAUSSIAN, mean, covariance, no_site(tree), **SIZES
     )

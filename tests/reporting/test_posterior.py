@@ -79,8 +79,8 @@ def test_a_nation_is_written_fast():
         ("x", Variable(("race",), np.zeros((2, 10, 4))), "no labels"),
         ("x", Variable((), np.zeros((2, 9))), "shape"),
         ("x", Variable((), np.zeros((2, 10, 3))), "shape"),
-        ("a/b", Variable((), np.zeros((2, 10))), "a name"),
-        ("state", Variable(("state",), np.zeros((2, 10, 3))), "a name"),
+        ("", Variable((), np.zeros((2, 10))), "no name"),
+        ("state", Variable(("state",), np.zeros((2, 10, 3))), "a dimension"),
     ],
 )
 def test_what_does_not_fit_is_named(name, variable, found):

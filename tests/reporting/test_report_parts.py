@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import integrate
 
+from reporting import sections
 from reporting.figures import Tile, shard_map
 from reporting.sections import density
 from reporting.suppression import count_text, count_texts, hides_raw_mean
@@ -87,3 +88,13 @@ def test_prior_densities_integrate_to_one(prior, low):
 @pytest.mark.parametrize("prior", [None, "", "half_normal", "half_normal(x)", "mystery(1)"])
 def test_a_prior_that_cannot_be_drawn_is_none(prior):
     assert density(prior) is None
+
+
+def test_the_page_says_what_each_coefficient_is_per_and_where_numbers_stand():
+    def record(name, unit):
+        return {"variable": name, "level": None, "parameter": name, "mean": 1.0, "q05": 0.5, "q95": 1.5, "unit": unit}
+
+    found = sections._effects("", [record("Intercept", "where x = 5"), record("x", "per 2 of x"), record("f[b]", "")])
+    assert found.note == "Intercept: where x = 5; x: per 2 of x."
+    assert "effect on the linear predictor" in found.figure
+    assert sections._effects("", [record("a", "log odds"), record("b", "log odds")]).note == ""

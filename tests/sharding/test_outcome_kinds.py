@@ -122,7 +122,8 @@ def expected_cells(
     if kind == "binomial":
         added = {"num_successes": w * y}
     elif kind == "gaussian":
-        added = {"sum_y": w * y, "sum_y_squared": w * y**2}
+        mean = (w * y).groupby([rows["g"], rows["x"]]).transform("sum") / w.groupby([rows["g"], rows["x"]]).transform("sum")
+        added = {"sum_y": w * y, "squared_deviations": w * (y - mean.fillna(0.0)) ** 2}
     elif kind == "count":
         added = {"sum_y": w * y, "sum_exposure": w * exposure}
     elif kind == "category":
@@ -250,7 +251,7 @@ def test_order_and_types_of_the_columns(helpers: Any, tmp_path: Path, kind: str,
 
     pq.write_table(dirty_rows(60, 0), tmp_path / "x.parquet")
     own = {
-        "binomial": {"num_successes": "int64"}, "gaussian": dict.fromkeys(["sum_y", "sum_y_squared"], "float64"),
+        "binomial": {"num_successes": "int64"}, "gaussian": dict.fromkeys(["sum_y", "squared_deviations"], "float64"),
         "count": dict.fromkeys(["sum_y", "sum_exposure"], "float64"),
         "category": dict.fromkeys(["count_0", "count_1", "count_2"], "int64"),
         "keyed_count": dict.fromkeys(["y", "exposure"], "float64"), "keyed_number": {"y": "float64"},
