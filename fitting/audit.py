@@ -129,7 +129,7 @@ def shard(
     presence = design._replace(values=tuple(present))
     everyone = np.ones((design.num_predictors, 1))
     trials = sites.transpose_multiply(tree, presence, everyone * design.statistics["num_trials"])
-    scores = _root_scores(tree, design, family, fresh, moments, float(np.mean(residual)))
+    scores = _root_scores(tree, design, family, fresh, moments, float(residual.mean()) if len(residual) else 1.0)
     if "num_successes" not in design.statistics:
         return ShardAudit(ratio, fresh, trials, None, scores)
     successes = sites.transpose_multiply(tree, presence, design.statistics["num_successes"][None])

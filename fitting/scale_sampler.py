@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import expit, ndtri
 
 from fitting import scale_marginal, scale_proposal
 from fitting.hierarchy import Hierarchy
@@ -97,10 +97,10 @@ def _learned_from(learned: Learned, flatter: np.ndarray, z: np.ndarray, ratio: n
     rest = _rest(learned, _cells(_positions(learned.marginals, pool)))
     for share in (1.0, 0.9995, 0.995, 0.98, 0.9):  # what lies above is cut
         top = float(np.quantile(rest, share))
-        mass = float(np.exp(np.minimum(rest, top)).mean())
-        if mass >= MIN_RATE * np.exp(top):
+        rate = float(np.exp(np.minimum(rest, top) - top).mean())
+        if rate >= MIN_RATE:
             break
-    return learned._replace(top=top, log_weight_of_t=float(np.log(SHARE_OF_T / (1.0 - SHARE_OF_T) * mass)))
+    return learned._replace(top=top, log_weight_of_t=float(np.log(SHARE_OF_T / (1.0 - SHARE_OF_T) * rate)) + top)
 
 
 def num_pilots(size: int) -> int:
@@ -117,8 +117,7 @@ def sample(learned: Learned, rng: np.random.Generator, total: int) -> tuple[np.n
     """
     proposal, size = learned.proposal, len(learned.profiles)
     points, log_q, found = [], [], 0
-    weight_of_t, highest = np.exp(learned.log_weight_of_t), np.exp(learned.top)
-    share = weight_of_t / (weight_of_t + highest)  # of candidates from the t: then both parts have the same bound
+    share = expit(learned.log_weight_of_t - learned.top)  # of candidates from the t: then both parts have the same bound
     while found < total:
         z = _positions(learned.marginals, rng.random((CANDIDATES, size)))
         is_t = rng.random(CANDIDATES) < share
@@ -127,7 +126,7 @@ def sample(learned: Learned, rng: np.random.Generator, total: int) -> tuple[np.n
         log_marginals, log_t = _look_up(learned.marginals, cells), scale_proposal.log_density(proposal, z)
         tilted = log_marginals + np.minimum(_rest(learned, cells), learned.top)
         density = np.logaddexp(tilted, learned.log_weight_of_t + log_t)
-        drawn_from = np.logaddexp(np.log(highest) + log_marginals, learned.log_weight_of_t + log_t)
+        drawn_from = np.logaddexp(learned.top + log_marginals, learned.log_weight_of_t + log_t)
         kept = np.log(rng.random(CANDIDATES)) < density - drawn_from
         points.append(proposal.mode + z[kept] @ proposal.axes.T)
         log_q.append(density[kept])

@@ -9,7 +9,7 @@ import pytest
 from cluster import margin_tables, posterior_files
 from cluster.margin_tables import MarginSums
 from cluster.posterior_files import Part, StoredDraws
-from fitting import in_memory
+from fitting import combiner, in_memory
 from fitting.audit import importance
 from fitting.local_importance import local
 from reporting import draws_file, posterior, tables
@@ -24,7 +24,9 @@ def run():
     g, h, x = rng.integers(0, 5, 300), rng.integers(0, 4, 300), rng.integers(0, 2, 300).astype(float)
     columns = {"g": np.array([f"g{i}" for i in g]), "h": np.array([f"h{i}" for i in h]), "x": x}
     cells = {**columns, "num_trials": np.ones(300), "num_successes": (rng.random(300) < 0.5).astype(float)}
-    return in_memory.fit(cells, FORMULA, num_draws=30, num_chains=2, seed=4)
+    fitted = in_memory.fit(cells, FORMULA, num_draws=30, num_chains=2, seed=4)
+    draws = combiner.draw(fitted.hierarchy, fitted.natural, fitted.proposal, **SIZES, seed=4)  # as often as they come, once
+    return fitted._replace(draws=draws)
 
 
 def written(run, directory: Path, numbers_at_once: int, monkeypatch: pytest.MonkeyPatch) -> Path:
