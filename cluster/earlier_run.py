@@ -64,7 +64,7 @@ def as_config(inputs: dict[str, dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for of_stage in inputs.values():
         for section, values in own(of_stage).items():
-            if section != "columns":  # made from the formula and the margins
+            if section not in ("columns", "results"):  # made from the formula and the margins; of the code, not the config
                 found[section] = found.get(section, {}) | values
     return found | {"data": {name: value for name, value in found["data"].items() if name != "source"}}
 
