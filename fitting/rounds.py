@@ -76,7 +76,7 @@ def _anchor_on(hierarchy: Hierarchy, tree: Tree, coefficients: np.ndarray | slic
     for block in hierarchy.model.fixed:
         if block.is_intercept or block.is_own or (hierarchy.family.has_residual_scale and block is constant):
             mean[block.coefficients] = first[block.predictor]
-    sd = np.full(len(mean), ANCHOR_SD * hierarchy.spread)
+    sd = np.full(len(mean), ANCHOR_SD * min(1.0, hierarchy.spread))  # outliers may have made the spread large
     sd[[place for block in hierarchy.model.fixed if block.is_own for place in block.coefficients]] = ANCHOR_SD
     covariance = np.zeros(tree.num_entries)
     covariance[tree.diagonal] = sd[coefficients] ** 2

@@ -74,7 +74,7 @@ class FakeStages:
         self._called("ingest")
         self.ingested = options
         totals = {"rows_read": VOTERS, "rows_in_cells": VOTERS, "rows_quarantined": 0}
-        manifest = {"schema_version": 1, "shards": [ENTRY], "totals": totals}
+        manifest = {"schema_version": 2, "shards": [ENTRY], "totals": totals}
         _write(Path(directory, "dictionary.json"), json.dumps(DICTIONARY))
         _write(Path(directory, "shards", "manifest.json"), json.dumps(manifest))
         return types.SimpleNamespace(dictionary=types.SimpleNamespace(notes=()))

@@ -43,7 +43,7 @@ def planned(folder: Path, num_precincts: int, largest: int, *settings: str) -> p
     cells = 40 * num_precincts
     sizes = [largest, cells - largest] if largest < cells else [cells]
     one = {"shard_id": "s", "path": "shards/s.parquet", "sha256": "0", "num_rows": 1, "num_bytes": 1}
-    manifest = {"schema_version": 1, "shards": [one | {"num_cells": n, "num_trials": n} for n in sizes], "totals": {"rows_read": cells}}
+    manifest = {"schema_version": 2, "shards": [one | {"num_cells": n, "num_trials": n} for n in sizes], "totals": {"rows_read": cells}}
     (run / "shards/manifest.json").write_text(json.dumps(manifest))
     (folder / "run.yaml").write_text(CONFIG)
     return plan.make(config.load(folder / "run.yaml", settings).config, str(run))

@@ -177,7 +177,6 @@ def test_every_category_has_a_curve_of_its_own():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"splines": {"state": {}}}, "a grouping factor"),
         ({"splines": {"y": {}}}, "the outcome"),
         ({"splines": {"x": {"df": 3}}}, "above the degree"),
         ({"splines": {"x": {"df": 2, "degree": 1}}}, "greater than 2"),
