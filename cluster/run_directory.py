@@ -197,7 +197,7 @@ def look(path: str, identity: dict[str, Any]) -> None:
     except RunDirectoryLockedError:
         raise
     except RunDirectoryError:
-        if lease.LOCK not in storage.children(path):
+        if not storage.exists(storage.join(path, lease.LOCK)):
             raise
         with locked(path):
             open_existing(path, identity)
