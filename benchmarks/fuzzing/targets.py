@@ -58,10 +58,10 @@ def _csv(rng: np.random.Generator, delimiter: str = ",") -> bytes:
 
 def _ingest(**options: Any) -> Callable[[Path, Path], dict[str, int]]:
     def read(path: Path, directory: Path) -> dict[str, int]:
-        column = {"missing_values": ["", "NULL"], "unexpected": "quarantine"}
+        column = {"missing_values": ["", "NULL"], "missing": "quarantine", "unexpected": "quarantine"}
         columns = {"race": column, "state": column, "dem": {**column, "type": "numeric"}, "voted": column}
         data = DataConfig(source=str(path), outcome="voted", columns=columns, terms_of_use="synthetic", threads=1,
-                          memory_limit="500MB", **options)  # fmt: skip
+                          max_unreadable=1.0, memory_limit="500MB", **options)  # fmt: skip
         report = ingest(
             data, ShardsConfig(by=("random",), num_shards=1), outcome_kind="binomial", factor_columns=["state", "race"],
             predictor_columns=["dem"], group_columns=[("state",)], directory=str(directory / "run"),

@@ -24,7 +24,7 @@ model:
   formula: voted ~ 1 + female + share + (1 | state) + (1 | race)
   family: bernoulli
 shards: {by: state, min_cells: 1}
-fit: {draws: 100}
+fit: {draws: 100, min_ess: 100}
 audit: {draws: 100}
 poststratify: {by: [all, state, race]}
 publish: {min_count: 1}
@@ -37,7 +37,7 @@ model:
   formula: voted ~ 1 + female + dem_share + (1 | state) + (1 | race) + (1 | race:age)
   family: bernoulli
 shards: {by: state, min_cells: 1}
-fit: {rounds: 3, draws: 100}
+fit: {rounds: 3, draws: 100, min_ess: 100}
 audit: {draws: 100, max_extra_rounds: 0}
 poststratify: {by: [all, state, "race:age"]}
 run: {directory: run, seed: 1, executor: serial}

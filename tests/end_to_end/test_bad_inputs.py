@@ -126,7 +126,7 @@ CASES: dict[str, tuple[Breaks, tuple[str, ...]]] = {
         ("run.yaml:2", "data.columns.state.levels.0", "found 01", 'Quote it: "01"'),
     ),
     "key twice": (
-        config("fit: {draws: 100}", "fit: {draws: 100}\nfit: {draws: 200}"),
+        config("fit: {draws: 100, min_ess: 100}", "fit: {draws: 100, min_ess: 100}\nfit: {draws: 200}"),
         ("run.yaml:8", "fit", "twice|once|duplicate"),
     ),
     "YAML broken": (config("run: {", "run: {{"), ("run.yaml:1[0-2]", "YAML")),

@@ -17,7 +17,7 @@ METHOD = "fit: {method: classic, draws: 250, warmup: 250}"
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, line.Said]:
     """Shards too small for it: four states of about 250 people, with an effect of state that only one shard sees."""
     folder = tmp_path_factory.mktemp("classic")
-    config = line.CONFIG.replace("fit: {draws: 100}", METHOD).replace("+ share ", "")
+    config = line.CONFIG.replace("fit: {draws: 100, min_ess: 100}", METHOD).replace("+ share ", "")
     return folder, line.caucus("run", line.make(folder, line.voters(1000), config))
 
 
