@@ -179,7 +179,7 @@ def judge(name: str, problem: Problem, seed: int, num_draws: int = 1500) -> list
             name, scale, "quadrature" if is_one else "NUTS", float((drawn[:, h].mean() - mean[h]) / sd[h]),
             float(np.log(drawn[:, h].std() / sd[h])), -(said[scale]["shift"] or 0.0),
             float(np.log(said[scale]["sd_ratio"] or 1.0)), ", ".join(gates.get(scale, ())),
-        )  # fmt: skip
+        )
         for h, scale in enumerate(run.hierarchy.names())
         if scale.startswith("sd(")
     ]

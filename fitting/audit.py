@@ -27,6 +27,7 @@ from fitting.cell_design import CellDesign
 from fitting.combiner import DrawsMatrix, Moments
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
+from fitting.likelihoods import gaussian
 from fitting.root import Roots
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
@@ -142,9 +143,8 @@ def _root_scores(
     if family.name == "binomial":
         squares = sandwich.score_variance(tree, design, family, moments.mean)
     elif family.has_residual_scale:
-        eta, known = sites.predictor_mean(design, moments.mean)[0], design.statistics
-        square = known["sum_y_squared"] - 2.0 * eta * known["sum_y"] + eta**2 * known["num_trials"]
-        squares = sites.information(tree, design, np.maximum(square, 0.0)[None, None] / residual_sd**2)
+        square = gaussian.squares(design.statistics, sites.predictor_mean(design, moments.mean)[0])
+        squares = sites.information(tree, design, square[None, None] / residual_sd**2)
     else:
         return None
     size = tree.block_sizes[0]
