@@ -1,9 +1,11 @@
 """What the audit used to say of right numbers; and planted faults that the same checks still find."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from fitting import families, in_memory, rounds
+from fitting import families, in_memory, rounds, verdict
 from fitting.rounds import Round, Schedule
 
 
@@ -57,3 +59,65 @@ def test_a_damped_round_has_settled_only_if_a_whole_one_would_have():
     schedule = Schedule("vi", 20, 0.01, 1.0, families.make("binomial"))
     assert rounds.next_round(schedule, [Round("vi", 0.25, 0.005)]) is not None
     assert rounds.next_round(schedule, [Round("vi", 1.0, 0.005)]) is None
+
+
+def weighted(num_shards, odd=None, seed=4):
+    """Survey weights from 0.05 to 20 that have nothing to do with outcomes, in random shards; ``odd`` has another slope."""
+    rng = np.random.default_rng(seed)
+    size = 12_000
+    x, z, shard = rng.integers(0, 2, size), rng.integers(0, 3, size), rng.integers(0, num_shards, size)
+    weight = np.exp(1.1 * rng.normal(size=size)).clip(0.05, 20.0)
+    weight /= weight.mean()
+    eta = -0.4 + 0.6 * x * np.where(shard == odd, -3.0, 1.0) + 0.3 * z
+    y = rng.random(size) < 1 / (1 + np.exp(-eta))
+    cell = np.ravel_multi_index((shard, z, x), (num_shards, 3, 2))
+    s, b, a = (part.ravel() for part in np.indices((num_shards, 3, 2)))
+    sums = {"num_trials": weight, "num_successes": weight * y, "sum_weight_squared": weight**2, "sum_weight_squared_successes": weight**2 * y}
+    cells = {name: np.bincount(cell, value, 6 * num_shards) for name, value in sums.items()}
+    return cells | {"x": a.astype(float), "z": b.astype(float), "shard": s}
+
+
+def test_random_shards_with_survey_weights_tell_no_other_story():
+    cells = weighted(16)
+    run = in_memory.fit(cells, "y ~ 1 + x + z", shards=cells["shard"])
+    result = in_memory.audit(run)
+    assert flagged(result) == []
+    design = np.stack([np.ones(96), cells["x"], cells["z"]], axis=1)
+    beta = np.zeros(3)
+    for _ in range(20):  # weighted maximum likelihood
+        p = 1 / (1 + np.exp(-design @ beta))
+        curvature = design.T @ ((cells["num_trials"] * p * (1 - p))[:, None] * design)
+        beta += np.linalg.solve(curvature, design.T @ (cells["num_successes"] - cells["num_trials"] * p))
+    names = run.hierarchy.model.coefficient_names().tolist()
+    for name, value in zip(("x", "z"), beta[1:], strict=True):
+        j = names.index(name)
+        scale = 1.0 if name == "x" else np.sqrt(np.average((cells["z"] - np.average(cells["z"], weights=cells["num_trials"])) ** 2, weights=cells["num_trials"]))
+        drawn = run.draws.theta[..., j] / scale
+        assert abs(drawn.mean() - value) < 0.15 * drawn.std()
+    assert next(g for g in result["gates"] if g["name"] == "score")["status"] == "pass"
+
+
+def test_a_shard_with_another_slope_is_found_under_survey_weights():
+    cells = weighted(16, odd=5)
+    assert flagged(in_memory.audit(in_memory.fit(cells, "y ~ 1 + x + z", shards=cells["shard"]))) == ["05"]
+
+
+def test_weights_that_say_nothing_blame_nobody(cells_of):
+    """Sites far from the data: no coefficient is named by importance weights that are none."""
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 2, 4000).astype(float)
+    cells = cells_of({"x": x, "shard": rng.integers(0, 4, 4000)}, rng.random(4000) < 0.4)
+    run = in_memory.fit(cells, "y ~ 1 + x", shards=cells["shard"])
+    far = [site._replace(shift=site.shift + 300.0) for site in run.sites]
+    shift = next(g for g in in_memory.audit(in_memory.merge(run, far))["gates"] if g["name"] == "shift")
+    assert (shift["status"], shift["where"]) == ("fail", "all shards together")
+
+
+@pytest.mark.parametrize(("method", "spread", "expected"), [("nuts", 0.4, 0.08), ("vi", 0.4, 0.4), ("nuts", 3.0, 0.4)])
+def test_sampled_sites_are_judged_by_weights_where_these_can_be_read(method, spread, expected):
+    """Variational sites made afresh differ from sampled ones, rightly, at a level without a failure."""
+    evidence = SimpleNamespace(
+        score=SimpleNamespace(total=np.array([-0.4, 0.02])), rounds=[{"method": method}],
+        importance=SimpleNamespace(log_ratio_sd=spread, shift=np.array([0.05, 0.0]), shift_mcse=np.array([0.01, 0.01])),
+    )  # fmt: skip
+    assert verdict._comparable(evidence).max() == pytest.approx(expected)
