@@ -166,11 +166,13 @@ def judge(name: str, problem: Problem, seed: int, num_draws: int = 1500) -> list
     columns, formula = simulate(problem, seed)
     shards = np.random.default_rng(seed).integers(0, 3, problem.num_rows)
     run = in_memory.fit(columns, formula, family=problem.family, shards=shards, chosen_priors=PRIORS, num_draws=1000)
-    said = {s["name"]: s for s in in_memory.audit(run)["scales"]}
+    result = in_memory.audit(run)
+    said = {s["name"]: s for s in result["scales"]}
     gates: dict[str, list[str]] = {}
-    for g in in_memory.audit(run)["gates"]:
+    for g in result["gates"]:
         if g["name"].startswith("scale_s") and g["status"] != "pass":
-            gates.setdefault(g["where"], []).append(f"{g['name']} {g['status']}")
+            for where in g["where"].split(", "):
+                gates.setdefault(where, []).append(f"{g['name']} {g['status']}")
     is_one = formula == "y ~ 1 + (1 | g)"
     mean, sd = (np.array([v]) for v in by_quadrature(columns, problem.family)) if is_one else by_nuts(run, num_draws)
     drawn = run.hierarchy.natural(run.draws.psi.reshape(-1, run.hierarchy.size))
