@@ -201,8 +201,9 @@ def main() -> None:
     for seed, (name, problem) in enumerate(problems.items()):
         for row in judge(name, problem, seed + 1000 * arguments.aside):
             rows.append(row)
+            scale = row.scale.replace("|", r"\|")
             print(
-                f"| {row.problem} | `{row.scale}` | {row.reference} | {row.shift:+.2f} | {row.log_sd:+.3f} | {row.said_shift:+.2f} "
+                f"| {row.problem} | `{scale}` | {row.reference} | {row.shift:+.2f} | {row.log_sd:+.3f} | {row.said_shift:+.2f} "
                 f"| {row.said_log_sd:+.3f} | {row.gates or 'none'} |", flush=True,
             )  # fmt: skip
     print(f"\nFalse alarms: {sum(r.is_false_alarm for r in rows)}. Misses: {sum(r.is_miss for r in rows)}. Scales: {len(rows)}.")
