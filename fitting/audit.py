@@ -143,8 +143,8 @@ def _root_scores(
     if family.name == "binomial":
         squares = sandwich.score_variance(tree, design, family, moments.mean)
     elif family.has_residual_scale:
-        eta, known = sites.predictor_mean(design, moments.mean)[0], design.statistics
-        squares = sites.information(tree, design, gaussian.squares(known, eta)[None, None] / residual_sd**2)
+        square = gaussian.squares(design.statistics, sites.predictor_mean(design, moments.mean)[0])
+        squares = sites.information(tree, design, square[None, None] / residual_sd**2)
     else:
         return None
     size = tree.block_sizes[0]

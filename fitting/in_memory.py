@@ -13,7 +13,18 @@ import numpy as np
 
 from fitting import audit as audits
 from fitting import columns as data_columns
-from fitting import combiner, families, formula, hierarchy, rounds, scale_audit, scale_proposal, sites, verdict
+from fitting import (
+    combiner,
+    families,
+    formula,
+    hierarchy,
+    rounds,
+    sandwich,
+    scale_audit,
+    scale_proposal,
+    sites,
+    verdict,
+)
 from fitting.cell_design import CellDesign
 from fitting.coding import Coding, Numeric, OutcomeSummary
 from fitting.columns import DataColumns
@@ -118,13 +129,14 @@ def summarise_outcome(statistics: Mapping[str, np.ndarray], categories: Sequence
 
 
 def _statistics(columns: Mapping[str, np.ndarray], family: Family) -> dict[str, np.ndarray]:
-    """The family's statistics. ``sum_y_squared`` does for ``squared_deviations``, with the digits that such a sum has."""
+    """The family's, and those of weights if there are any. ``sum_y_squared`` does for ``squared_deviations``, with the digits that it has."""
     given = {name: np.asarray(values) for name, values in columns.items()}
     if family.has_residual_scale and "squared_deviations" not in given and "sum_y_squared" in given:
         rows, total = (given[name].astype(np.float64) for name in ("num_trials", "sum_y"))
         rest = given["sum_y_squared"] - total * gaussian.mean({"num_trials": rows, "sum_y": total})
         given["squared_deviations"] = np.where(rows == 1.0, 0.0, np.maximum(rest, 0.0))
-    return {name: np.asarray(given[name], dtype=np.float64) for name in family.statistics}
+    wanted = (*family.statistics, *(name for name in sandwich.SQUARED if name in given))
+    return {name: np.asarray(given[name], dtype=np.float64) for name in wanted}
 
 
 def _combinations(codes: Sequence[np.ndarray]) -> np.ndarray:

@@ -41,6 +41,7 @@ VALUES_AT_ONCE = 1 << 20
 SMALL_VARIANCE = 1e-3
 MAX_PASSES = 6
 NEAR, FAR_SPREAD = 0.25, 0.7
+WORTH_MORE = 0.06, 0.03  # shift and log sd of reweighted draws from which on they are integrated anew
 NUM_INTEGRATION = 512
 FARTHEST = 4.0
 
@@ -321,32 +322,45 @@ def errors(
 ) -> ScaleErrors:  # fmt: skip
     """How far drawn hyperparameters, (M, H), are from the exact ones, by the log ratios (K,) at the points.
 
-    Where the draws do not reach, and ``evaluate`` is given, points follow the corrected marginal, which is then integrated itself.
+    Draws reweighted have too few in the tails that are missing, and so half of an error of the sd. Where there may be one, and
+    ``evaluate`` is given, points follow the corrected marginal, and moments with and without the ratio are taken at the same points.
     """
     own = _own_scales(hierarchy, points.terms)
     values = hierarchy.natural(psi)
     center, root = psi.mean(axis=0), _root(psi, np.full(len(psi), 1.0 / len(psi)))
-    weights, spread = _weights(_cubic(points.psi, log_ratio, own, center, root)(psi))
-    corrected = values
-    if evaluate is not None and (spread > FAR_SPREAD or _farthest(values, weights) > NEAR):
-        psi, weights = _followed(hierarchy, natural, points.psi, log_ratio, own, psi, weights, evaluate, threads)
-        corrected = hierarchy.natural(psi)
-    mean, sd = values.mean(axis=0), values.std(axis=0)
-    new_mean = weights @ corrected
-    deviation = corrected - new_mean
-    new_sd = np.sqrt(np.maximum(weights @ np.square(deviation), 1e-300))
+    before = np.full(len(psi), 1.0 / len(psi))
+    after, spread = _weights(_cubic(points.psi, log_ratio, own, center, root)(psi))
+    found = _compared(values, before, after)
+    if evaluate is not None and (spread > FAR_SPREAD or _is_near_a_limit(found, own)):
+        psi, before, after = _followed(hierarchy, natural, points.psi, log_ratio, own, psi, after, evaluate, threads)
+        found = _compared(hierarchy.natural(psi), before, after)
+    mean, sd = values.mean(axis=0), np.maximum(values.std(axis=0), 1e-300)
     is_covered = np.zeros(hierarchy.size, dtype=bool)
     is_covered[own] = True
-    relative = weights if corrected is not values else weights - 1.0 / len(weights)
-    unit = deviation / new_sd
-    noise = np.sqrt(np.einsum("m,md->d", np.square(relative), np.square(unit)))
-    noise_sd = 0.5 * np.sqrt(np.einsum("m,md->d", np.square(relative), np.square(np.square(unit) - 1.0)))
-    if corrected is not values:  # quasi-random points have no noise to speak of; the draws they are compared with have
-        noise = noise_sd = np.full(hierarchy.size, len(values) ** -0.5)
-    return ScaleErrors(
-        is_covered, mean, sd, new_mean, new_sd, (new_mean - mean) / new_sd, np.log(np.maximum(sd, 1e-300) / new_sd),
-        noise, noise_sd, spread,
-    )  # fmt: skip
+    new_sd = sd * np.exp(-found.log_sd)
+    return ScaleErrors(is_covered, mean, sd, mean + found.shift * new_sd, new_sd, *found, spread)
+
+
+class _Compared(NamedTuple):
+    """As in `ScaleErrors`."""
+
+    shift: np.ndarray
+    log_sd: np.ndarray
+    shift_mcse: np.ndarray
+    log_sd_mcse: np.ndarray
+
+
+def _compared(values: np.ndarray, before: np.ndarray, after: np.ndarray) -> _Compared:
+    """What other weights, (M,), make of the moments of the same values, (M, H). Errors are those of random values."""
+    old, new = before @ values, after @ values
+    old_sd, new_sd = (np.sqrt(np.maximum(w @ np.square(values - m), 1e-300)) for w, m in ((before, old), (after, new)))
+    unit, change = (values - new) / new_sd, np.square(after - before)
+    noise_sd = 0.5 * np.sqrt(change @ np.square(np.square(unit) - 1.0))
+    return _Compared((new - old) / new_sd, np.log(old_sd / new_sd), np.sqrt(change @ np.square(unit)), noise_sd)
+
+
+def _is_near_a_limit(found: _Compared, own: list[int]) -> bool:
+    return bool(np.max(np.abs(found.shift[own])) > WORTH_MORE[0] or np.max(np.abs(found.log_sd[own])) > WORTH_MORE[1])
 
 
 def _own_scales(hierarchy: Hierarchy, terms: Sequence[Term]) -> list[int]:
@@ -386,10 +400,6 @@ def _weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     return weights / weights.sum(), float(log_weights.std())
 
 
-def _farthest(values: np.ndarray, weights: np.ndarray) -> float:
-    return float(np.max(np.abs(weights @ values - values.mean(axis=0)) / np.maximum(values.std(axis=0), 1e-300)))
-
-
 def _root(psi: np.ndarray, weights: np.ndarray) -> np.ndarray:
     centred = psi - weights @ psi
     covariance = centred.T @ (weights[:, None] * centred)
@@ -399,8 +409,8 @@ def _root(psi: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def _followed(
     hierarchy: Hierarchy, natural: Natural, known: np.ndarray, log_ratio: np.ndarray, own: list[int],
     psi: np.ndarray, weights: np.ndarray, evaluate: Evaluate, threads: int,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Points of psi, (n, H), with weights of the corrected marginal: new points of the ratio are asked for until it stands still."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Points of psi, (n, H), with weights of the drawn and of the corrected marginal: new points of the ratio until it stands still."""
     center, root = weights @ psi, _root(psi, weights)
     for _ in range(MAX_PASSES):
         new = design(hierarchy, center, root, len(known) if len(known) <= 32 else 32)
@@ -411,8 +421,9 @@ def _followed(
         psi = design(hierarchy, center, root, NUM_INTEGRATION)
         standard = np.linalg.solve(root, (psi - center).T).T / WIDTH
         log_p = np.array(list(in_order(lambda p: scale_marginal.log_density(hierarchy, natural, p), psi, threads)))
-        weights, _ = _weights(log_p + cubic(psi) + 0.5 * np.square(standard).sum(axis=1))
-        before, center, root = center, weights @ psi, _root(psi, weights)
-        if np.max(np.abs(np.linalg.solve(root, center - before))) < NEAR:
+        log_w = log_p + 0.5 * np.square(standard).sum(axis=1)
+        weights, _ = _weights(log_w + cubic(psi))
+        last, center, root = center, weights @ psi, _root(psi, weights)
+        if np.max(np.abs(np.linalg.solve(root, center - last))) < NEAR:
             break
-    return psi, weights
+    return psi, _weights(log_w)[0], weights

@@ -302,11 +302,12 @@ def _of_scales(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, mi
     )  # fmt: skip
     for name, size, noise, meaning in sizes:
         sure = np.maximum(size - 2.0 * noise, 0.0) * errors.is_covered
-        worst = int(np.argmax(sure))
-        how = f"{meaning} (drawn {errors.mean[worst]:.3g} ± {errors.sd[worst]:.2g}, about {errors.corrected_mean[worst]:.3g} ± {errors.corrected_sd[worst]:.2g} by the likelihood)"
+        warn, order = getattr(config.warn_above, name), np.argsort(-sure)
+        worst, above = int(order[0]), [names[h] for h in order.tolist() if sure[h] > warn]
+        where = ", ".join(above[:5]) + (f" and {len(above) - 5} more" if len(above) > 5 else "")
+        how = f"{meaning} ({names[worst]} drawn {errors.mean[worst]:.3g} ± {errors.sd[worst]:.2g}, about {errors.corrected_mean[worst]:.3g} ± {errors.corrected_sd[worst]:.2g} by the likelihood)"
         found.append(gates.gate(
-            name, float(sure[worst]), (getattr(config.warn_above, name), getattr(config.fail_above, name)), names[worst],
-            how if sure[worst] > getattr(config.warn_above, name) else meaning,
+            name, float(sure[worst]), (warn, getattr(config.fail_above, name)), where or names[worst], how if above else meaning,
             "groups have too few outcomes for Gaussian sites: fit.method: exact is right (nuts has the same error); "
             "or fewer, larger groups",
         ))  # fmt: skip

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks import audit_scales
 from fitting import in_memory, scale_audit
 from fitting.config import AuditConfig
 
@@ -127,3 +128,32 @@ def test_too_few_draws_of_a_scale_are_named():
     result = in_memory.audit(run._replace(draws=run.draws._replace(psi=stuck)), AuditConfig())
     ess = gates(result)["ess"]
     assert (ess["status"], ess["where"]) == ("warn", "sd(1|g)")
+
+
+def test_every_scale_that_is_off_is_named():
+    rng = np.random.default_rng(12)
+    g, h = np.repeat(np.arange(120), 5), rng.integers(0, 120, 600)
+    eta = rng.normal(0, 1.5, 120)[g] + rng.normal(0, 1.5, 120)[h]
+    cells = {
+        "g": np.array([f"g{i}" for i in g]), "h": np.array([f"h{i}" for i in h]), "num_trials": np.ones(600),
+        "num_successes": (rng.random(600) < 1 / (1 + np.exp(-eta))).astype(float),
+    }  # fmt: skip
+    named = gates(in_memory.audit(fit(cells, g % 2, "y ~ 1 + (1 | g) + (1 | h)")))["scale_sd"]
+    assert named["status"] != "pass"
+    assert sorted(named["where"].split(", ")) == ["sd(1|g)", "sd(1|h)"]
+
+
+@pytest.mark.parametrize("name", audit_scales.SMALL)
+def test_gates_of_scales_are_right_by_a_reference(name):
+    seed = list(audit_scales.SMALL).index(name)
+    for row in audit_scales.judge(name, audit_scales.PROBLEMS[name], seed):
+        assert not row.is_false_alarm, row
+        assert not row.is_miss, row
+
+
+def test_a_gate_that_never_warns_and_one_that_always_does_are_seen():
+    """Negative control of the comparison."""
+    row = audit_scales.Judged("", "sd(1|g)", "quadrature", -0.2, -0.2, -0.2, -0.2, "")
+    assert row.is_miss
+    assert row._replace(shift=0.0, log_sd=0.01, gates="scale_sd warn").is_false_alarm
+    assert not row._replace(gates="scale_sd warn").is_miss

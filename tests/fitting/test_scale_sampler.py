@@ -87,3 +87,53 @@ def test_draws_that_stand_still_are_few():
     assert mixing.can_do_better(mixing.of(slow), 400, 1000)
     assert not mixing.can_do_better(mixing.of(slow), 400, 300)
     assert mixing.of(np.ones((4, 250, 1))).ess[0] == 1.0
+
+
+@pytest.fixture(scope="module")
+def gaussian():
+    """Two scales with an exact marginal: closed form in the coefficients, a grid in the scales."""
+    rng = np.random.default_rng(5)
+    group = np.repeat(np.arange(6), 5)
+    y = rng.normal(0, 0.5, 6)[group] + rng.normal(size=30)
+    cells = {"g": np.array([f"g{i}" for i in group]), "num_trials": np.ones(30), "sum_y": y, "squared_deviations": 0.0 * y}
+    run = in_memory.fit(cells, "y ~ 1 + (1 | g)", family="gaussian", num_draws=10)
+    axes = [run.proposal.mode[h] + np.linspace(low, 3.0, 121) for h, low in ((0, -7.0), (1, -2.0))]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+    log_p = log_density(run, grid.reshape(-1, 2)).reshape(grid.shape[:2])
+    p = np.exp(log_p - log_p.max())
+    return run, axes, p / p.sum()
+
+
+def functions(psi, axes, p):
+    """Deviations from what the grid says of both log scales: mean, square, and the shares below the 5% and the 95% quantile, (M, 8)."""
+    found = []
+    for h, (axis, own) in enumerate(zip(axes, (p.sum(axis=1), p.sum(axis=0)), strict=True)):
+        mean = own @ axis
+        ends = np.interp((0.05, 0.95), np.cumsum(own) - 0.5 * own, axis)
+        found += [psi[:, h] - mean, (psi[:, h] - mean) ** 2 - own @ (axis - mean) ** 2]
+        found += [(psi[:, h] < end) - share for end, share in zip(ends, (0.05, 0.95), strict=True)]
+    return np.stack(found, axis=1)
+
+
+def z_scores(run, axes, p, source, broken=False):
+    """Forty seeds of 100 draws each: what a bias of order 1 / N would show in."""
+    means = []
+    for seed in range(40):
+        if broken:
+            psi = combiner._proposed(source, np.random.default_rng(seed), 100, 2)[0]
+        else:
+            in_turn = combiner.draw_in_turn(run.hierarchy, run.natural, source, num_draws=100, chain=0, seed=seed)
+            psi = np.stack([one.psi for one in in_turn])
+        means.append(functions(psi, axes, p).mean(axis=0))
+    return np.mean(means, axis=0) / (np.std(means, axis=0, ddof=1) / np.sqrt(40))
+
+
+@pytest.mark.parametrize("is_learned", [False, True])
+def test_resampling_has_no_bias_to_speak_of(gaussian, is_learned):
+    """Eight functions, limit for a false alarm of 1e-3: t with 39 degrees of freedom."""
+    run, axes, p = gaussian
+    source = scale_sampler.learn(run.hierarchy, run.natural, run.proposal) if is_learned else run.proposal
+    limit = stats.t.isf(1e-3 / 16, 39)
+    assert np.abs(z_scores(run, axes, p, source)).max() < limit
+    if not is_learned:
+        assert np.abs(z_scores(run, axes, p, source, broken=True)).max() > limit
