@@ -265,7 +265,7 @@ class _Reader:
         """Refuse a factor of which nothing matches, or that has new levels where none can be drawn."""
         unknown = [label for label in new if label != missing_level]
         number = int((codes >= len(known)).sum())
-        if unknown and (codes >= len(known)).all():
+        if unknown and (codes >= len(known)).all() and name not in self.coding.numerics:  # a number may go on: years to come
             raise self.error(
                 f"{number:,} rows whose {name!r} is {_listed(unknown)}: no level of the data, in any row",
                 f"levels such as {_listed(known)}", _alike(unknown, known) + "Mend the frame, or the column in `data`.",

@@ -151,6 +151,7 @@ def _site(
         mean[inside] = np.concatenate([mean_common, mean_own])[kept]
         covariance[np.ix_(inside, inside)] = joint[np.ix_(kept, kept)]
         site = sites.fit(tree, design, hierarchy.family, mean, tr.from_dense(tree, covariance), num_nodes=NUM_NODES, convex=True)
+        site = sites.about(tree, site, np.zeros(tree.num_coefficients))
         matrix[np.ix_(kept, kept)] = tr.dense(tree, site.precision)[np.ix_(inside, inside)]
         vector[kept] = site.shift[inside]
     return matrix[num_common:, num_common:], matrix[num_common:, :num_common], vector[num_common:]

@@ -320,6 +320,7 @@ def _approximate(
     mean, covariance = under.mean, under.covariance
     for _ in range(APPROXIMATION_STEPS):
         site = sites.fit(tree, design, hierarchy.family, mean, covariance, num_nodes=NUM_NODES, convex=True)
+        site = sites.about(tree, site, np.zeros(tree.num_coefficients))
         precision, shift = np.zeros_like(prior), np.zeros_like(prior_shift)
         precision[np.ix_(kept, kept)] = likelihood_power * tr.dense(tree, site.precision)[np.ix_(inside, inside)]
         shift[kept] = likelihood_power * site.shift[inside]

@@ -217,12 +217,6 @@ def test_every_error_crosses_processes():
             assert (type(again), str(again), vars(again)) == (kind, str(error), vars(error))
 
 
-@pytest.mark.parametrize("margin", ["mean", "race:sd", "q95", "num_rows:race", "calibration"])
-def test_margins_called_like_what_estimates_have_are_refused(write, margin: str):
-    with pytest.raises(ConfigError, match="called like a column or a file of the estimates"):
-        config.load(write(GOOD), [f"poststratify.by=['{margin}']"])
-
-
 @pytest.mark.parametrize("given", ["folder", "file", "folder/"])
 def test_a_copied_run_directory_is_itself(write, tmp_path: Path, given: str):
     loaded = config.load(write(GOOD))

@@ -41,7 +41,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     (tmp_path / "voters").mkdir()
-    text = dict.fromkeys(["state", "county", "race", "age", "party"], ["a", "b"])
+    text = {name: ["a", "b"] for name in ("state", "county", "race", "age", "party")}
     pq.write_table(pa.table({"voted": [0, 1], "female": [0, 1], **text}), tmp_path / "voters" / "part-0.parquet")
     (tmp_path / "run.yaml").write_text(CONFIG)
     return tmp_path / "run.yaml"

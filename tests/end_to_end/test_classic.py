@@ -25,7 +25,7 @@ def test_it_is_sampled_merged_audited_and_reported(run: tuple[Path, line.Said]):
     folder, said = run
     assert said.code in (0, 3), said.err
     audit = json.loads((folder / "run" / "audit.json").read_text())
-    assert {gate["name"] for gate in audit["gates"]} == {"score", "sd_ratio", "noise", "r_hat"}
+    assert {gate["name"] for gate in audit["gates"]} == {"score", "sd_ratio", "noise", "r_hat", "rows"}
     assert [shard["shard_id"] for shard in audit["shards"]] == ["AK", "AL", "OH", "WY"]
     summary = pq.read_table(folder / "run" / "summary.parquet").to_pandas()
     assert {"Intercept", "female", "1|state[OH]", "sd(1|state)"} <= set(summary["parameter"])

@@ -19,7 +19,7 @@ model:
   formula: voted ~ 1 + (1 | county) + (1 | race)
   family: bernoulli
 shards: {by: county, min_cells: 1}
-fit: {rounds: 2, draws: 100}
+fit: {rounds: 2, draws: 100, min_ess: 100}
 audit: {draws: 100, max_extra_rounds: 0}
 poststratify: {by: [all, county]}
 publish: {min_count: 1}

@@ -14,7 +14,7 @@ CONFIG = """\
 name: grades
 data: {{source: "voters/*", outcome: {outcome}, terms_of_use: synthetic{more}}}
 model: {{formula: "{outcome} ~ 1 + x + (1 | group)", family: {family}, priors: {priors}}}
-fit: {{draws: 100}}
+fit: {{draws: 100, min_ess: 100}}
 audit: {{draws: 100}}
 poststratify: {{by: [all, group]}}
 publish: {{min_count: 1}}

@@ -13,7 +13,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import line
 
-MODEL = "model: {formula: 'FORMULA', family: FAMILY}\nfit: {draws: 100}\naudit: {draws: 100}\n"
+MODEL = "model: {formula: 'FORMULA', family: FAMILY}\nfit: {draws: 100, min_ess: 100}\naudit: {draws: 100}\n"
 HEAD = "name: small\nrun: {directory: run, executor: serial}\n"
 
 

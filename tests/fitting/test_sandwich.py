@@ -91,12 +91,13 @@ def test_corrected_draws_have_the_corrected_covariance():
     h, tree = run.hierarchy, run.hierarchy.model.tree
     meat = sandwich.score_variance(tree, with_squares(run, cells), h.family, run.moments.mean)
     fixed = run.proposal._replace(widths=run.proposal.widths * 1e-9)  # scales at their mode: one Gaussian
-    draws = combiner.draw(h, run.natural, fixed, num_draws=4000, num_chains=1, seed=1, score_variance=meat)
+    in_turn = combiner.draw_in_turn(h, run.natural, fixed, num_draws=4000, chain=0, seed=1, score_variance=meat)
+    theta = np.stack([one.theta for one in in_turn])
     precision, _, _ = h.add_prior(run.proposal.mode, run.natural.precision, np.zeros(tree.num_coefficients))
     scores, _, _ = h.add_prior(run.proposal.mode, meat, np.zeros(tree.num_coefficients))
     inverse = np.linalg.inv(tr.dense(tree, precision))
     expected = inverse @ tr.dense(tree, scores) @ inverse
-    found = np.cov(draws.theta[0].T)
+    found = np.cov(theta.T)
     z = (found - expected) / np.sqrt((np.outer(np.diag(expected), np.diag(expected)) + expected**2) / 4000)
     assert np.abs(z).max() < 5.0
     assert np.abs((np.diag(inverse) - np.diag(expected)) / np.diag(expected)).max() > 0.2, "weights must matter here"
