@@ -17,8 +17,10 @@ from cluster import frames
 from cluster.config import RunConfig
 from fitting import gates
 from fitting.coding import Coding
+from sharding import notes as oddities
 from sharding import storage, store
 from sharding.config import DataConfig
+from sharding.dictionary import Dictionary
 
 MAX_REASONS = 3
 
@@ -30,7 +32,9 @@ def add(result: dict[str, Any], config: RunConfig, coding: Coding) -> None:
     result["population"] = describe(config, manifest, facts)
     found = judge(result["population"], config)
     result["gates"] += found
-    result["messages"] = [*gates.messages(found), *result["messages"], *notes(result["population"], config)]
+    dictionary = Dictionary.from_json(storage.read_json(storage.join(config.run.directory, store.DICTIONARY)))
+    odd = oddities.messages(dictionary)
+    result["messages"] = [*gates.messages(found), *result["messages"], *notes(result["population"], config), *odd]
     result["verdict"], result["verdicts"] = gates.verdict(result["messages"]), gates.verdicts(result["messages"])
 
 

@@ -193,7 +193,18 @@ class CellTable:
                 for order in ("ASC", "DESC")
             ]  # fmt: skip
             found += notes.of_number(column.name, ends[0], ends[1], num_rows)
-        return tuple(found)
+        return (*found, *self._notes_of_categories(num_rows))
+
+    def _notes_of_categories(self, num_rows: int) -> list[Note]:
+        counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t").values()
+        by_category = dict(zip(self._categories, (round(count) for count in counts), strict=True))
+        name = self._outcome.parts[0].name
+        found = notes.of_levels(name, by_category, 0, num_rows)
+        if all(map(notes.is_number, by_category)):
+            values = sorted((float(category), count) for category, count in by_category.items())
+            marked = {note.count for note in found}
+            found += [note for note in notes.of_number(name, values, values[::-1], num_rows) if note.count not in marked]
+        return found
 
     def groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the combinations of codes of the factors ``names`` that occur, sorted."""
@@ -339,11 +350,9 @@ class CellTable:
     def _weight_factor(self) -> float:
         if self._outcome.weight is None:
             return 1.0
-        decided = frozen.weight_factor(self._coding)
-        if decided is not None:
-            return decided
         totals = self._totals(["k", "t"])
-        return float(totals["k"] / totals["t"])
+        found = float(totals["k"] / totals["t"])
+        return frozen.weight_factor(self._coding, f"data.columns.{self._outcome.weight.name}", found)
 
     def _text(self, i: int) -> str:
         return label_sql(f"k{i}", self.columns[i].kind)

@@ -70,6 +70,10 @@ def parents(frozen: Dictionary | None, codings: dict[str, FactorCoding], found: 
     return result
 
 
+OTHER_WEIGHTS = 1.5
+"""Weights whose average changes by more than this factor are on another scale."""
+
+
 def check_binary(where: str, coding: NumericCoding, low: float, high: float, num_rows: int) -> None:
     """Refuse other numbers in a column that had only 0 and 1."""
     if coding.binary and num_rows:
@@ -87,9 +91,23 @@ def outcome(frozen: Dictionary | None, found: OutcomeCoding) -> OutcomeCoding:
     return replace(found, mean=before.mean, sd=before.sd, proportions=before.proportions)
 
 
-def weight_factor(frozen: Dictionary | None) -> float | None:
-    """Return what weights are multiplied by in the frozen coding; None if it does not say."""
-    return None if frozen is None else frozen.outcome.weight_factor
+def weight_factor(frozen: Dictionary | None, where: str, found: float) -> float:
+    """Return what weights are multiplied by: in the frozen coding, if it says; otherwise what makes them average 1, ``found``.
+
+    Raises
+    ------
+    ContractError
+        The weights of all files together are on another scale than when the coding was decided: people would count several times.
+    """
+    decided = None if frozen is None else frozen.outcome.weight_factor
+    if decided is None:
+        return found
+    if not 1 / OTHER_WEIGHTS < decided / found < OTHER_WEIGHTS:
+        raise ContractError(
+            where, f"weights that average {1 / found:.4g} over all files", f"about {1 / decided:.4g}, as when the coding was decided",
+            "Bring the weights of the new files to the scale of the others. Or " + ANEW[0].lower() + ANEW[1:],
+        )  # fmt: skip
+    return decided
 
 
 def categories(

@@ -43,6 +43,15 @@ def of_number(column: str, smallest: Counts, largest: Counts, num_rows: int) -> 
     return notes
 
 
+def is_number(label: str) -> bool:
+    """Whether a label is that of a number."""
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return True
+
+
 def _peel(ends: list[tuple[float, int]], codes: Sequence[float]) -> list[tuple[float, int]]:
     """Take usual codes off an end."""
     peeled = []
@@ -88,7 +97,7 @@ def messages(dictionary: Dictionary) -> list[dict[str, str]]:
     """Return the notes as the audit's messages: a warning where a value is likely to be none, else information."""
     return [
         {
-            "severity": "info" if note.kind == "joined" else "warn", "where": f"data.columns.{note.column}", "what": note.what, "do": note.do,
+            "severity": "info" if note.kind == "joined" else "warn", "about": "data", "where": f"data.columns.{note.column}", "what": note.what, "do": note.do,
         }
         for note in dictionary.notes
     ]  # fmt: skip
