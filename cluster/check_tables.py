@@ -258,11 +258,9 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
     if summary["loo"]["corrected"] == "no":
         out.append("  the draws are too far from the exact posterior to be corrected: see the audit first")
     worst = summary["loso"]
-    out += [
-        "",
-        f"leave one shard out: {worst['shard_id']} moves {worst['move_where']} by {worst['move']:+.2f} posterior sds, the most "
-        f"of {worst['num_shards']:,}",
-    ]
+    moves = f"{worst['shard_id']} moves {worst['move_where']} by {worst['move']:+.2f} posterior sds, the most of {worst['num_shards']:,}"
+    only = "there is one, and without it there are no data (cut the file into several with `shards`)"
+    out += ["", f"leave one shard out: {only if worst['num_shards'] == 1 else moves}"]
     if worst["num_outside"] is None:
         return [*out, "", "outcomes with categories have no sums, so they are not replicated"]
     out += [
