@@ -15,10 +15,12 @@ from collections.abc import Mapping, Sequence
 from sharding.dictionary import Dictionary, Note
 
 NEGATIVE = (-1.0, -7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -999.0, -9999.0, -99999.0)
-POSITIVE = (99.0, 999.0, 9999.0, 99999.0, 999999.0)
+POSITIVE = (77.0, 88.0, 97.0, 98.0, 99.0, 997.0, 998.0, 999.0, 9997.0, 9998.0, 9999.0, 99999.0, 999999.0)
 """What files write for "not known", "refused", "not asked"."""
 MARKERS = frozenset({"na", "n/a", "#n/a", "nan", "null", "<na>", ".", "-9", "-99", "-999", "-9999"})
-NUM_EXTREMES = len(NEGATIVE) + 2
+MIN_OTHERS, FAR = 9, 3.0
+"""A spike lies this many ranges of the rest from it, and the rest has this many values at that end: a predictor of a few groups has none."""
+NUM_EXTREMES = max(len(NEGATIVE), len(POSITIVE)) + MIN_OTHERS + 1
 MAX_SHOWN = 3
 
 Counts = Sequence[tuple[float, int]]
@@ -36,9 +38,9 @@ def of_number(column: str, smallest: Counts, largest: Counts, num_rows: int) -> 
     odd = [(v, n) for v, n in codes if (v < 0 <= least) or (v < least - width) or (v > most + width and width > 0)]
     notes = [_of_value(column, "sentinel", pair, num_rows, "a usual code for a value that is not known") for pair in odd]
     for ends in (low, high):
-        if len(ends) > 3 and ends[0][1] > 1:
+        if len(ends) > MIN_OTHERS and ends[0][1] > 1:
             inner = abs(ends[1][0] - (most if ends is low else least))
-            if abs(ends[0][0] - ends[1][0]) > inner > 0:
+            if abs(ends[0][0] - ends[1][0]) > FAR * inner > 0:
                 notes.append(_of_value(column, "spike", ends[0], num_rows, "far outside all other values"))
     return notes
 
