@@ -141,7 +141,7 @@ def _run_model(
     debug: Debug = False,
 ) -> None:
     """Run a model of your own, written in NumPyro: docs/user-models.md."""
-    from cluster import stages, user_config, user_run
+    from cluster import stages, user_config, user_run, views
 
     loaded = user_config.load(run, set_ or ())
     with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
@@ -149,6 +149,8 @@ def _run_model(
     if not finished.redone:
         typer.echo("everything is done already; nothing was redone")
     typer.echo(f"verdict: {finished.verdict}")
+    for line in views.reasons(finished.directory):
+        typer.echo(line)
     typer.echo(f"summary: {os.path.join(finished.directory, 'summary.parquet')}")
     if finished.verdict == "fail":
         raise AuditFailedError(os.path.join(finished.directory, "audit.json"))
@@ -298,7 +300,7 @@ def _tell_verdict(finished: "Finished", *, is_judged: bool) -> None:
         from cluster import views
 
         typer.echo(f"verdict: {finished.verdict}")
-        for line in views.people(finished.directory):
+        for line in (*views.reasons(finished.directory), *views.people(finished.directory)):
             typer.echo(line)
     if has_report:
         typer.echo(f"report: {report}")

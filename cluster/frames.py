@@ -105,6 +105,11 @@ class _Reader:
             raise self.error(f"{int((~np.isfinite(weight)).sum())} missing or infinite counts in {self.count!r}", "a count in every row")
         if (weight < 0).any() or not weight.sum() > 0:
             raise self.error(f"a negative count, or none above 0, in {self.count!r}", "counts of people")
+        if weight.sum() < 2 and (weight % 1 != 0).any():
+            raise self.error(
+                f"counts in {self.count!r} that add up to {weight.sum():.4g}, as shares do", "counts of people",
+                "Multiply the shares by the number of people; how many people an estimate is of decides what may be shown.",
+            )  # fmt: skip
         kept = np.flatnonzero(weight > 0)
         table, weight = table.take(kept), weight[kept]
         columns: dict[str, Any] = {self.number_name(name): self.numbers(table, name) for name in self.needed if name in self.coding.numerics}

@@ -12,6 +12,7 @@ from reporting.people import told
 from sharding import storage
 
 MAX_LINES = 20
+MAX_REASONS = 5
 
 _TOTALS = {"read": "rows_read", "in cells": "rows_in_cells", "left out": "rows_quarantined"}
 _COUNTS = ("num_rows_before", "num_rows_after", "num_trials_before", "num_trials_after")
@@ -48,6 +49,18 @@ def people(directory: str) -> list[str]:
     """Say who is not in the numbers of a run, and of whom the data say little; nothing where that is nobody."""
     who = told(storage.read_json(storage.join(directory, "audit.json")).get("population"))
     return [f"people: {who.title}", *(f"  {line}" for line in who.lines)] if who.lines else []
+
+
+def reasons(directory: str) -> list[str]:
+    """Say what a verdict other than pass is about: a line for each warning or failure of `audit.json`, failures first."""
+    audit = storage.read_json(storage.join(directory, "audit.json"))
+    rows = [row for row in audit["messages"] if row["severity"] in ("warn", "fail")]
+    rows.sort(key=lambda row: row["severity"] != "fail")
+    lines = [
+        f"  {row['severity']} ({row.get('about', 'computation')}): {': '.join(filter(None, (row['where'], row['what'])))}. {row['do']}".rstrip()
+        for row in rows[:MAX_REASONS]
+    ]
+    return lines + ([f"  ... and {len(rows) - MAX_REASONS} more, in the report"] if len(rows) > MAX_REASONS else [])
 
 
 def attempts(jobs: Sequence[Job], logs_of: Callable[[Job], str]) -> list[str]:

@@ -185,6 +185,12 @@ def test_a_level_for_missing_values_that_the_fit_has_is_taken(tmp_path: Path):
     assert found.facts["missing"] == [{"column": "area", "people": 2.0}]
 
 
+def test_shares_are_not_counts(read):
+    with pytest.raises(FrameError, match=r"'n' that add up to 1, as shares do. Multiply the shares by the number of people"):
+        read({"area": [1, 2, 10], "n": [0.5, 0.2, 0.3]})
+    assert read({"area": [1, 2, 10], "n": [0, 0, 1]}).facts["people"] == 1, "one person is one"
+
+
 def test_people_may_be_left_out_and_are_counted_once(read):
     columns = {"area": ["1", None, "2", None], "share": [50.0, None, None, 40.0], "n": [1, 2, 4, 8]}
     frame = read(columns, "y ~ 1 + share + (1 | area)", poststratify={"missing": "leave_out"})

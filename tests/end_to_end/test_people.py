@@ -208,6 +208,7 @@ def test_later_files_are_in_the_units_of_the_first(tmp_path: Path):
     assert said.code == 0, said
     assert "share outside of what was fitted, or in other units: 60 of 660 (9.1%) people" in said.out
     assert "verdict: warn" in said.out
+    assert "  warn (data): share from 0." in said.out, "and why"
 
 
 def test_margins_called_alike_have_estimates_of_their_own(tmp_path: Path):
