@@ -17,6 +17,7 @@ from cluster.errors import (
 
 _MEND = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _MEND_NUMBERS = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _REMOTE_STORES = {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "adlfs", "azure", "google", "requests"}
 _STDOUT = 1
 _LAYERS = {"sharding": "ShardingError", "fitting": "FittingError", "reporting": "ReportingError"}
@@ -35,6 +36,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"{where}. Correct the path, or its permissions.", EXIT_MEND
     if isinstance(error, MemoryError):
         return "out of memory. Lower `run.workers` or `shards.target_cells`, then run again.", EXIT_RUN_AGAIN
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        return f"{error}. Make room (or raise the quota, or the limit on the size of files); then it is safe to run again.", EXIT_RUN_AGAIN
     if isinstance(error, OSError) or _is_of_a_remote_store(error):
         return f"{error}. Nothing half-written is left; it is safe to run again.", EXIT_RUN_AGAIN
     return (

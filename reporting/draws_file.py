@@ -18,7 +18,9 @@ import h5netcdf
 import h5py
 import numpy as np
 
+from reporting import late_errors
 from reporting.errors import DrawsError, RunDirectoryError
+from reporting.late_errors import LateErrors
 
 SCHEMA_VERSION = 1
 SAMPLE_DIMS = ("chain", "draw")
@@ -34,12 +36,13 @@ class Declared(NamedTuple):
 class DrawsWriter:
     """An open file whose variables are declared and wait for their draws."""
 
-    def __init__(self, file: h5py.File):
-        self._file = file
+    def __init__(self, file: h5py.File, target: LateErrors):
+        self._file, self._target = file, target
 
     def put(self, group: str, name: str, chain: int, begin: int, values: np.ndarray) -> None:
-        """Write draws ``begin``, ``begin + 1``, ... of one chain, shape (draws, *shape)."""
+        """Write draws ``begin``, ``begin + 1``, ... of one chain, shape (draws, *shape); `OSError` as of any file."""
         self._file[group][file_name(name)][chain, begin : begin + len(values)] = values
+        self._target.raise_error()
 
 
 class DrawsReader:
@@ -90,8 +93,28 @@ def writing(
         Dimension to labels, in the order of the axis; every dimension of a variable needs its labels.
     attrs
         Written to the root of the file beside the schema version.
+
+    Raises
+    ------
+    OSError
+        The disk is full, or the like.
     """
     check_names({name: v.dims for declared in groups.values() for name, v in declared.items()}, coords)
+    with late_errors.opened(target) as opened:
+        _declare(opened, groups, coords, attrs, num_chains, num_draws)
+        opened.raise_error()
+        with h5py.File(opened, "r+") as whole:
+            yield DrawsWriter(whole, opened)
+
+
+def _declare(
+    target: LateErrors,
+    groups: Mapping[str, Mapping[str, Declared]],
+    coords: Mapping[str, Sequence[str]],
+    attrs: Mapping[str, str | int | float],
+    num_chains: int,
+    num_draws: int,
+) -> None:
     with h5netcdf.File(target, "w") as file:
         file.attrs.update({"schema_version": SCHEMA_VERSION, "creation_library": "caucus", **attrs})
         for group_name, declared in groups.items():
@@ -113,8 +136,6 @@ def writing(
             for dim in used:
                 labels = group.create_variable(dim, (dim,), dtype=h5py.string_dtype())
                 labels[...] = np.array([_printable(str(x)) for x in coords[dim]], dtype=object)
-    with h5py.File(target, "r+") as whole:
-        yield DrawsWriter(whole)
 
 
 @contextmanager

@@ -30,10 +30,14 @@ def code_spans(text: str) -> Markup:
 
 
 def publish(page: str, target: Path) -> Path:
-    """Write ``page`` at ``target``, at once, and return the path."""
+    """Write ``page`` at ``target``, at once, and return the path; where that fails, nothing is left."""
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        file.write(page.encode())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(file.name, target)
+        try:
+            file.write(page.encode())
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, target)
+        except BaseException:
+            os.unlink(file.name)
+            raise
     return target

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ import pyarrow as pa
 
 from sharding.errors import ShardingError, SourceError
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -22,6 +26,8 @@ def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[d
     ------
     SourceError
         In place of DuckDB's and Arrow's errors, whose text can hold values of a row: only their kind is told.
+    OSError
+        The disk is full, or a file may not grow any more.
     """
     spill.mkdir(mode=0o700, parents=True, exist_ok=True)
     config: dict[str, Any] = {
@@ -46,6 +52,8 @@ def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[d
             f"data.source: the database refused a question ({type(error).__name__}). This is a defect of Caucus; please report it."
         ) from None
     except (duckdb.Error, pa.ArrowException) as error:
+        if number := next((n for n in _NO_ROOM if os.strerror(n) in str(error)), None):
+            raise OSError(number, os.strerror(number)) from None
         raise SourceError(
             "data.source", f"data that cannot be read ({type(error).__name__})", "whole files",
             "Copy the files again (one may be truncated or damaged)."
