@@ -197,7 +197,7 @@ def look(path: str, identity: dict[str, Any]) -> None:
     except RunDirectoryLockedError:
         raise
     except RunDirectoryError:
-        if not storage.exists(storage.join(path, lease.LOCK)):
+        if not lease.is_there(path):
             raise
         with locked(path):
             open_existing(path, identity)
@@ -221,7 +221,7 @@ def open_existing(path: str, identity: dict[str, Any]) -> RunDirectory | None:
         present = storage.children(path)
     except NotADirectoryError:
         raise RunDirectoryError(path, "a file, expected a folder", "Set another `run.directory`.") from None
-    if present <= {lease.LOCK, "run.yaml"}:
+    if all(name == "run.yaml" or lease.is_lease(name) for name in present):
         return None
     directory = read_directory(path)
     if not directory.records:  # nothing was finished in it, so there is no other run to keep
