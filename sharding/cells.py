@@ -10,7 +10,7 @@ Tables of the scratch database (columns are numbered, so that no name of a user 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -19,15 +19,16 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sharding import cell_statistics, contract, frozen, notes
+from sharding import cell_statistics, contract, frozen
 from sharding.cell_statistics import fixed_point_scale, fixed_point_sql
 from sharding.contract import ModelColumn, Reasons
-from sharding.dictionary import Dictionary, FactorCoding, Note, NumericCoding, OutcomeCoding
+from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
 from sharding.labels import Kind, label_sql
 from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
 from sharding.privacy import Pseudonyms
 from sharding.rows import RowIdentity, RowSource
+from sharding.sources import Sources
 from sharding.sql import Bind, quoted
 
 
@@ -175,36 +176,26 @@ class CellTable:
                 found[column.name] = self._coding_of_levels(column, numbers)
         return found
 
-    def notes(self, codings: dict[str, FactorCoding]) -> tuple[Note, ...]:
-        """Return what looks odd in the columns."""
-        num_rows, found = self.num_good_rows(), list[Note]()
-        for column in self.columns:
-            code = self.code(column)
-            if column.role == "factor":
-                rows = self._execute(f"SELECT {code}, sum(n) FROM good GROUP BY 1 ORDER BY 1")
-                levels = codings[column.name].levels
-                by_level = {levels[i]: int(n) for i, n in rows if levels[i] != column.config.missing_level}
-                found += notes.of_levels(column.name, by_level, self._num_joined.get(column.name, 0), num_rows)
-                continue
-            ends = [
-                [(x, int(n)) for x, n in self._execute(
-                    f"SELECT {code}, sum(n) FROM good GROUP BY 1 ORDER BY 1 {order} LIMIT {notes.NUM_EXTREMES}"
-                )]
-                for order in ("ASC", "DESC")
-            ]  # fmt: skip
-            found += notes.of_number(column.name, ends[0], ends[1], num_rows)
-        return (*found, *self._notes_of_categories(num_rows))
+    def sampled_sql(self, sources: Sources, bind: Bind) -> str:
+        """Return SQL of the rows of ``sources`` that keep the contract: their ``file``, raw keys, numbers, and values of the outcome."""
+        rows = replace(self._rows, sources=sources).sql(bind, with_file=True)
+        raw = [f"r.k{i}" for i in range(len(self.columns))]
+        return f"SELECT * FROM ({self._coded_sql(f'({rows})', bind, ['file', *raw, *self.outcome_values])}) WHERE reason = 0"
 
-    def _notes_of_categories(self, num_rows: int) -> list[Note]:
+    @property
+    def outcome_values(self) -> list[str]:
+        """The values of a row's outcome: those of its columns, and its weight."""
+        return [*(f"y{i}" for i in range(len(self._outcome.parts))), *(["w"] if self._outcome.weight is not None else [])]
+
+    @property
+    def num_joined(self) -> Mapping[str, int]:
+        """By text factor, the number of levels that are written in several ways."""
+        return self._num_joined
+
+    def category_counts(self) -> dict[str, int]:
+        """Rows of each category of the outcome, by weight where there are weights; empty for other outcomes."""
         counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t").values()
-        by_category = dict(zip(self._categories, (round(count) for count in counts), strict=True))
-        name = self._outcome.parts[0].name
-        found = notes.of_levels(name, by_category, 0, num_rows)
-        if all(map(notes.is_number, by_category)):
-            values = sorted((float(category), count) for category, count in by_category.items())
-            marked = {note.count for note in found}
-            found += [note for note in notes.of_number(name, values, values[::-1], num_rows) if note.count not in marked]
-        return found
+        return dict(zip(self._categories, (round(count) for count in counts), strict=True))
 
     def groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the combinations of codes of the factors ``names`` that occur, sorted."""

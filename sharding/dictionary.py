@@ -5,11 +5,12 @@ A shard never fits an encoder of its own, so a coefficient means the same thing 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sharding import storage
 from sharding.errors import ShardCorruptError
+from sharding.units import Scale
 
 SCHEMA_VERSION = 1
 
@@ -81,7 +82,8 @@ class Dictionary:
 
     ``groups["state:county"]`` are the observed combinations of codes, sorted. ``parents["county"]["state"][code]`` is
     the state of a county, where every county lies in one state; -1 for a declared level that no row has. ``notes`` are of
-    oddities, for a person to look at; nothing is decided by them.
+    oddities, for a person to look at; nothing is decided by them. ``scales`` are of the numbers that were fitted: predictors, and by
+    their names the columns that make the outcome and the weight.
     """
 
     factors: dict[str, FactorCoding]
@@ -90,6 +92,7 @@ class Dictionary:
     parents: dict[str, dict[str, tuple[int, ...]]]
     outcome: OutcomeCoding
     notes: tuple[Note, ...] = ()
+    scales: dict[str, Scale] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists, dicts and numbers with a ``schema_version``; what does not apply is left out."""
@@ -112,6 +115,7 @@ class Dictionary:
                 parents={k: {p: tuple(c) for p, c in v.items()} for k, v in value["parents"].items()},
                 outcome=OutcomeCoding(**outcome),
                 notes=tuple(Note(**note) for note in value.get("notes", ())),
+                scales={k: Scale(*v) for k, v in value.get("scales", {}).items()},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ShardCorruptError(

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from sharding import (
     accounting,
     cleaned_rows,
     frozen,
+    noting,
     plan,
     privacy,
     requested,
@@ -42,6 +43,7 @@ from sharding.layouts import for_ingest
 from sharding.outcome import OutcomeKind
 from sharding.plan import PlannedShard
 from sharding.privacy import Pseudonyms
+from sharding.samples import Sample
 from sharding.sources import Sources
 
 Progress = Callable[[str, int, int], None]
@@ -139,7 +141,11 @@ def ingest(
             raise _nothing_left(quarantine, rejects)
         clock.lap("encode")
         privacy.check_levels(data, codings, cells.num_good_rows() if len(data.outcome_columns) == 1 else None)
+        seen = noting.of_cells(connection, cells, codings, rows.outcome)
+        sample = Sample(connection, cells, found, scratch)
+        of_files, scales = noting.OfFiles(connection, cells, rows.outcome).look(sample, found, coding)
         dictionary = _describe(cells, codings, group_columns, coding)
+        dictionary = replace(dictionary, notes=(*seen, *of_files), scales=scales)
         planned, order = _plan(cells, dictionary, shards, seed, num_cells, coding)
         if [storage.fingerprint(file.url) for file in found.files] != before:
             raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")
@@ -269,7 +275,6 @@ def _describe(
         groups={":".join(group): frozen.groups(coding, codings, group, cells.groups(group)) for group in group_columns},
         parents=frozen.parents(coding, codings, cells.parents(codings)),
         outcome=outcome,
-        notes=cells.notes(codings),
     )
 
 

@@ -7,10 +7,12 @@ dictionary holds anyway; never of a row.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sharding.dictionary import Dictionary, Note
 
@@ -27,8 +29,30 @@ Counts = Sequence[tuple[float, int]]
 """Values with their numbers of rows."""
 
 
-def of_number(column: str, smallest: Counts, largest: Counts, num_rows: int) -> list[Note]:
-    """Return the notes of a numeric column, from its smallest values (ascending) and its largest (descending)."""
+@dataclass(frozen=True)
+class Lines:
+    """What a person writes of a column so that a value of it means missing, beside the ``markers`` that are listed already."""
+
+    column: str
+    markers: tuple[str, ...] = ("",)
+    needs_missing: bool = False
+
+    def of(self, value: str) -> str:
+        """Return the setting, and what is to become of such rows where that has to be said."""
+        listed = json.dumps([*self.markers, value], ensure_ascii=False)
+        said = f"missing_values: {listed}" + (", missing: quarantine" if self.needs_missing else "")
+        key = f"data.columns.{self.column}"
+        return f"{key}: {{{said}}}" if self.needs_missing else f"{key}.{said}"
+
+
+def of_number(
+    column: str, smallest: Counts, largest: Counts, num_rows: int, lines: Lines | None = None, *, is_tailed: bool = False
+) -> list[Note]:
+    """Return the notes of a numeric column, from its smallest values (ascending) and its largest (descending).
+
+    ``lines`` are what to write. Of a column that may have a long tail (``is_tailed``) a code of two digits in one row is a value.
+    """
+    lines = lines or Lines(column)
     low, high = list(smallest), list(largest)
     codes = _peel(low, NEGATIVE) + _peel(high, POSITIVE)
     if not low or not high or high[0][0] < low[0][0]:
@@ -36,12 +60,13 @@ def of_number(column: str, smallest: Counts, largest: Counts, num_rows: int) -> 
     least, most = low[0][0], high[0][0]
     width = most - least
     odd = [(v, n) for v, n in codes if (v < 0 <= least) or (v < least - width) or (v > most + width and width > 0)]
-    notes = [_of_value(column, "sentinel", pair, num_rows, "a usual code for a value that is not known") for pair in odd]
+    odd = [(v, n) for v, n in odd if not is_tailed or n > 1 or v < 0 or v >= 900]
+    notes = [_of_value(lines, "sentinel", pair, num_rows, "a usual code for a value that is not known") for pair in odd]
     for ends in (low, high):
         if len(ends) > MIN_OTHERS and ends[0][1] > 1:
             inner = abs(ends[1][0] - (most if ends is low else least))
             if abs(ends[0][0] - ends[1][0]) > FAR * inner > 0:
-                notes.append(_of_value(column, "spike", ends[0], num_rows, "far outside all other values"))
+                notes.append(_of_value(lines, "spike", ends[0], num_rows, "far outside all other values"))
     return notes
 
 
@@ -62,15 +87,15 @@ def _peel(ends: list[tuple[float, int]], codes: Sequence[float]) -> list[tuple[f
     return peeled
 
 
-def _of_value(column: str, kind: str, pair: tuple[float, int], num_rows: int, why: str) -> Note:
+def _of_value(lines: Lines, kind: str, pair: tuple[float, int], num_rows: int, why: str) -> Note:
     value, count = pair
     what = f"{count:,} rows have {value:g}, {why}"
-    do = f'If it means missing, list it: data.columns.{column}.missing_values: ["", "{value:g}"].'
-    return Note(column, kind, count, count / num_rows, what, do)
+    return Note(lines.column, kind, count, count / num_rows, what, f"If it means missing, list it: {lines.of(f'{value:g}')}.")
 
 
-def of_levels(column: str, rows_by_level: Mapping[str, int], num_joined: int, num_rows: int) -> list[Note]:
+def of_levels(column: str, rows_by_level: Mapping[str, int], num_joined: int, num_rows: int, lines: Lines | None = None) -> list[Note]:
     """Return the notes of a factor, from the rows of each level and the number of levels that were written in several ways."""
+    lines = lines or Lines(column)
     notes = []
     alike: dict[str, list[str]] = defaultdict(list)
     for level in rows_by_level:
@@ -83,7 +108,7 @@ def of_levels(column: str, rows_by_level: Mapping[str, int], num_joined: int, nu
         notes.append(Note(column, "doubled", count, count / num_rows, what, "If they are the same, write them alike in the file."))
     for level, count in rows_by_level.items():
         if level.casefold() in MARKERS and len(rows_by_level) > 1:
-            do = f'If it means missing, list it: data.columns.{column}.missing_values: ["", "{level}"].'
+            do = f"If it means missing, list it: {lines.of(level)}."
             notes.append(Note(column, "marker", count, count / num_rows, f"{count:,} rows have the level {level!r}, a usual marker of a missing value", do))
     if num_joined:
         what = f"{num_joined:,} level(s) are written in several ways (blanks at the ends, Unicode forms, True and TRUE, 1 and 1.0), and were joined"

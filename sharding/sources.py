@@ -60,7 +60,7 @@ class SourceFile:
 @dataclass(frozen=True)
 class Sources:
     """All files of a run. ``kinds`` has the needed columns; ``num_rows`` is known beforehand for Parquet only. ``orders`` has
-    those of the levels of ordered categoricals, by column, each once."""
+    those of the levels of ordered categoricals, by column, each once. Of Parquet one row of ``every`` is scanned."""
 
     files: tuple[SourceFile, ...]
     is_text: bool
@@ -68,6 +68,7 @@ class Sources:
     kinds: dict[str, Kind]
     num_rows: int | None
     orders: dict[str, tuple[Order, ...]] = field(default_factory=dict)
+    every: int = 1
 
     @property
     def url_of_path(self) -> dict[str, str]:
@@ -104,7 +105,8 @@ class Sources:
         if is_partitioned:
             options += ", hive_types_autocast=false"
         if not self.is_text:
-            return f"read_parquet({paths}, binary_as_string=true, {options})"
+            skipped = f" WHERE file_row_number % {self.every} = 0" if self.every > 1 else ""
+            return f"read_parquet({paths}, binary_as_string=true, {options}){skipped}"
         columns = bind({name: "VARCHAR" for name in files[0].columns})
         rejects = ", store_rejects=true, rejects_limit=0" if store_rejects else ""
         return (

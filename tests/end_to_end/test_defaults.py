@@ -262,6 +262,57 @@ def _(folder: Path) -> None:
     refused(run(folder, None, 'model.priors={"1|race": {structure: random_walk}}'), "levels: [")
 
 
+# ---- odd ----
+
+
+COUNTS = line.CONFIG.replace("outcome: voted", "outcome: {count: visits, exposure: years}").replace("voted ~", "visits ~").replace("bernoulli", "poisson")
+
+
+def visits(num: int = NUM, unit: int = 1, **changed: Any) -> dict[str, Any]:
+    return line.voters(num) | {"visits": [i * 7 % 5 for i in range(num)], "years": [unit * (1 + i % 5) for i in range(num)]} | changed
+
+
+def data_messages(folder: Path) -> list[str]:
+    audit = json.loads((folder / "run" / "audit.json").read_text())
+    found = [f"{m['where']}: {m['what']}. {m['do']}" for m in audit["messages"] if m.get("about") == "data" and m["severity"] == "warn"]
+    assert audit["verdicts"]["data"] == ("warn" if found else "pass")
+    return found
+
+
+def write_more(folder: Path, columns: dict[str, Any]) -> None:
+    pq.write_table(pa.table(columns), folder / "voters" / "part-1.parquet")
+
+
+@row('A usual code for "not known" (999, -9) in a predictor, the outcome, an exposure, trials or a weight')
+def _(folder: Path) -> None:
+    columns = visits(years=[999 if i < 20 else 1 + i % 5 for i in range(NUM)])
+    assert run(folder, columns, config=COUNTS).code in (0, 3)
+    (said,) = data_messages(folder)
+    assert 'data.columns.exposure.missing_values: ["", "999"]' in said
+    assert run(folder, columns, 'data.columns.exposure.missing_values=["", "999"]', config=COUNTS).code in (0, 3)
+    assert (data_messages(folder), known(folder)) == ([], NUM - 20)
+
+
+@row("Files of one run that seem to be in different units, or code two values differently")
+def _(folder: Path) -> None:
+    config = line.make(folder, visits(), COUNTS)
+    write_more(folder, visits(NUM - 1, 12))
+    assert line.caucus("run", config).code in (0, 3)
+    (said,) = data_messages(folder)
+    assert said.startswith("data.columns.exposure: 1 of 2 files (part-1.parquet) have numbers some 12 times those of the others")
+
+
+@row("A later file (`caucus update`) in other units than what was fitted: predictor, outcome, exposure, trials, weight")
+def _(folder: Path) -> None:
+    config = line.make(folder, visits(), COUNTS)
+    assert line.caucus("run", config).code in (0, 3)
+    assert data_messages(folder) == []
+    write_more(folder, visits(100, 12))
+    assert line.caucus("update", config).code in (0, 3)
+    (said,) = data_messages(folder)
+    assert "(part-1.parquet) have numbers some 12 times those of what was fitted" in said
+
+
 # ---- unreadable ----
 
 
