@@ -141,6 +141,10 @@ class Twice:
             seen[id(outcome.task)] = outcome.task
             yield outcome
 
+    def watch(self, tell: Callable[[int], object]) -> None:
+        """See `Executor`."""
+        self._executor.watch(tell)
+
     def close(self) -> None:
         """See `Executor`."""
         self._executor.close()

@@ -158,14 +158,25 @@ def worker_killed(trial: Trial, slow: float = SLOW) -> tuple[int, str]:
     return killed, f"{sum(sizes)} tasks ran again"
 
 
-def machine_killed(trial: Trial) -> tuple[int, str]:
-    """A machine is lost with its raylet and workers."""
+def machine_killed(trial: Trial, *, gently: bool = False) -> tuple[int, str]:
+    """A machine is lost with its raylet and workers; ``gently``: it is told to stop, as a spot machine is."""
     with cluster(trial) as (_, other):
         process = trial.start()
         trial.wait_for(lambda: trial.sites(1) >= 5 and workers(other), process)
-        other.kill()
+        other.process.terminate() if gently else other.kill()
         assert trial.end(process) == 0, trial.text()
     return 1, f"ran again on the other machine: {trial.text().count('worker died, task runs again')}"
+
+
+def no_machine(trial: Trial) -> tuple[int, str]:
+    """The cluster has a head and no machine for tasks, until one comes."""
+    with ray_clusters.head(0, QUICK_TO_NOTICE, jobs=False) as head:
+        trial.settings = [f"run.executor={head.address}"]
+        process = trial.start()
+        trial.wait_for(lambda: "waiting for machines: 0 cores" in trial.text(), process)
+        with ray_clusters.worker(head, 1, QUICK_TO_NOTICE):
+            assert trial.end(process) == 0, trial.text()
+    return 1, "said so, and went on when one came"
 
 
 def head_killed(trial: Trial, merge: float = 0.0) -> tuple[int, str]:
@@ -324,6 +335,8 @@ FAULTS: dict[str, tuple[str, Callable[[Trial], tuple[int, str]]]] = {
     "worker": ("worker SIGKILL", worker_killed),
     "bundle": ("worker SIGKILL, in a bundle of short tasks", partial(worker_killed, slow=0.01)),
     "machine": ("raylet and its machine killed", machine_killed),
+    "leaves": ("a machine leaves mid-run, told by SIGTERM", partial(machine_killed, gently=True)),
+    "none": ("no machine for tasks, until one comes", no_machine),
     "head": ("head killed, new cluster", head_killed),
     "merge": ("head killed while the driver merges for 90 s, new cluster", partial(head_killed, merge=90.0)),
     "client": ("by `ray://`: worker SIGKILL, then the connection dropped", client_dropped),

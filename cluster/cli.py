@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -108,14 +108,15 @@ def update(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
     from cluster import stages, updating, views
 
     loaded = load(run, set_)
-    with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
-        updated = updating.update(loaded, shown, shared)
-    if updated.explanation is None:
-        typer.echo("nothing changed: every file is as it was when it was read")
-    else:
-        for line in views.update(updated.explanation):
-            typer.echo(line)
-    _tell_verdict(updated.finished, is_judged=updated.explanation is not None)
+    with _observed(loaded) as shown:
+        with closing(stages.SharedExecutor()) as shared:
+            updated = updating.update(loaded, shown, shared)
+        if updated.explanation is None:
+            typer.echo("nothing changed: every file is as it was when it was read")
+        else:
+            for line in views.update(updated.explanation):
+                typer.echo(line)
+        _tell_verdict(updated.finished, is_judged=updated.explanation is not None)
 
 
 def _stage_command(name: str, stage: str, text: str) -> None:
@@ -144,16 +145,17 @@ def _run_model(
     from cluster import stages, user_config, user_run, views
 
     loaded = user_config.load(run, set_ or ())
-    with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
-        finished = user_run.run(loaded, shown, shared, allow_code=allow_code)
-    if not finished.redone:
-        typer.echo("everything is done already; nothing was redone")
-    typer.echo(f"verdict: {finished.verdict}")
-    for line in views.reasons(finished.directory):
-        typer.echo(line)
-    typer.echo(f"summary: {os.path.join(finished.directory, 'summary.parquet')}")
-    if finished.verdict == "fail":
-        raise AuditFailedError(os.path.join(finished.directory, "audit.json"))
+    with _observed(loaded) as shown:
+        with closing(stages.SharedExecutor()) as shared:
+            finished = user_run.run(loaded, shown, shared, allow_code=allow_code)
+        if not finished.redone:
+            typer.echo("everything is done already; nothing was redone")
+        typer.echo(f"verdict: {finished.verdict}")
+        for line in views.reasons(finished.directory):
+            typer.echo(line)
+        typer.echo(f"summary: {os.path.join(finished.directory, 'summary.parquet')}")
+        if finished.verdict == "fail":
+            raise AuditFailedError(os.path.join(finished.directory, "audit.json"))
 
 
 _run_model.__name__ = "run-model"
@@ -274,21 +276,22 @@ def demo(
             typer.echo(line)
 
 
-def _progress(loaded: "Loaded | UserLoaded") -> "Progress":
+def _observed(loaded: "Loaded | UserLoaded") -> "AbstractContextManager[Progress]":
     from cluster import metrics, progress
 
-    return metrics.observed(progress.make(), loaded.config.name, loaded.config.run.directory)
+    return metrics.observing(progress.make(), loaded.config.name, loaded.config.run.directory)
 
 
 def _run(run: str, settings: list[str] | None, *, only: str | None, verify: bool = False) -> None:
     from cluster import stages
 
     loaded = load(run, settings)
-    with closing(_progress(loaded)) as shown, closing(stages.SharedExecutor()) as shared:
-        finished = stages.run(loaded, shown, shared, only=only, verify=verify)
-    if not finished.redone:
-        typer.echo("everything is done already; nothing was redone")
-    _tell_verdict(finished, is_judged=only in (None, "audit"))
+    with _observed(loaded) as shown:
+        with closing(stages.SharedExecutor()) as shared:
+            finished = stages.run(loaded, shown, shared, only=only, verify=verify)
+        if not finished.redone:
+            typer.echo("everything is done already; nothing was redone")
+        _tell_verdict(finished, is_judged=only in (None, "audit"))
 
 
 def _tell_verdict(finished: "Finished", *, is_judged: bool) -> None:

@@ -59,6 +59,9 @@ class Executor(Protocol):
             What a task is expected to need at its worst; 0 is not known. For the choice of a machine, not a limit.
         """
 
+    def watch(self, tell: Callable[[int], object]) -> None:
+        """Tell, now and then while tasks run or wait, how many cores there are for tasks; none where that cannot change."""
+
     def close(self) -> None:
         """Give back processes; the executor cannot be used afterwards. May be called twice."""
 

@@ -29,6 +29,9 @@ class SerialExecutor:
                 ran = run_task(fn, task)
                 yield Outcome(task, ran.value, ran.error, ran.seconds, attempt=1)
 
+    def watch(self, tell: Callable[[int], object]) -> None:
+        """See `Executor.watch`: it is this process's core."""
+
     def close(self) -> None:
         """Nothing to give back."""
 

@@ -21,6 +21,7 @@ def submit(
         list[str] | None, typer.Option(help="Name of a variable that the machines must have set; no value is sent. Repeatable.")
     ] = None,
     driver_cpus: Annotated[float, typer.Option(min=0, help="Cores that the driver asks for.")] = 0.0,
+    metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where its driver answers Prometheus, such as 0.0.0.0:9464-9471.")] = "",
     insecure: Insecure = False,
     debug: Debug = False,
 ) -> None:
@@ -30,7 +31,7 @@ def submit(
     loaded = load(run, set_)
     client = ray_jobs.connect(address, insecure=insecure)
     job = ray_jobs.submit(
-        client, loaded, image_code=image_code, needs_env=tuple(needs_env or ()), driver_cpus=driver_cpus
+        client, loaded, image_code=image_code, needs_env=tuple(needs_env or ()), driver_cpus=driver_cpus, metrics=metrics
     )
     typer.echo(ray_jobs.describe(job))
     if wait:

@@ -4,7 +4,8 @@ Where they go is a matter of the machine and not of the run, so the environment 
 
 * `CAUCUS_METRICS_DIRECTORY`: a folder in which `caucus-<run>.prom` is kept up to date, for node-exporter's textfile
   collector. It stays after the run, with the last values.
-* `CAUCUS_METRICS_ADDRESS`: ``host:port``, or a port on loopback, to be scraped while the run works.
+* `CAUCUS_METRICS_ADDRESS`: ``host:port``, or a port on loopback, to be scraped while the run works. Of ``host:first-last``, the first port
+  that is free: one address for all runs of a machine. Whoever scrapes it is waited for at the end, so that how the run ended is seen.
 
 With neither, nothing is measured. Labels are the run, the stage and a few states, never a shard: there may be thousands.
 Nothing here is read by a stage, so no result depends on it.
@@ -12,15 +13,17 @@ Nothing here is read by a stage, so no result depends on it.
 
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cluster import code_version
-from cluster.errors import MetricsError, MissingExtraError
+from cluster import code_version, failures, run_directory
+from cluster.errors import EXIT_GOOD, MetricsError, MissingExtraError
 from cluster.progress import Progress
 from cluster.run_directory import ON_WORKERS, STAGES
 from sharding import storage, store
@@ -33,6 +36,8 @@ log = logging.getLogger(__name__)
 DIRECTORY_VARIABLE = "CAUCUS_METRICS_DIRECTORY"
 ADDRESS_VARIABLE = "CAUCUS_METRICS_ADDRESS"
 SECONDS_BETWEEN_FILES = 5.0
+LAST_LOOK_SECONDS = 15.0
+"""How long who scrapes an address is waited for at the end; `deploy/monitoring` scrapes every 10 s."""
 VERDICTS = ("pass", "warn", "fail")
 
 
@@ -57,13 +62,16 @@ MEASURES = (
     Measure("caucus_round_move_sds", "gauge", "Largest change of a mean in the last round, in posterior sds."),
     Measure("caucus_worst_score_sds", "gauge", "Largest error of a mean that the audit sees, in posterior sds."),
     Measure("caucus_verdict", "gauge", "1 for the verdict of the audit, 0 for the others.", ("verdict",)),
-    Measure("caucus_stage_state", "gauge", "Of a stage: 0 waiting, 1 at work, 2 done.", ("stage",)),
+    Measure("caucus_stage_state", "gauge", "Of a stage: 0 waiting, 1 at work, 2 done, 3 failed.", ("stage",)),
     Measure("caucus_stage_seconds", "gauge", "Seconds that a stage took, if this process ran it.", ("stage",)),
+    Measure("caucus_exit_code", "gauge", "What the run ended with; there is none while it works. 0 good, 2 mend, 3 audit failed, 4 run again."),
+    Measure("caucus_cores", "gauge", "Cores of the cluster for tasks; 0: the run waits for machines."),
+    Measure("caucus_driver_memory_bytes", "gauge", "Most memory that the driver has held."),
     Measure("caucus_progress_timestamp_seconds", "gauge", "When the run last got on, in seconds since 1970."),
 )
 """Everything that is measured; the dashboard may query these and no others."""
 
-_NUM_STATES = {"waiting": 0.0, "running": 1.0, "done": 2.0}
+_NUM_STATES = {"waiting": 0.0, "running": 1.0, "done": 2.0, "failed": 3.0}
 
 
 class RunMetrics:
@@ -130,11 +138,14 @@ class MeasuredProgress:
             states = {"done": done - self._failed, "failed": self._failed, "waiting": total - done}
             for state, number in states.items():
                 self._metrics.set("caucus_shards", number, self._stage, state)
-        names = {"round": "caucus_round", "move": "caucus_round_move_sds", "score": "caucus_worst_score_sds"}
+        names = {"round": "caucus_round", "move": "caucus_round_move_sds", "score": "caucus_worst_score_sds", "cores": "caucus_cores"}
         for key, name in names.items():
             if news.get(key) is not None:
                 self._metrics.set(name, news[key])
-        self._got_on(is_urgent=False)
+        if set(news) != {"cores"}:  # to have looked at the machines is not to get on
+            self._got_on(is_urgent=False)
+        else:
+            self._tell(is_urgent=False)
 
     def task(self, *, is_good: bool, attempt: int) -> None:
         """See `Progress.task`."""
@@ -158,6 +169,12 @@ class MeasuredProgress:
         """See `Progress.say`."""
         self._shown.say(text)
 
+    def ended(self, exit_code: int) -> None:
+        """The run ended, with what the command ends with; the stage that was at work has failed."""
+        self._metrics.set("caucus_exit_code", exit_code)
+        if self._stage:
+            self._metrics.set("caucus_stage_state", _NUM_STATES["failed"], self._stage)
+
     def close(self) -> None:
         """See `Progress.close`; a file keeps the last values, an address answers no more."""
         self._shown.close()
@@ -165,6 +182,7 @@ class MeasuredProgress:
             outlet.close()
 
     def _is_done(self, stage: str) -> None:
+        self._stage = ""
         self._metrics.set("caucus_stage_state", _NUM_STATES["done"], stage)
         if stage == "ingest":
             self._measure_cells()
@@ -188,6 +206,10 @@ class MeasuredProgress:
 
     def _got_on(self, *, is_urgent: bool = True) -> None:
         self._metrics.set("caucus_progress_timestamp_seconds", time.time())
+        self._tell(is_urgent=is_urgent)
+
+    def _tell(self, *, is_urgent: bool) -> None:
+        self._metrics.set("caucus_driver_memory_bytes", run_directory.peak_memory_bytes())
         for outlet in self._outlets:
             outlet.tell(is_urgent=is_urgent)
 
@@ -224,31 +246,60 @@ class TextFile:
 
 
 class Endpoint:
-    """Answers Prometheus at an address until it is closed; ``port`` is the one it got where 0 was asked for."""
+    """Answers Prometheus at the first free one of some ports until it is closed; ``port`` is the one it got."""
 
-    def __init__(self, metrics: RunMetrics, host: str, port: int):
+    def __init__(self, metrics: RunMetrics, host: str, ports: range):
         from prometheus_client import start_http_server
 
-        try:
-            self._server, self._thread = start_http_server(port, host, metrics)
-        except OSError as error:
-            do = f"Free it, set another {ADDRESS_VARIABLE}, or unset it."
-            raise MetricsError(
-                ADDRESS_VARIABLE, f"{host}:{port}", f"an address to listen at ({error.strerror})", do
-            ) from None
+        self._metrics, self._num_asked, self._asked = metrics, 0, threading.Event()
+        for port in ports:
+            try:
+                self._server, self._thread = start_http_server(port, host, self)  # it is asked for `collect` alone
+                break
+            except OSError as error:
+                reason = error.strerror
+        else:
+            found = f"{host}:{ports[0]}" + (f"-{ports[-1]}" if len(ports) > 1 else "")
+            do = f"Free it, give more ports ({host}:{ports[0]}-{ports[0] + 15}), set another {ADDRESS_VARIABLE}, or unset it."
+            raise MetricsError(ADDRESS_VARIABLE, found, f"an address to listen at ({reason})", do)
         self.port = int(self._server.server_port)
+
+    def collect(self) -> Iterator["Metric"]:
+        """What the server answers with; notes that it was asked."""
+        self._num_asked += 1
+        yield from self._metrics.collect()
+        self._asked.set()
 
     def tell(self, *, is_urgent: bool) -> None:
         """Nothing to do: it is asked."""
 
     def close(self) -> None:
-        """Answer no more. May be called twice."""
+        """Answer no more, once whoever has asked before has asked for how the run ended. May be called twice."""
+        if self._num_asked:
+            self._asked.clear()
+            self._asked.wait(LAST_LOOK_SECONDS)
+            self._num_asked = 0
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
 
 Outlet = TextFile | Endpoint
+
+
+@contextmanager
+def observing(shown: Progress, run: str, directory: str) -> Iterator[Progress]:
+    """`observed` as long as a run works; how it ended is measured, and ``shown`` closed."""
+    progress, code = observed(shown, run, directory), EXIT_GOOD
+    try:
+        yield progress
+    except BaseException as error:
+        code = failures.explain(error)[1]
+        raise
+    finally:
+        if isinstance(progress, MeasuredProgress):
+            progress.ended(code)
+        progress.close()
 
 
 def observed(shown: Progress, run: str, directory: str, environment: Mapping[str, str] = os.environ) -> Progress:
@@ -287,9 +338,11 @@ def observed(shown: Progress, run: str, directory: str, environment: Mapping[str
     return MeasuredProgress(shown, metrics, directory, outlets)
 
 
-def _parsed(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or int(port) > 65_535:
-        do = "Write 127.0.0.1:9464, or 0.0.0.0:9464 in a container whose network is closed to others."
+def _parsed(address: str) -> tuple[str, range]:
+    host, _, ports = address.rpartition(":")
+    found = re.fullmatch("([0-9]{1,5})(?:-([0-9]{1,5}))?", ports)
+    numbers = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    if not numbers[0] <= numbers[1] <= 65_535:
+        do = "Write 127.0.0.1:9464, 127.0.0.1:9464-9479 for several runs, or 0.0.0.0:9464 in a container whose network is closed to others."
         raise MetricsError(ADDRESS_VARIABLE, address, "host:port, or a port", do)
-    return host.strip("[]") or "127.0.0.1", int(port)
+    return host.strip("[]") or "127.0.0.1", range(numbers[0], numbers[1] + 1)

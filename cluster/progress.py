@@ -25,6 +25,7 @@ class Status:
     score: float | None = None
     failed: int = 0
     repeated: int = 0
+    cores: int | None = None
     started: float = 0.0
 
     def words(self, now: float) -> str:
@@ -42,6 +43,8 @@ class Status:
             parts.append(f"largest move {self.move:.3g} sd")
         if self.score is not None:
             parts.append(f"worst score {self.score:.3g} sd")
+        if self.cores == 0:
+            parts.append("waiting for machines: 0 cores")
         elapsed = now - self.started
         if self.done and self.total and self.done < self.total and elapsed >= 1.0:
             parts.append(f"{_time(elapsed * (self.total - self.done) / self.done)} left")
@@ -64,11 +67,12 @@ class Progress(Protocol):
         rounds: int | None = None,
         move: float | None = None,
         score: float | None = None,
+        cores: int | None = None,
     ) -> None:
         """Some of what is known of the stage changed; the rest stays.
 
         ``done`` and ``total`` count what ``phase`` names: shards, of the round where there are rounds; ``move`` is the largest change of a
-        mean in the last round and ``score`` the worst score so far, both in posterior sds.
+        mean in the last round and ``score`` the worst score so far, both in posterior sds; ``cores`` are those of a cluster for tasks.
         """
 
     def task(self, *, is_good: bool, attempt: int) -> None:
@@ -88,7 +92,7 @@ class Progress(Protocol):
 
 
 class PlainProgress:
-    """Lines: one when a stage starts and ends, one per round, and one every ten seconds between."""
+    """Lines, each with the time of day at its end: one when a stage starts and ends, one per round, and one every ten seconds between."""
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
         self._stream = sys.stderr if stream is None else stream
@@ -111,11 +115,13 @@ class PlainProgress:
         rounds: int | None = None,
         move: float | None = None,
         score: float | None = None,
+        cores: int | None = None,
     ) -> None:
         """See `Progress.update`."""
-        is_new_round = round is not None and round != self._status.round
-        self._status = _updated(self._status, self._clock(), phase, done, total, round, rounds, move, score)
-        if is_new_round or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
+        is_news = round is not None and round != self._status.round
+        is_news |= cores is not None and (cores == 0) != (self._status.cores == 0)
+        self._status = _updated(self._status, self._clock(), phase, done, total, round, rounds, move, score, cores)
+        if is_news or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._line(f"{self._status.stage}: {self._status.words(self._clock())}")
 
     def task(self, *, is_good: bool, attempt: int) -> None:
@@ -140,7 +146,7 @@ class PlainProgress:
 
     def _line(self, text: str) -> None:
         self._last_line = self._clock()
-        print(text, file=self._stream, flush=True)
+        print(f"{text}  [{time.strftime('%Y-%m-%d %H:%M:%S')}]", file=self._stream, flush=True)
 
 
 class LiveProgress:
@@ -174,9 +180,10 @@ class LiveProgress:
         rounds: int | None = None,
         move: float | None = None,
         score: float | None = None,
+        cores: int | None = None,
     ) -> None:
         """See `Progress.update`."""
-        self._status = _updated(self._status, time.monotonic(), phase, done, total, round, rounds, move, score)
+        self._status = _updated(self._status, time.monotonic(), phase, done, total, round, rounds, move, score, cores)
         if self._spinner is not None:
             self._spinner.update(f"[bold]{self._status.stage}[/] {self._status.words(time.monotonic())}")
 
@@ -220,6 +227,7 @@ def _updated(
     rounds: int | None,
     move: float | None,
     score: float | None,
+    cores: int | None,
 ) -> Status:
     news = {
         "phase": phase,
@@ -229,6 +237,7 @@ def _updated(
         "rounds": rounds,
         "move": move,
         "score": score,
+        "cores": cores,
     }
     known = {name: value for name, value in news.items() if value is not None}
     is_new = (round is not None and round != status.round) or (phase is not None and phase != status.phase)

@@ -81,6 +81,7 @@ class RayExecutor:
         self._looked = self._lost_at = -math.inf  # when the cluster was looked at, and a machine was missed
         self._nodes: list[dict[str, Any]] = []
         self._paces: dict[Callable[[Any], Any], Pace] = {}  # by function, from the last time that it was mapped
+        self._tell: Callable[[int], object] | None = None
         self.straggler_seconds = None if self._is_ours else STRAGGLER_SECONDS  # None: none is looked for
 
     def map_unordered(
@@ -114,6 +115,10 @@ class RayExecutor:
                     ray.cancel(unfinished, force=False)
             except ConnectionError as error:  # by ray://, whose loss can first look like a task's failure
                 raise ray_connection.unusable(self._address, error) from error
+
+    def watch(self, tell: Callable[[int], object]) -> None:
+        """See `Executor.watch`."""
+        self._tell = None if self._is_ours else tell
 
     def close(self) -> None:
         """Leave the cluster, and stop it if it was started here."""
@@ -182,8 +187,11 @@ class RayExecutor:
 
     def _enough(self) -> int:
         """Bundles in flight that keep every core busy; a cluster that grows gets more of them."""
-        cores = self._workers if self._is_ours else sum(int(machine.get("CPU", 0)) for machine in self._machines())
-        return 2 * max(1, cores)
+        return 2 * max(1, self._workers if self._is_ours else self._cores())
+
+    def _cores(self) -> int:
+        """Of all machines, as when they were last looked at."""
+        return sum(int(machine.get("CPU", 0)) for machine in self._machines())
 
     def _look_again(self) -> bool:
         """Whether it was time to look for the head and at the machines.
@@ -200,6 +208,8 @@ class RayExecutor:
         before, self._nodes, self._looked = self._nodes, ray.nodes(), time.monotonic()
         if before and sum(not node["Alive"] for node in self._nodes) > sum(not node["Alive"] for node in before):
             self._lost_at = self._looked
+        if self._tell is not None:
+            self._tell(self._cores())
         return True
 
     def _machines(self) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ from cluster.errors import (
     InsecureClusterError,
     JobError,
 )
+from cluster.metrics import ADDRESS_VARIABLE
 from sharding import credentials, storage
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def connect(address: str, *, insecure: bool = False) -> JobSubmissionClient:
 
 def submit(
     client: JobSubmissionClient, loaded: Loaded, *, image_code: bool = False, needs_env: tuple[str, ...] = (),
-    driver_cpus: float = 0.0,
+    driver_cpus: float = 0.0, metrics: str = "",
 ) -> Job:  # fmt: skip
     """Send a run to the cluster as its next attempt.
 
@@ -117,6 +118,8 @@ def submit(
         Names of environment variables that the job's machine has to have. Their values are not sent.
     driver_cpus
         What the driver asks for; with 0 it may run on a head that takes no tasks.
+    metrics
+        Where the driver answers Prometheus, see `cluster.metrics`; empty: as the environment of the cluster says.
 
     Raises
     ------
@@ -145,7 +148,7 @@ def submit(
         }
         job = {
             "entrypoint": ENTRYPOINT, "submission_id": submission_id, "metadata": told,
-            "runtime_env": {"working_dir": folder, "env_vars": _environment(needs_env)},
+            "runtime_env": {"working_dir": folder, "env_vars": _environment(needs_env, metrics)},
             "entrypoint_num_cpus": driver_cpus or None,
         }  # fmt: skip
         _send(client, job)
@@ -269,11 +272,12 @@ def _job(details: JobDetails) -> Job:
     )  # fmt: skip
 
 
-def _environment(needs_env: tuple[str, ...]) -> dict[str, str]:
+def _environment(needs_env: tuple[str, ...], metrics: str = "") -> dict[str, str]:
     for name in needs_env:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise JobError(f"--needs-env {name.partition('=')[0]!r}: no name of a variable", "Give the name alone, no value.")
-    return {"RAY_USAGE_STATS_ENABLED": "0"} | ({NEEDED: ",".join(needs_env)} if needs_env else {})
+    given = {NEEDED: ",".join(needs_env), ADDRESS_VARIABLE: metrics}
+    return {"RAY_USAGE_STATS_ENABLED": "0"} | {name: value for name, value in given.items() if value}
 
 
 def _url(address: str) -> str:

@@ -127,7 +127,7 @@ class RunDirectory:
         _remove_unpublished(self.path)  # of workers that were killed while they wrote: their tasks were run again
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.records[stage] = StageRecord(
-            key, inputs, round(seconds, 3), finished, self._files(stage), _peak_memory_bytes(), dict(retries or {})
+            key, inputs, round(seconds, 3), finished, self._files(stage), peak_memory_bytes(), dict(retries or {})
         )
         for amended in _AMENDED_BY.get(stage, ()):
             if amended in self.records:
@@ -343,7 +343,8 @@ def _leaves(values: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]
             yield f"{above}{name}", value
 
 
-def _peak_memory_bytes() -> int:
+def peak_memory_bytes() -> int:
+    """The most memory that this process has held."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -329,6 +329,7 @@ def _run_stage(
         task_bytes = plan.check(config, directory.path).worker_bytes
         ahead = plan.work_ahead(config, directory.path, is_fitted=step.stage != "fit")
         executor = shared.get(config.run, ahead)  # before JAX is imported
+        executor.watch(lambda cores: progress.update(cores=cores))
         context = StageContext(config, directory.path, executor, progress, step.key, task_bytes, retries)
         if step.stage == "fit":
             _check_frame(directory.path, config)

@@ -105,6 +105,7 @@ def _run_stage(
     directory.begin(stage)
     progress.begin(stage, reason)
     executor = shared.get(config.run, None)  # before JAX is imported
+    executor.watch(lambda cores: progress.update(cores=cores))
     if stage == "ingest":
         from cluster import user_ingest
 

@@ -57,7 +57,7 @@ class FakeStages:
             self._called(stage)
             self.contexts[stage] = context
             context.progress.update(round=1, rounds=3, done=1, total=2, score=0.2)
-            judged = {"verdict": self.verdict, "gates": [{"name": "score", "value": 0.2}]}
+            judged = {"verdict": self.verdict, "gates": [{"name": "score", "value": 0.2}], "messages": []}
             text = json.dumps(judged) if stage == "audit" else f"{stage} {context.key}"
             names = {
                 "fit": ("sites/ca.npz",),

@@ -1,10 +1,13 @@
 """Measures of a run, read back with Prometheus' own parser."""
 
+import contextlib
 import io
 import logging
 import os
 import shutil
 import sys
+import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -15,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from fakes import FakeStages
 from test_stages import CONFIG, command, file  # noqa: F401  # the fixture
 
+from benchmarks import ray_clusters
 from cluster import metrics
-from cluster.errors import MetricsError, MissingExtraError
+from cluster.errors import MetricsError, MissingExtraError, StageError
 from cluster.metrics import (
     ADDRESS_VARIABLE,
     DIRECTORY_VARIABLE,
@@ -34,7 +38,7 @@ def parsed(text: str) -> dict[tuple[str, ...], float]:
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     for sample in samples:
         assert sample.labels.pop("run") == "turnout"
-    left_out = ("caucus_run_info", "caucus_progress_timestamp_seconds", "caucus_stage_seconds")
+    left_out = ("caucus_run_info", "caucus_progress_timestamp_seconds", "caucus_stage_seconds", "caucus_driver_memory_bytes")
     return {(s.name, *s.labels.values()): s.value for s in samples if s.name not in left_out}
 
 
@@ -60,7 +64,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> FakeStages:
 FINISHED = {
     ("caucus_rows", "read"): 1000, ("caucus_rows", "in_cells"): 1000, ("caucus_rows", "quarantined"): 0,
     ("caucus_cells",): 200, ("caucus_worst_score_sds",): 0.2,
-    ("caucus_verdict", "pass"): 1, ("caucus_verdict", "warn"): 0, ("caucus_verdict", "fail"): 0,
+    ("caucus_exit_code",): 0, ("caucus_verdict", "pass"): 1, ("caucus_verdict", "warn"): 0, ("caucus_verdict", "fail"): 0,
     **{("caucus_stage_state", stage): 2 for stage in ("ingest", "fit", "merge", "audit", "poststratify", "report")},
 }  # fmt: skip
 
@@ -81,13 +85,27 @@ def test_a_run_leaves_a_text_file(file: Path, folder: Path, fakes: FakeStages, c
     assert read(folder) == FINISHED
 
 
-def test_a_run_that_failed_says_how_far_it_came(
+@pytest.mark.parametrize(("error", "code"), [(OSError("the store is away"), 4), (StageError("merge", "x", "y"), 2), (KeyError("x"), 1)])
+def test_a_run_that_failed_says_how_it_ended_and_which_stage(
+    error: Exception, code: int, file: Path, folder: Path, fakes: FakeStages, capsys: pytest.CaptureFixture  # noqa: F811
+):  # fmt: skip
+    fakes.fails["merge"] = error
+    assert command(capsys, "run", file)[0] == code
+    found = read(folder)
+    states = {name[1]: value for name, value in found.items() if name[0] == "caucus_stage_state"}
+    assert states == {"ingest": 2, "fit": 2, "merge": 3, "audit": 0, "poststratify": 0, "report": 0}
+    assert found["caucus_exit_code",] == code
+    assert "caucus_driver_memory_bytes" in (folder / "caucus-turnout.prom").read_text()
+
+
+def test_a_run_whose_audit_fails_ends_with_3_and_no_stage_has_failed(
     file: Path, folder: Path, fakes: FakeStages, capsys: pytest.CaptureFixture  # noqa: F811
 ):  # fmt: skip
-    fakes.fails["merge"] = OSError("the store is away")
-    assert command(capsys, "run", file)[0] == 4
-    states = {name[1]: value for name, value in read(folder).items() if name[0] == "caucus_stage_state"}
-    assert states == {"ingest": 2, "fit": 2, "merge": 1, "audit": 0, "poststratify": 0, "report": 0}
+    fakes.verdict = "fail"
+    assert command(capsys, "run", file)[0] == 3
+    found = read(folder)
+    assert found["caucus_exit_code",] == 3
+    assert {value for name, value in found.items() if name[0] == "caucus_stage_state"} == {2}
 
 
 def test_results_are_the_same_bytes(file: Path, fakes: FakeStages, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):  # noqa: F811  # fmt: skip
@@ -122,7 +140,7 @@ def test_tasks_are_counted():
     }  # fmt: skip
 
 
-def test_an_address_answers_until_it_is_closed():
+def test_an_address_answers_until_it_is_closed(monkeypatch: pytest.MonkeyPatch):
     shown = PlainProgress(io.StringIO())
     progress = metrics.observed(shown, "turnout", "", {ADDRESS_VARIABLE: "0"})
     assert isinstance(progress, MeasuredProgress)
@@ -130,14 +148,76 @@ def test_an_address_answers_until_it_is_closed():
     assert isinstance(endpoint, metrics.Endpoint)
     progress.begin("ingest", "not run yet")
     url = f"http://127.0.0.1:{endpoint.port}/metrics"
+    monkeypatch.setattr(metrics, "LAST_LOOK_SECONDS", 0.1)
     found = parsed(urllib.request.urlopen(url, timeout=10).read().decode())
     assert found["caucus_stage_state", "ingest"] == 1
-    with pytest.raises(MetricsError, match="Free it, set another"):
+    with pytest.raises(MetricsError, match="Free it, give more ports"):
         metrics.observed(shown, "turnout", "", {ADDRESS_VARIABLE: f"127.0.0.1:{endpoint.port}"})
     progress.close()
     progress.close()
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=10)
+
+
+def test_runs_on_one_machine_share_an_address_of_several_ports():
+    first, second = metrics.Endpoint(RunMetrics("a"), "127.0.0.1", range(1)), None
+    try:
+        ports = f"127.0.0.1:{first.port}-{min(first.port + 9, 65_535)}"
+        progress = metrics.observed(PlainProgress(io.StringIO()), "b", "", {ADDRESS_VARIABLE: ports})
+        assert isinstance(progress, MeasuredProgress)
+        (second,) = progress._outlets
+        assert isinstance(second, metrics.Endpoint)
+        assert first.port < second.port <= first.port + 9
+        answer = urllib.request.urlopen(f"http://127.0.0.1:{second.port}/metrics", timeout=10).read()
+        assert b'run="b"' in answer
+    finally:
+        for endpoint in (first, second):
+            if isinstance(endpoint, metrics.Endpoint):
+                endpoint._num_asked = 0  # nobody is waited for
+                endpoint.close()
+
+
+def test_who_scrapes_is_waited_for_and_sees_how_the_run_ended(file: Path, fakes: FakeStages, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):  # noqa: F811  # fmt: skip
+    """One who asks every half second, as Prometheus does every ten."""
+    (port,) = ray_clusters.ports(1)
+    monkeypatch.setenv(ADDRESS_VARIABLE, str(port))
+    said, ends = [], threading.Event()
+
+    def scrape() -> None:
+        while not ends.wait(0.5):
+            with contextlib.suppress(OSError):
+                said.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read().decode())
+
+    def slow(context: object) -> None:
+        while not said:
+            time.sleep(0.05)
+        raise OSError("the store is away")
+
+    monkeypatch.setattr(fakes.modules["cluster.inference"], "merge", slow)
+    watcher = threading.Thread(target=scrape)
+    watcher.start()
+    try:
+        assert command(capsys, "run", file)[0] == 4
+    finally:
+        ends.set()
+        watcher.join()
+    assert parsed(said[-1])["caucus_exit_code",] == 4
+    assert parsed(said[-1])["caucus_stage_state", "merge"] == 3
+
+
+def test_a_run_that_waits_for_machines_is_told_and_does_not_get_on(capsys: pytest.CaptureFixture):
+    measured, said = RunMetrics("turnout"), io.StringIO()
+    progress = MeasuredProgress(PlainProgress(said), measured, "", ())
+    progress.begin("fit", "not run yet")
+    progress.update(round=1, done=0, total=51)
+    since = measured._values["caucus_progress_timestamp_seconds"][()]
+    progress.update(cores=0)
+    assert measured._values["caucus_cores"] == {(): 0.0}
+    assert measured._values["caucus_progress_timestamp_seconds"][()] == since
+    progress.update(cores=8)
+    assert measured._values["caucus_cores"] == {(): 8.0}
+    lines = [line.partition("  [")[0] for line in said.getvalue().splitlines()]
+    assert lines[-2:] == ["fit: round 1, shards 0/51, waiting for machines: 0 cores", "fit: round 1, shards 0/51"]
 
 
 def test_nothing_is_measured_unless_it_is_asked_for():
@@ -152,6 +232,8 @@ def test_nothing_is_measured_unless_it_is_asked_for():
         (DIRECTORY_VARIABLE, "/nowhere/at/all", "a folder that is there"),
         (ADDRESS_VARIABLE, "localhost", "host:port, or a port"),
         (ADDRESS_VARIABLE, "localhost:99999", "host:port, or a port"),
+        (ADDRESS_VARIABLE, "localhost:9479-9464", "host:port, or a port"),
+        (ADDRESS_VARIABLE, "9464-", "host:port, or a port"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(variable: str, value: str, message: str):

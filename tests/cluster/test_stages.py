@@ -59,7 +59,7 @@ def test_all_stages_run_once_and_a_second_run_redoes_nothing(file: Path, fakes: 
     assert redone == STAGES
     redone, said = run(file)
     assert redone == ()
-    assert said.splitlines() == [f"{stage}: done already" for stage in STAGES]
+    assert [line.partition("  [")[0] for line in said.splitlines()] == [f"{stage}: done already" for stage in STAGES]
     assert set(fakes.calls.values()) == {1}
 
 

@@ -24,7 +24,7 @@ def expected(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("name", ["machine", "twice"])
+@pytest.mark.parametrize("name", ["machine", "twice", "none"])
 def test_no_result_is_lost_and_no_number_is_another(name: str, folder: Path, expected: dict[str, str]):
     assert len(expected) > 3 * 51
     result = faults.try_fault(folder, name, expected)
