@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,21 +11,10 @@ import pyarrow as pa
 from fitting import loo, loso, predict, predictive
 from fitting.predict import Calibration
 from fitting.predictive import PriorTerm, Replicates
-from reporting import margins, published, tables
-from reporting.estimates import joined_labels
-from reporting.published import rounded_up
-from sharding import storage
 
 if TYPE_CHECKING:
     from cluster.check_tasks import LooResult, MarginCheck
     from cluster.work import Work
-
-class Shown(NamedTuple):
-    """Of the groups of a margin, (g,): whether the number of known outcomes is shown, and whether what they were is."""
-
-    num_trials: np.ndarray
-    observed: np.ndarray
-
 
 QUANTILES = {"q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95}
 MAX_LINES = 8
@@ -57,7 +46,6 @@ def cells(work: Work, found: Sequence[LooResult]) -> pa.Table:
 def shards(work: Work, found: Sequence[LooResult], out: Sequence[loso.ShardOut]) -> pa.Table:
     """``loso.parquet``: a row per shard, its cells left out one by one (``loo``) and all together (``loso``)."""
     names = work.hierarchy.model.coefficient_names()[loso.common(work.hierarchy)]
-    min_count = work.context.config.publish.min_count
     rows = []
     for entry, result, shard in zip(work.entries, found, out, strict=True):
         one = loo.estimate((result.found.cells, np.ones(len(result.found.cells.elpd))))
@@ -65,11 +53,11 @@ def shards(work: Work, found: Sequence[LooResult], out: Sequence[loso.ShardOut])
         where = int(np.argmax(np.abs(shard.move)))
         rows.append({
             "shard_id": entry["shard_id"], "num_cells": len(result.found.cells.elpd),
-            "num_trials": rounded_up(entry["num_trials"], min_count),
+            "num_trials": entry["num_trials"],
             "elpd_loo": one.elpd, "se_loo": _finite(one.se), "p_loo": one.p_loo, "num_bad_k": one.num_bad,
             "elpd_loso": shard.elpd, "mcse_loso": shard.mcse, "num_poor": shard.num_poor,
             "elpd_loo_person": loo.estimate(*each).elpd if each else None, "elpd_loso_person": _finite(shard.elpd_person),
-            **_predicted(shard) | ({} if min_count == 1 else {"observed": None}),
+            **_predicted(shard),
             "move": float(shard.move[where]), "move_where": str(names[where]), "efficiency": shard.efficiency,
         })  # fmt: skip
     return pa.Table.from_pylist(rows)
@@ -135,40 +123,14 @@ def labels(work: Work, columns: tuple[str, ...], codes: np.ndarray) -> list[str]
     return [":".join(factors[c][code] for c, code in zip(columns, row, strict=True)) for row in codes.tolist()]
 
 
-def shown(work: Work, names: Sequence[str], labels: Mapping[str, list[str]]) -> dict[str, Shown]:
-    """Of every margin's groups, whether their known outcomes and their raw means are shown in ``estimates/``.
-
-    Of a margin that has no estimates none is: what hides its small counts was not worked out with those of the others.
-    """
-    found = {}
-    for name in names:
-        file = storage.join(work.directory, "estimates", margins.file(name))
-        number = len(labels[name])
-        if work.context.config.publish.min_count == 1:
-            found[name] = Shown(np.ones(number, dtype=bool), np.ones(number, dtype=bool))
-            continue
-        is_shown = [dict[str, bool](), dict[str, bool]()]
-        if storage.exists(file):
-            table = tables.read_table(storage.local_path(file))
-            for place, column in zip(is_shown, ("num_trials", "raw_mean"), strict=True):
-                place.update(zip(joined_labels(table), table[column].is_valid().to_pylist(), strict=True))
-        found[name] = Shown(*(np.array([of.get(x, False) for x in labels[name]], dtype=bool) for of in is_shown))
-    return found
-
-
-def replicates(
-    names: Sequence[str], labels: Mapping[str, list[str]], checked: Sequence[MarginCheck], shown: Mapping[str, Shown]
-) -> pa.Table:
-    """``ppc.parquet``: a row per group of every margin; counts and observed outcomes only where estimates show them."""
+def replicates(names: Sequence[str], labels: Mapping[str, list[str]], checked: Sequence[MarginCheck]) -> pa.Table:
+    """``ppc.parquet``: a row per group of every margin."""
     parts = []
     for name, margin in zip(names, checked, strict=True):
         found = predictive.check(margin.replicates)
         parts.append(pa.table({
             "margin": [name] * len(labels[name]), "level": labels[name],
-            "num_trials": pa.array(
-                np.round(margin.replicates.num_trials).astype(np.int64), mask=~shown[name].num_trials
-            ),
-            "observed": pa.array(found.observed, mask=~shown[name].observed),
+            "num_trials": np.round(margin.replicates.num_trials).astype(np.int64), "observed": found.observed,
             "mean": found.mean, "sd": found.sd, "q05": found.low, "q95": found.high,
             "p_value": found.p_value, "p_discrepancy": found.p_discrepancy,
         }))  # fmt: skip
@@ -192,18 +154,15 @@ def outside(names: Sequence[str], table: pa.Table) -> dict[str, Any]:
 
 
 def prior(
-    names: Sequence[str], labels: Mapping[str, list[str]], checked: Sequence[MarginCheck], shown: Mapping[str, Shown],
-    terms: Sequence[PriorTerm],
-) -> pa.Table:  # fmt: skip
+    names: Sequence[str], labels: Mapping[str, list[str]], checked: Sequence[MarginCheck], terms: Sequence[PriorTerm]
+) -> pa.Table:
     """``prior_predictive.parquet``: single terms and scales, then expected means of the groups of every margin."""
     rows = [_prior_row(t.kind, "", t.name, t.values, None, None, checked[0].calibration is not None) for t in terms]
     for name, margin in zip(names, checked, strict=True):
         people, observed = margin.replicates.num_trials, margin.replicates.observed
         for g, label in enumerate(labels[name]):
             values, share = margin.prior[g] / people[g], margin.calibration is not None
-            count = round(people[g]) if shown[name].num_trials[g] else None
-            mean = observed[g] / people[g] if shown[name].observed[g] else None
-            rows.append(_prior_row("group", name, label, values, count, mean, share))
+            rows.append(_prior_row("group", name, label, values, round(people[g]), observed[g] / people[g], share))
     return pa.Table.from_pylist(rows)
 
 
@@ -226,19 +185,14 @@ def prior_summary(table: pa.Table) -> list[dict[str, Any]]:
     return [{name: row[name] for name in kept} for row in rows]
 
 
-def calibration(
-    names: Sequence[str], labels: Mapping[str, list[str]], checked: Sequence[MarginCheck], shown: Mapping[str, Shown],
-    min_count: int,
-) -> pa.Table:  # fmt: skip
-    """``calibration.parquet``: deciles of the expected share within every group of every margin, small counts hidden."""
-    rows, is_hidden = [], []
+def calibration(names: Sequence[str], labels: Mapping[str, list[str]], checked: Sequence[MarginCheck]) -> pa.Table:
+    """``calibration.parquet``: deciles of the expected share within every group of every margin."""
+    rows = []
     for name, margin in zip(names, checked, strict=True):
         assert margin.calibration is not None, "shares have a calibration"
-        for label, bins, is_shown in zip(labels[name], margin.calibration, shown[name].observed, strict=True):
-            deciles = predict.deciles(Calibration(*bins))
-            rows += [{"margin": name, "level": label, **row} for row in deciles]
-            is_hidden += [not is_shown] * len(deciles)
-    return published.calibration(pa.Table.from_pylist(rows), min_count, np.array(is_hidden, dtype=bool))
+        for label, bins in zip(labels[name], margin.calibration, strict=True):
+            rows += [{"margin": name, "level": label, **row} for row in predict.deciles(Calibration(*bins))]
+    return pa.Table.from_pylist(rows)
 
 
 # ---- what a person reads ----

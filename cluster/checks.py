@@ -154,13 +154,12 @@ def _check_groups(
     checked = _predict(work, fitted, few, prior, margins, seed)
     names = tuple(margins)
     labels = {name: check_tables.labels(work, margins[name], m.codes) for name, m in zip(names, checked, strict=True)}
-    shown, min_count = check_tables.shown(work, names, labels), work.context.config.publish.min_count
-    replicates = check_tables.replicates(names, labels, checked, shown)
+    replicates = check_tables.replicates(names, labels, checked)
     publish("ppc.parquet", replicates)
-    prior_table = check_tables.prior(names, labels, checked, shown, predictive.prior_terms(work.hierarchy, prior))
+    prior_table = check_tables.prior(names, labels, checked, predictive.prior_terms(work.hierarchy, prior))
     publish("prior_predictive.parquet", prior_table)
     if checked[0].calibration is not None:
-        publish("calibration.parquet", check_tables.calibration(names, labels, checked, shown, min_count))
+        publish("calibration.parquet", check_tables.calibration(names, labels, checked))
 
     return {"ppc": check_tables.outside(names, replicates), "prior": check_tables.prior_summary(prior_table)}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster import audit_shards, population, posterior_files, tasks
+from cluster import population, posterior_files, tasks
 from cluster.context import StageContext
 from cluster.tasks import ModelRef
 from cluster.threads import one_blas_thread
@@ -111,7 +111,6 @@ def audit(context: StageContext) -> str:
         result = classic_fit.audit(run, context.config.audit, threads=work.threads)
     for shown, entry in zip(result["shards"], work.entries, strict=True):
         shown |= {name: entry[name] for name in ("shard_id", "num_cells", "num_rows", "num_trials")}
-    audit_shards.round_up(result["shards"], context.config.publish.min_count)
     result |= {"blocks": [], "rounds": [], "levels": [], "prior_sensitivity": []}
     result["total"] = {"num_draws": int(np.prod(run.draws.theta.shape[:2]))}
     population.add(result, context.config, work.hierarchy.model.coding)

@@ -181,6 +181,23 @@ def check(
 
 
 @command
+def publish(
+    run: RunFile,
+    to: Annotated[str, typer.Option("--to", metavar="DIR", help="Folder or URL for readers; new, or an earlier publication of this run.")],
+    after: Annotated[
+        str | None, typer.Option("--after", metavar="RUN_DIR", help="The directory of an earlier run of the same people, whose publications this one continues.")
+    ] = None,
+    set_: Settings = None,
+    debug: Debug = False,
+) -> None:
+    """Write what readers may have of a finished run: a run directory itself is private, whole."""
+    from cluster import publishing
+
+    for line in publishing.publish(load(run, set_), to, after):
+        typer.echo(line)
+
+
+@command
 def compare(
     run_a: Annotated[str, typer.Argument(metavar="RUN_A", help="A run that was checked: its config or directory.")],
     run_b: Annotated[str, typer.Argument(metavar="RUN_B", help="Another run of the same data.")],

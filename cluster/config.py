@@ -71,11 +71,11 @@ class PoststratifyConfig(Frozen):
 
 
 class PublishConfig(Frozen):
-    """What the tables and pages of a run may tell of few people: docs/design/privacy.md."""
+    """What `caucus publish` may tell of few people: docs/design/privacy.md. The run directory itself is private."""
 
     min_count: int = Field(
-        default=11, ge=1, description="Counts of people from 1 to one less are not written to estimates, audit, checks, update or "
-        "report, nor anything they could be worked out from; 1 shows all (invented or public data)."
+        default=11, ge=1, description="Groups of fewer people, or fewer known outcomes, are not published by `caucus publish`, and what is "
+        "published is rounded so that fewer cannot be told from it; 1 publishes every group (invented or public data)."
     )  # fmt: skip
 
 

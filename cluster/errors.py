@@ -112,6 +112,10 @@ class UpdateError(RunDirectoryError):
         super().__init__(directory, found, do.rstrip(".") + ".")
 
 
+class PublishError(RunDirectoryError):
+    """A folder that a publication must not be written to, or a record of earlier publications that cannot be read."""
+
+
 class StageError(ClusterError):
     """A stage was asked for before the stages it needs, or did not write what it owes."""
 

@@ -10,13 +10,13 @@ import numpy as np
 import pyarrow as pa
 
 from cluster import frames, margin_tables, tasks
-from cluster.margin_tables import ALL, Categories, MarginSums
+from cluster.margin_tables import Categories, MarginSums
 from cluster.posterior_files import StoredDraws
 from cluster.tasks import ShardSums
 from fitting import families, predict
 from fitting.cell_design import NewLevels
 from reporting import margins as margin_names
-from reporting import published, tables
+from reporting import tables
 from sharding import storage, store
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def write(work: Work) -> None:
-    """Write ``estimates/<margin>.parquet`` and, for shares, ``estimates/calibration.parquet``; small counts are hidden."""
-    config, min_count = work.context.config.poststratify, work.context.config.publish.min_count
+    """Write ``estimates/<margin>.parquet`` and, for shares, ``estimates/calibration.parquet``: private, as all of the run directory."""
+    config = work.context.config.poststratify
     names, margins = tuple(config.columns), tuple(config.columns.values())
     levels: dict[str, Sequence[str]] = dict(work.hierarchy.model.coding.factors)
     draws = StoredDraws(work.directory, work.hierarchy)
@@ -44,10 +44,7 @@ def write(work: Work) -> None:
         made[name] = margin_tables.join(
             [*of_shards, margin_tables.summarise(margin, levels, total, shape, config.interval, outcome)]
         )
-    is_share = work.hierarchy.family.mean_is_share
-    categories = outcome.outcome if outcome.names else None
-    shown = published.estimates(made, min_count, is_share=is_share, categories=categories)
-    for name, table in shown.items():
+    for name, table in made.items():
         path = f"estimates/{margin_names.file(name)}"
         storage.publish_bytes(storage.join(work.directory, path), tables.to_parquet(table))
     known = [s.calibration for s in shards if s.calibration is not None]
@@ -58,8 +55,6 @@ def write(work: Work) -> None:
         rows = predict.deciles(summed)
         if rows:
             table = pa.Table.from_pylist([{**row, "num_trials": int(row["num_trials"])} for row in rows])
-            is_hidden = np.full(len(rows), shown[ALL]["raw_mean"].null_count > 0)
-            table = published.calibration(table, min_count, is_hidden)
             storage.publish_bytes(
                 storage.join(work.directory, "estimates/calibration.parquet"), tables.to_parquet(table)
             )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cluster import audit_shards, compile_cache, kept_sites, population, posterior_files, site_files, tasks
+from cluster import compile_cache, kept_sites, population, posterior_files, site_files, tasks
 from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
@@ -374,7 +374,6 @@ def _audit(work: Work, fitted: Fitted) -> dict[str, Any]:
     assert not isinstance(fit, ClassicConfig), "that method has stages of its own"
     result = verdict.judge(work.hierarchy, config, evidence, fit.min_ess)
     result["messages"] += _weights_note(work)
-    audit_shards.round_up(result["shards"], work.context.config.publish.min_count)
     work.context.progress.update(score=max(abs(block["score"] or 0.0) for block in result["blocks"]))
     return result
 

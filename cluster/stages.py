@@ -220,15 +220,14 @@ def all_inputs(config: RunConfig, before: Mapping[str, Mapping[str, Any]] | None
         fit={name: value for name, value in fit.items() if name in of_merge},
         **seed,
     )
-    publish = {"publish": config.publish.model_dump(mode="json")}
     margins = config.poststratify
     wanted, frame = margins.model_dump(mode="json"), {}
     if margins.frame != "file":
         earlier = before.get("poststratify", {})
         frame["sources"] = _fingerprints("poststratify.frame", [margins.frame], earlier, poststratify=wanted)
     of_frame = frame and frame | {"poststratify": margins.model_dump(mode="json", exclude={"interval"})}
-    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **publish, **seed, **of_frame)
-    estimated = add("poststratify", after={"merge": merged}, poststratify=wanted, **publish, **frame)
+    audited = add("audit", after={"merge": merged}, audit=config.audit.model_dump(mode="json"), **seed, **of_frame)
+    estimated = add("poststratify", after={"merge": merged}, poststratify=wanted, **frame)
     add(
         "report",
         after={"audit": audited, "poststratify": estimated},

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, PositiveInt, Tag, ValidationError, model_validator
 
 from cluster import config_files
-from cluster.config import Frozen, PublishConfig, RunSection
+from cluster.config import Frozen, RunSection
 from cluster.errors import ConfigError
 from cluster.problems import explain
 from fitting.config import AuditConfig
@@ -102,7 +102,6 @@ class UserRunConfig(Frozen):
     shards: UserShardsConfig
     fit: UserFitConfig = Field(default_factory=UserNUTSConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
-    publish: PublishConfig = PublishConfig()
     run: RunSection
 
     @model_validator(mode="after")

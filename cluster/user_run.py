@@ -92,7 +92,7 @@ def all_inputs(config: UserRunConfig, sha256: str) -> dict[str, dict[str, Any]]:
     merged = {"after": {"fit": stage_key(fitted)}}
     audited = {
         "after": {"merge": stage_key(merged)}, "audit": config.audit.model_dump(mode="json"),
-        "publish": config.publish.model_dump(mode="json"), "terms_of_use": terms,
+        "terms_of_use": terms,
     }  # fmt: skip
     return {"ingest": ingest, "fit": fitted, "merge": merged, "audit": audited}
 

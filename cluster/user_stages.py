@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cluster import audit_shards, compile_cache, user_code, user_site_files, user_tasks
+from cluster import compile_cache, user_code, user_site_files, user_tasks
 from cluster.execution import Executor
 from cluster.progress import Progress
 from cluster.threads import one_blas_thread
@@ -196,7 +196,6 @@ def audit(work: UserWork) -> str:
         result = user_in_memory.judge(
             work.prior, work.config.audit, state, history, fresh, passes, entries, combined, work.sampling, work.seed
         )
-    audit_shards.round_up(result["shards"], work.config.publish.min_count)
     storage.publish_json(storage.join(work.directory, AUDIT), result)
     return str(result["verdict"])
 

@@ -75,7 +75,7 @@ def attempts(jobs: Sequence[Job], logs_of: Callable[[Job], str]) -> list[str]:
 
 
 def update(explained: dict[str, Any]) -> list[str]:
-    """Say what an update did and what moved, from the content of `update.json`; counts of few people are hidden."""
+    """Say what an update did and what moved, from the content of `update.json`."""
     return [*_files(explained), *_shards(explained), *_moved(explained)]
 
 

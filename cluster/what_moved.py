@@ -1,7 +1,7 @@
 """The end of an update: what changed in the files, which shards were fitted again, and what moved, in sds.
 
 `update.json` has it in short, `update.parquet` every coefficient, scale and estimate before and after. Neither has a row
-of a person: rows of files and shards are counted roughly, estimates are those of groups.
+of a person, and both tell of a single one by what moved: they are private, as all of the run directory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from cluster.earlier_run import EarlierRun
 from cluster.kept_sites import KEPT
 from cluster.run_directory import RunDirectory, describe_changes
 from reporting import margins, moves, tables
-from reporting.published import rounded_up
 from sharding import storage
 from sharding.dictionary import Dictionary
 
@@ -66,14 +65,13 @@ def _explain(directory: RunDirectory, earlier: EarlierRun, compared: dict[str, p
     rounds = storage.read_json(storage.join(directory.path, "sites/rounds.json"))["rounds"]
     kept = set(storage.read_json(storage.join(directory.path, earlier_run.PLACED))["kept"])
     fitted = [record for record in rounds if record["method"] != KEPT]
-    min_count = directory.records["poststratify"].inputs["publish"]["min_count"]
     now = {stage: record.inputs for stage, record in directory.records.items() if stage != "report"}
     config_before, config_now = (
         earlier_run.as_config({name: of[name] for name in now}) for of in (earlier.inputs, now)
     )
     return {
         "schema_version": SCHEMA_VERSION,
-        "files": _files(earlier.manifest, shards, min_count),
+        "files": _files(earlier.manifest, shards),
         "num_files": {"before": len(earlier.manifest["sources"]), "after": len(shards["sources"])},
         "rows": {"before": earlier.manifest["totals"], "after": shards["totals"]},
         "new_levels": {
@@ -81,7 +79,7 @@ def _explain(directory: RunDirectory, earlier: EarlierRun, compared: dict[str, p
             for name, coding in dictionary.factors.items()
             if name in earlier.dictionary.factors
         },
-        "shards": _shards(earlier.manifest, shards, kept, min_count),
+        "shards": _shards(earlier.manifest, shards, kept),
         "num_shards": {"kept": len(kept), "fitted": sum(e["num_trials"] > 0 for e in shards["shards"]) - len(kept)},
         "rounds": {
             "of_some_shards": sum("num_shards" in record for record in fitted),
@@ -98,26 +96,25 @@ def _explain(directory: RunDirectory, earlier: EarlierRun, compared: dict[str, p
     }
 
 
-def _rounded(entry: dict[str, Any] | None, name: str, min_count: int) -> int | None:
-    count = None if entry is None else entry[name]
-    return None if count is None else rounded_up(count, min_count)
+def _count(entry: dict[str, Any] | None, name: str) -> int | None:
+    return None if entry is None else entry[name]
 
 
-def _files(before: dict[str, Any], after: dict[str, Any], min_count: int) -> list[dict[str, Any]]:
+def _files(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
     old, new = ({file["url"]: file for file in manifest["sources"]} for manifest in (before, after))
     prints = ({url: file["fingerprint"] for url, file in files.items()} for files in (old, new))
     return [
         {
             "url": url,
             "status": status,
-            "num_rows_before": _rounded(old.get(url), "num_rows", min_count),
-            "num_rows_after": _rounded(new.get(url), "num_rows", min_count),
+            "num_rows_before": _count(old.get(url), "num_rows"),
+            "num_rows_after": _count(new.get(url), "num_rows"),
         }
         for url, status in changed_files(*prints).items()
     ]
 
 
-def _shards(before: dict[str, Any], after: dict[str, Any], kept: set[str], min_count: int) -> list[dict[str, Any]]:
+def _shards(before: dict[str, Any], after: dict[str, Any], kept: set[str]) -> list[dict[str, Any]]:
     """Every shard that is new, changed or gone, or was fitted again for another reason."""
     old, new = ({entry["shard_id"]: entry for entry in manifest["shards"]} for manifest in (before, after))
     found = []
@@ -128,7 +125,7 @@ def _shards(before: dict[str, Any], after: dict[str, Any], kept: set[str], min_c
             continue
         status = "same" if is_same else "new" if was is None else "gone" if now is None else "changed"
         counts = {
-            f"{name}_{when}": _rounded(entry, name, min_count)
+            f"{name}_{when}": _count(entry, name)
             for name in ("num_rows", "num_trials")
             for when, entry in (("before", was), ("after", now))
         }

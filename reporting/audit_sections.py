@@ -10,7 +10,6 @@ from markupsafe import Markup
 
 from reporting import figures
 from reporting.figures import Bar, Tile
-from reporting.published import rounded_up
 from reporting.run_directory import RunDirectory
 from reporting.svg import fixed, plain
 from reporting.verdict import RANK
@@ -95,7 +94,7 @@ def shards(run: RunDirectory) -> Shards | None:
         rows = sorted(rows, key=lambda row: (-row.value, row.label))[:MAX_BARS]
         if rows:
             pictures.append(figures.bars(rows, _limits(run, gate), label))
-    people = [[roughly(int(s.get(key) or 0), run.min_count) for s in found] for key in ("num_rows", "num_trials")]
+    people = [[f"{int(s.get(key) or 0):,}" for s in found] for key in ("num_rows", "num_trials")]
     lines = [[str(s["shard_id"]), str(s.get("status", "")), plain(s.get("log_ratio_sd")), plain(s.get("k_hat"), 2),
               plain(s.get("score")), str(s.get("score_where") or ""),
               plain((s.get("heterogeneity") or {}).get("p_adjusted"), 2), f"{int(s.get('num_cells') or 0):,}",
@@ -104,11 +103,6 @@ def shards(run: RunDirectory) -> Shards | None:
     note = f"The bars show the {MAX_BARS} largest of {len(found):,}. " if len(found) > MAX_BARS else ""
     note += f"The table shows the {MAX_TABLE_ROWS} worst; all are in audit.json." if len(found) > MAX_TABLE_ROWS else ""
     return Shards(pictures, lines, [str(s.get("status", "pass")) for s in found[:MAX_TABLE_ROWS]], note)
-
-
-def roughly(count: int, min_count: int) -> str:
-    """Return a shard's count of people for reading: rounded up, as it is in audit.json."""
-    return f"{rounded_up(count, min_count):,}"
 
 
 def _limits(run: RunDirectory, name: str) -> list[tuple[str, float]]:
@@ -161,8 +155,8 @@ def shard_map(run: RunDirectory) -> Markup | None:
         return None
     status = {str(s.get("shard_id")): str(s.get("status", "pass")) for s in run.audit.get("shards", [])}
     most = max(int(s["num_cells"]) for s in found) or 1
-    people = [[roughly(int(s[key]), run.min_count) for s in found] for key in ("num_rows", "num_trials")]
-    tiles = [Tile(str(s["shard_id"]), float(rounded_up(s["num_rows"], run.min_count)), (int(s["num_cells"]) / most) ** 0.5,
+    people = [[f"{int(s[key]):,}" for s in found] for key in ("num_rows", "num_trials")]
+    tiles = [Tile(str(s["shard_id"]), float(s["num_rows"]), (int(s["num_cells"]) / most) ** 0.5,
                   status.get(str(s["shard_id"]), "pass"),
                   f"{s['shard_id']}: {rows} people in {s['num_cells']:,} cells, {trials} known outcomes")
              for s, rows, trials in zip(found, *people, strict=True)]
@@ -170,10 +164,7 @@ def shard_map(run: RunDirectory) -> Markup | None:
 
 
 def ingest(run: RunDirectory) -> Ingest | None:
-    """Return the accounting of rows; None without a shard manifest.
-
-    These counts are exact, small or not: they describe lines of a file, by what is wrong with them, not people.
-    """
+    """Return the accounting of rows; None without a shard manifest."""
     if run.shards is None or "totals" not in run.shards:
         return None
     total = run.shards["totals"]

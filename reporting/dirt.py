@@ -11,7 +11,6 @@ from typing import Any
 
 from reporting import pages
 from reporting.errors import RunDirectoryError
-from reporting.published import rounded_up
 from reporting.run_directory import read_json
 
 DIRT = "dirt.json"
@@ -67,11 +66,8 @@ class Dirt:
     ignored: list[str]
 
 
-def read(directory: str | Path, min_count: int = 1) -> Dirt | None:
+def read(directory: str | Path) -> Dirt | None:
     """Return what ``dirt.json`` of a run says; None without one (sources that needed no cleaning).
-
-    With ``min_count`` above 1 it is for readers from whom small counts are hidden: a file can be a county, so its rows are
-    rounded up as those of shards are, and a rule's count that is smaller is not told.
 
     Raises
     ------
@@ -79,21 +75,21 @@ def read(directory: str | Path, min_count: int = 1) -> Dirt | None:
         It is there and not what it should be.
     """
     path = Path(directory) / DIRT
-    return summarise(read_json(path), str(path), min_count) if path.exists() else None
+    return summarise(read_json(path), str(path)) if path.exists() else None
 
 
-def summarise(content: dict[str, Any], where: str, min_count: int = 1) -> Dirt:
+def summarise(content: dict[str, Any], where: str) -> Dirt:
     """Return the tables of what ``dirt.json`` holds, as :func:`read` does; ``where`` is its path or URL."""
     try:
         if content["schema_version"] != 1:
             raise ValueError("schema_version")
-        return _tables(content, min_count)
+        return _tables(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDirectoryError(where, f"not a dirt report ({type(error).__name__})", "one as ingest writes it",
                                 "Run ingest again.") from error
 
 
-def _tables(dirt: dict[str, Any], min_count: int) -> Dirt:
+def _tables(dirt: dict[str, Any]) -> Dirt:
     roles = sorted(dirt["totals"], key=lambda role: (role != "voters", role))
     totals = {role: dirt["totals"][role] for role in roles if dirt["totals"][role]["rows_in"]}
     counts: dict[tuple[str, str, str, str], int] = {}
@@ -111,17 +107,15 @@ def _tables(dirt: dict[str, Any], min_count: int) -> Dirt:
     for (role, rule, column, action), count in sorted(counts.items(), key=lambda item: (order[item[0][3]], -item[1], item[0])):
         share = count / max(int(totals[role]["rows_in"]), 1)
         advice = _ADVICE.get(rule, "")
-        is_hidden = 0 < count < min_count
-        many, part = (f"<{min_count}", "–") if is_hidden else (f"{count:,}", f"{share:.2%}")
-        rules[role].append([rule, column or "–", ACTIONS[action], many, part, str(dirt["rules"].get(rule, "")), advice])
+        rules[role].append([rule, column or "–", ACTIONS[action], f"{count:,}", f"{share:.2%}", str(dirt["rules"].get(rule, "")), advice])
         is_lost = action == "quarantined" and rule not in ("election:other", "status:left_out", "vote:not_counted")
         if share >= NOTABLE_SHARE and advice and (is_lost or rule in ("code:unseen", "dates:malformed", "number:malformed")):
-            notable.append(f"{rule}{f' in {column}' if column else ''}: {'a few' if is_hidden else f'{share:.1%}'} of the rows of {role}. {advice}")
+            notable.append(f"{rule}{f' in {column}' if column else ''}: {share:.1%} of the rows of {role}. {advice}")
     files = [
         [
             str(file["file"]), str(file["role"]), ", ".join(file.get("encodings", [])) or "–",
-            *(f"{rounded_up(int(file[key]), min_count):,}" for key in ("rows_in", "rows_out", "rows_quarantined")),
-            f"{rounded_up(touched.get((file['file'], 'altered'), 0), min_count):,}",
+            *(f"{int(file[key]):,}" for key in ("rows_in", "rows_out", "rows_quarantined")),
+            f"{touched.get((file['file'], 'altered'), 0):,}",
             max(commonest.get(file["file"], {"–": 0}).items(), key=lambda item: (item[1], item[0]))[0],
         ]
         for file in sorted(dirt["files"], key=lambda file: (-int(file["rows_quarantined"]), str(file["file"])))

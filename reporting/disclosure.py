@@ -1,270 +1,222 @@
-"""Which counts of several tables of the same people have to be hidden, so that no small one can be worked out.
+"""What may leave a run directory: the one place that turns private estimates into published ones.
 
-*Primary*: a count from 1 to ``min_count - 1``. *Complementary*: whatever gives one away, within a table or between tables:
+A published row is a group of at least ``min_count`` people and as many known outcomes: two counts, an estimate and its
+interval. With ``n`` known outcomes, ``N`` people, posterior sd ``s`` and mean ``p``, every estimate is rounded to a step
 
-- groups of a finer margin add up to those of a coarser one (`state:county` to `state` to `all`);
-- two margins have in common what they add up to (`race:age` and `state:race` both give `race`), published or not. Such
-  *implied* margins are closed under intersection here, and hidden from nobody who can work them out.
+    h >= max(s / 2, min_count * influence, min_count / N),
 
-Three tests decide what can be worked out. Sums: what an equation leaves over for its unknown groups together is a count too,
-and has to be no small one, with room for every group to be large. Bounds: what every group can be at most, by all equations,
-has to be no small count. Linear algebra: an unknown that all solutions of all equations agree in is known (found by a random
-vector of the null space). docs/design/privacy.md has the reasons; the tests attack the result by linear programming.
+the last of shares only. ``influence`` is how far one person's outcome moves the mean: ``s^2 / (p (1 - p))`` for a share, to first
+order (the covariance of the mean with the logit of its own probability), and ``2 s / sqrt(n)`` otherwise, for an outcome two
+standard deviations from the mean. So one outcome changes a published number with probability ``1 / min_count`` at most, and
+what a total and the other parts leave for a hidden group is wider than all that the group could hold.
+
+Rounding is up or down at random, without bias (``h floor(x / h + u)``), and ``u`` depends on a secret key and the name
+of the group alone: the same value is published as the same number, and nobody can see how close it was to another.
+
+Between two publications a row stays as it was until ``min_count`` known outcomes of its group are others (:func:`merge`).
+docs/design/privacy.md has the attackers, what is promised, and what is not.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import linalg
+import pyarrow as pa
+import pyarrow.compute as pc
 
-DETERMINED = 1e-6
-MAX_SHUTTLES = 50
-_SEED = 20240501
-_NONE = np.zeros(0, dtype=np.int64)
+from reporting import margins
+from reporting.estimates import ALL, interval_columns, label_columns
+
+MAX_SHARE_STEP = 0.2
+"""A share that would be rounded more coarsely tells nothing and is withheld."""
+MAX_STEP_SDS = 4.0
+"""The same for other outcomes, in posterior sds."""
+PUBLISHED = ("people", "known_outcomes", "estimate", "low", "high", "step", "as_of")
+WHOLE = ("people", "known_outcomes", "as_of")
+_TIDY = np.array([1.0, 2.0, 5.0, 10.0])
+
+LEDGER = pa.schema(
+    [("margin", pa.string()), ("group", pa.string()), ("data", pa.string())]
+    + [(name, pa.float64()) for name in ("exact_known", "exact_total", *PUBLISHED)]
+)
+"""A row per group and category, published or withheld (then :data:`PUBLISHED` are null): the exact counts that it was made from,
+and ``data``, which data that was. Private."""
 
 
-@dataclass(frozen=True)
-class Margin:
-    """A table of groups: the columns that make them, their labels (one tuple each), and counts of people (g, K).
+class Rule(NamedTuple):
+    """How groups are published.
 
-    K counts are protected together (the people of each category of an outcome): a group is hidden if one of them is small.
+    ``key`` is secret, 32 bytes; ``totals_are_counts`` says that raw mean times known outcomes counts people (shares without survey weights);
+    ``categories`` is the column that names an outcome's categories, where a group has a row for each.
     """
 
-    columns: tuple[str, ...]
-    labels: Sequence[tuple[str, ...]]
-    counts: np.ndarray
+    min_count: int
+    is_share: bool
+    key: bytes
+    totals_are_counts: bool
+    categories: str | None = None
 
 
-@dataclass(frozen=True)
-class _Links:
-    """Groups of a finer margin, as cells ``children``, and the cell of a coarser one that each adds to, ``parents``."""
-
-    children: np.ndarray
-    parents: np.ndarray
-
-
-def hide(
-    margins: Sequence[Margin], min_count: int, forced: Sequence[np.ndarray] | None = None, *, can_be_empty: bool = False
-) -> list[np.ndarray]:
-    """Return which groups of each margin to hide, (g,) booleans.
+def publishable(tables: Mapping[str, pa.Table], rule: Rule, data: str, number: int) -> pa.Table:
+    """Return the rows of all margins as :data:`LEDGER`, those that are too small to be published with nulls.
 
     Parameters
     ----------
-    min_count
-        The smallest count that may be shown, other than 0.
-    forced
-        Groups to hide whatever their counts, by margin.
-    can_be_empty
-        Whether a hidden group may have none of a count, as far as a reader knows; otherwise hidden groups have one at least.
+    tables
+        As :func:`reporting.estimates.summarise_groups` makes them, by margin.
+    data
+        Names the data that the run was made from: other data, another name.
+    number
+        Of the publication, from 1: its rows say so in ``as_of``.
     """
-    cells = _Cells(margins, min_count, can_be_empty)
-    for i, groups in enumerate(forced or ()):
-        cells.hidden[cells.of[i][np.asarray(groups, dtype=bool)]] = True
-    while True:
-        known = cells.known()
-        wanted = cells.to_hide_by_sums(known)
-        if not wanted.size:
-            wanted = cells.to_hide_by_bounds()
-        if not wanted.size:
-            wanted = cells.to_hide_by_algebra(known)
-        if not wanted.size:
-            break
-        cells.hidden[wanted] = True
-    return [cells.hidden[places] for places in cells.of]
+    parts = [_rows(name, table, rule, data, number) for name, table in tables.items()]
+    return pa.concat_tables(parts) if parts else LEDGER.empty_table()
 
 
-class _Table(NamedTuple):
-    """A margin by its sorted columns: the cell of every label, and the counts of its groups in that order."""
+class Merged(NamedTuple):
+    """What is published after an earlier publication: its ``rows``, the ``ledger`` to keep, and how many rows stayed as they were."""
 
-    columns: tuple[str, ...]
-    cells: dict[tuple[str, ...], int]
-    counts: np.ndarray
-
-
-class _Cells:
-    """The groups of all margins as one list of cells, published or implied, and the equations between them."""
-
-    def __init__(self, margins: Sequence[Margin], min_count: int, can_be_empty: bool):
-        self.min_count, self.floor = min_count, 0 if can_be_empty else 1
-        tables: dict[frozenset[str], _Table] = {}
-        self.of: list[np.ndarray] = []
-        begin = 0
-        for margin in margins:
-            order = sorted(range(len(margin.columns)), key=lambda i: margin.columns[i])
-            names = tuple(margin.columns[i] for i in order)
-            labels = [tuple(label[i] for i in order) for label in margin.labels]
-            if frozenset(names) not in tables:  # the same columns in another order are the same groups
-                counts = np.asarray(margin.counts, dtype=np.int64).reshape(len(labels), -1)
-                tables[frozenset(names)] = _Table(names, {label: begin + g for g, label in enumerate(labels)}, counts)
-                begin += len(labels)
-            cells = tables[frozenset(names)].cells
-            self.of.append(np.array([cells[label] for label in labels], dtype=np.int64))
-        self.published = np.ones(begin, dtype=bool)
-        for names in _intersections(tables):
-            made = _implied(names, tables, begin)
-            tables[frozenset(names)] = made
-            begin += len(made.cells)
-        self.published = np.arange(begin) < len(self.published)
-        self.counts = np.concatenate([table.counts for table in tables.values()])
-        self.size = self.counts.sum(axis=1)
-        self.links = [
-            _link(fine, coarse)
-            for fine in tables.values()
-            for coarse in tables.values()
-            if frozenset(coarse.columns) < frozenset(fine.columns)
-        ]
-        self.hidden = self.published & ((self.counts > 0) & (self.counts < min_count)).any(axis=1)
-
-    def known(self) -> np.ndarray:
-        """What is shown, and what one equation after the other gives: those with one unknown have none."""
-        known = self.published & ~self.hidden
-        while True:
-            before = int(known.sum())
-            for link in self.links:
-                unknown = self._number(link, ~known)
-                known[link.children[(unknown + ~known)[link.parents] == 1]] = True
-                known[(self._number(link, ~known) == 0) & self._has_children(link)] = True
-            if int(known.sum()) == before:
-                return known
-
-    def to_hide_by_sums(self, known: np.ndarray) -> np.ndarray:
-        """Cells to hide because a hidden one came out, or because what an equation leaves over is too little."""
-        came_out, stubborn = self.hidden & known, np.zeros(len(known), dtype=bool)
-        open_ = ~known | self.hidden
-        for link in self.links:
-            number = self._number(link, open_)
-            columns = (np.where(open_, count, 0)[link.children] for count in self.counts.T)
-            left = np.stack([np.bincount(link.parents, column, len(known)) for column in columns])
-            room = np.maximum(number - 1, 0) * self.floor
-            too_little = ((left > 0) & (left < self.min_count + room)).any(axis=0)
-            bad = known & (number > 0) & (too_little | (number == 1))
-            bad |= came_out & self._has_children(link) & (number == 0)
-            wanted = self._smallest_shown(link, bad)
-            if wanted.size:  # one table after the other: what one needs hidden often serves the next
-                return wanted
-            stubborn |= bad
-        return self._near(stubborn)
-
-    def to_hide_by_bounds(self) -> np.ndarray:
-        """Cells to hide because a small count, between the bounds that all equations give it, is plainly a small one."""
-        found = np.zeros(len(self.hidden), dtype=bool)
-        for count in self.counts.T:
-            is_small = self.hidden & (count > 0) & (count < self.min_count)
-            if is_small.any():
-                found |= is_small & (self._most(count) < self.min_count)
-        return self._near(found)
-
-    def to_hide_by_algebra(self, known: np.ndarray) -> np.ndarray:
-        """Cells to hide because the equations together leave a hidden one no choice."""
-        unknown = np.flatnonzero(~known | self.hidden)
-        if not self.hidden.any() or not self.links:
-            return _NONE
-        column = np.full(len(known), -1)
-        column[unknown] = np.arange(len(unknown))
-        rows, columns, signs, begin = [], [], [], 0
-        for link in self.links:
-            parents, which = np.unique(link.parents, return_inverse=True)
-            for cells, row, sign in ((link.children, which, 1.0), (parents, np.arange(len(parents)), -1.0)):
-                is_unknown = column[cells] >= 0
-                rows.append(begin + row[is_unknown])
-                columns.append(column[cells][is_unknown])
-                signs.append(np.full(int(is_unknown.sum()), sign))
-            begin += len(parents)
-        places = np.concatenate(rows), np.concatenate(columns)
-        matrix = sparse.csr_array((np.concatenate(signs), places), shape=(begin, len(unknown)))
-        random = np.random.default_rng(_SEED).standard_normal(len(unknown))
-        fitted = linalg.lsmr(matrix.T, random, atol=1e-13, btol=1e-13, conlim=0, maxiter=20_000)[0]
-        found = np.zeros(len(known), dtype=bool)
-        found[unknown[np.abs(random - matrix.T @ fitted) < DETERMINED]] = True
-        return self._near(found & self.hidden)
-
-    def _most(self, count: np.ndarray) -> np.ndarray:
-        """The most that every cell can be: bounds shuttled between groups and their sums until none moves.
-
-        Counts of a frame, and weighted shares times people, are rounded by margin and add up roughly: an equation is taken to be
-        ``off`` by what it is. Taken to be exact, bounds would pass each other, and leave no choice to anybody.
-
-        Reference: Buzzigoli & Giusti (1999), "An algorithm to calculate the lower and upper bounds of the elements of an
-        array given its marginals".
-        """
-        is_shown = self.published & ~self.hidden
-        low = np.where(is_shown, count, np.where(self.published, np.minimum(self.floor, count), 0)).astype(np.int64)
-        high = np.where(is_shown, count, count.sum()).astype(np.int64)
-        for _ in range(MAX_SHUTTLES):
-            before = low.copy(), high.copy()
-            for link in self.links:
-                has = self._has_children(link)
-                off = np.bincount(link.parents, count[link.children], len(low)).astype(np.int64) - count
-                least, most = (np.bincount(link.parents, bound[link.children], len(low)).astype(np.int64)
-                               for bound in (low, high))  # fmt: skip
-                low = np.where(has, np.maximum(low, least - off), low)
-                high = np.where(has, np.minimum(high, most - off), high)
-                others_least, others_most = least[link.parents] - low[link.children], most[link.parents] - high[link.children]
-                high[link.children] = np.minimum(high[link.children], (high + off)[link.parents] - others_least)
-                low[link.children] = np.maximum(low[link.children], (low + off)[link.parents] - others_most)
-            if (before[0] == low).all() and (before[1] == high).all():
-                break
-        return high
-
-    def _near(self, cells: np.ndarray) -> np.ndarray:
-        """Cells to hide in an equation that has one of ``cells``; all that is shown, if no such equation has any."""
-        if not cells.any():
-            return _NONE
-        for link in self.links:
-            bad = cells & self._has_children(link)
-            bad[link.parents[cells[link.children]]] = True
-            wanted = self._smallest_shown(link, bad)
-            if wanted.size:
-                return wanted
-        return np.flatnonzero(self.published & ~self.hidden & (self.size > 0))
-
-    def _number(self, link: _Links, are: np.ndarray) -> np.ndarray:
-        return np.bincount(link.parents, are[link.children], len(are)).astype(np.int64)
-
-    def _has_children(self, link: _Links) -> np.ndarray:
-        return np.bincount(link.parents, minlength=len(self.size)) > 0
-
-    def _smallest_shown(self, link: _Links, bad: np.ndarray) -> np.ndarray:
-        """Of every equation of ``bad`` parents, the smallest shown child that is not empty; the parent if there is none."""
-        can = self.published & ~self.hidden & (self.size > 0)
-        usable = can[link.children] & bad[link.parents]
-        children, parents = link.children[usable], link.parents[usable]
-        order = np.lexsort((children, self.size[children], parents))
-        _, first = np.unique(parents[order], return_index=True)
-        served = np.zeros(len(bad), dtype=bool)
-        served[parents] = True
-        return np.concatenate([children[order][first], np.flatnonzero(bad & ~served & can)])
+    rows: pa.Table
+    ledger: pa.Table
+    num_kept: int
 
 
-def _intersections(tables: Mapping[frozenset[str], _Table]) -> list[tuple[str, ...]]:
-    """Column sets that margins have in common and that are no margin; the finer ones first."""
-    sets = {*tables, frozenset[str]()}
-    while more := {a & b for a, b in combinations(sets, 2)} - sets:
-        sets |= more
-    new = [tuple(sorted(columns)) for columns in sets if columns not in tables]
-    return sorted(new, key=lambda names: (-len(names), names))
+def merge(now: pa.Table, earlier: pa.Table, rule: Rule) -> Merged:
+    """Return what is published after ``earlier``, the ledger of the publications before, by the rows that were made now.
+
+    A row replaces the earlier one of its group if at least ``min_count`` known outcomes of the group are others (added, taken away, or
+    of another value), or if both were made from the same data with none of them another (then the model is another). Changes are
+    judged by counts, which can only tell too few. Otherwise the earlier row stays, withheld ones too. What ``now`` has nothing of is not
+    published, and stays in the ledger. A row with the same numbers as before is as of before.
+    """
+    old = {_key(row): row for row in earlier.to_pylist()}
+    pairs = [(old.pop(_key(row), None), row) for row in now.to_pylist()]
+    changed: dict[tuple[str, str], float] = {}
+    for was, row in pairs:
+        if was is not None:
+            group = _group_of(row, rule)
+            changed[group] = max(changed.get(group, 0.0), _outcomes_changed(was, row, rule))
+    rows, num_kept = [], 0
+    for was, row in pairs:
+        number = 0.0 if was is None else changed[_group_of(row, rule)]
+        if was is None or number >= rule.min_count or (was["data"] == row["data"] and number == 0):
+            same = was is not None and all(was[name] == row[name] for name in PUBLISHED[:-1])
+            rows.append(row | {"as_of": was["as_of"]} if same and was is not None else row)
+        else:
+            rows.append(was)
+            num_kept += 1
+    published = pa.Table.from_pylist(rows, schema=LEDGER)
+    return Merged(published, pa.concat_tables([published, pa.Table.from_pylist([*old.values()], schema=LEDGER)]), num_kept)
 
 
-def _implied(names: tuple[str, ...], tables: Mapping[frozenset[str], _Table], begin: int) -> _Table:
-    """A margin that nobody asked for, from the smallest that has its columns."""
-    fine = min((t for key, t in tables.items() if key > frozenset(names)), key=lambda table: len(table.cells))
-    places = [fine.columns.index(name) for name in names]
-    labels: dict[tuple[str, ...], int] = {}
-    which = [labels.setdefault(tuple(label[i] for i in places), len(labels)) for label in fine.cells]
-    counts = np.zeros((len(labels), fine.counts.shape[1]), dtype=np.int64)
-    np.add.at(counts, which, fine.counts)
-    return _Table(names, {label: begin + g for label, g in labels.items()}, counts)
+def shown(ledger: pa.Table, names: Sequence[str], categories: str | None) -> dict[str, pa.Table]:
+    """Return the published table of every margin: its columns and :data:`PUBLISHED`; withheld groups are not in it."""
+    out = {}
+    for name in names:
+        columns = [*margins.columns(name), *([categories] if categories else [])] or [ALL]
+        rows = ledger.filter(pc.and_(pc.equal(ledger["margin"], _sorted_name(name)), pc.is_valid(ledger["estimate"])))
+        labels = [json.loads(group) for group in rows["group"].to_pylist()]
+        named = {column: pa.array([label.get(column, ALL) for label in labels], pa.string()) for column in columns}
+        numbers = {c: rows[c].cast(pa.int64()) if c in WHOLE else rows[c] for c in PUBLISHED}
+        out[name] = pa.table({**named, **numbers})
+    return out
 
 
-def _link(fine: _Table, coarse: _Table) -> _Links:
-    places = [fine.columns.index(name) for name in coarse.columns]
-    found = ((cell, coarse.cells.get(tuple(label[i] for i in places))) for label, cell in fine.cells.items())
-    pairs = [pair for pair in found if pair[1] is not None]
-    children, parents = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    return _Links(children, parents)
+def step(sd: np.ndarray, mean: np.ndarray, people: np.ndarray, known: np.ndarray, rule: Rule) -> np.ndarray:
+    """Return the step of every group, 1, 2 or 5 times a power of ten; NaN where it would be too coarse to be of use."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if rule.is_share:
+            inside = np.clip(mean * (1 - mean), 1e-12, None)
+            least = np.maximum(sd / 2, rule.min_count * np.maximum(sd**2 / inside, 1 / people))
+            most = np.full(len(sd), MAX_SHARE_STEP)
+        else:
+            least = np.maximum(sd / 2, rule.min_count * 2 * sd / np.sqrt(known))
+            most = MAX_STEP_SDS * sd
+        power = 10.0 ** np.floor(np.log10(least))
+        tidy = power * _TIDY[np.searchsorted(_TIDY, least / power * (1 - 1e-12))]
+    return np.where((least <= most) & np.isfinite(tidy) & (tidy > 0), tidy, np.nan)
+
+
+def rounded(values: np.ndarray, steps: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Return ``values`` rounded to ``steps``, up or down by ``uniform`` in [0, 1): right on average."""
+    multiples = np.floor(values / steps + uniform)
+    digits = np.maximum(-np.floor(np.log10(steps)), 0) + 1
+    return np.array([round(v, int(d)) for v, d in zip((multiples * steps).tolist(), digits.tolist(), strict=True)])
+
+
+def _rows(name: str, table: pa.Table, rule: Rule, data: str, number: int) -> pa.Table:
+    columns = [c for c in label_columns(table) if c != ALL or c in margins.columns(name)]
+    labels = [dict(zip(columns, values, strict=True)) for values in zip(*(table[c].to_pylist() for c in columns), strict=True)]
+    labels = labels or [{}] * len(table)
+    keys = [json.dumps(label, sort_keys=True, ensure_ascii=False) for label in labels]
+    people, known, mean, sd, raw = (
+        table[c].cast(pa.float64()).to_numpy(zero_copy_only=False) for c in ("num_rows", "num_trials", "mean", "sd", "raw_mean")
+    )
+    groups = np.unique([_group(label, rule.categories) for label in labels], return_inverse=True)[1]
+    steps = step(sd, mean, people, known, rule)
+    coarsest = np.full(groups.max(initial=-1) + 1, -np.inf)
+    np.maximum.at(coarsest, groups, np.where(np.isnan(steps), np.inf, steps))  # a group's categories have one step
+    steps = coarsest[groups]
+    is_shown = (people >= rule.min_count) & (known >= rule.min_count) & np.isfinite(steps)
+    steps = np.where(is_shown, steps, 1.0)
+    margin = _sorted_name(name)
+    estimate = rounded(mean, steps, _uniform(rule, margin, keys, "estimate"))
+    low, high = _interval(table, mean, estimate, steps, rule.is_share)
+    base = np.full(len(table), float(max(rule.min_count - 1, 1)))
+    of_counts = _uniform(rule, margin, [_group(label, rule.categories) for label in labels], "counts")
+    numbers = {
+        "people": rounded(people, base, of_counts),
+        "known_outcomes": rounded(known, base, of_counts),
+        "estimate": estimate, "low": low, "high": high, "step": steps, "as_of": np.full(len(table), float(number)),
+    }  # fmt: skip
+    return pa.table({
+        "margin": pa.array([margin] * len(table), pa.string()), "group": pa.array(keys, pa.string()),
+        "data": pa.array([data] * len(table), pa.string()), "exact_known": known, "exact_total": np.nan_to_num(raw) * known,
+        **{column: pa.array(values, mask=~is_shown) for column, values in numbers.items()},
+    }).cast(LEDGER)  # fmt: skip
+
+
+def _interval(table: pa.Table, mean: np.ndarray, estimate: np.ndarray, steps: np.ndarray, is_share: bool) -> list[np.ndarray]:
+    """Ends as far from the estimate as the further end is from the mean, and what rounding adds, up to a half step."""
+    low, high = (table[name].to_numpy() for name in interval_columns(table))
+    half = np.hypot(np.maximum(high - mean, mean - low), steps)
+    half = np.ceil(half / (steps / 2)) * steps / 2
+    least = np.where(low >= 0, 0.0, -np.inf)
+    most = np.full(len(mean), 1.0 if is_share else np.inf)
+    ends = (np.clip(estimate - half, least, most), np.clip(estimate + half, least, most))
+    return [rounded(end, steps / 10, np.full(len(mean), 0.5)) for end in ends]
+
+
+def _uniform(rule: Rule, margin: str, groups: Sequence[str], what: str) -> np.ndarray:
+    """A number in [0, 1) of each group, by HMAC-SHA-256: always the same, and known to nobody without the key."""
+    said = (json.dumps([margin, group, what], ensure_ascii=False).encode() for group in groups)
+    digests = (hmac.new(rule.key, text, hashlib.sha256).digest() for text in said)
+    return np.array([int.from_bytes(digest[:6], "big") / 2**48 for digest in digests])
+
+
+def _group(label: Mapping[str, str], categories: str | None) -> str:
+    return json.dumps({c: v for c, v in label.items() if c != categories}, sort_keys=True, ensure_ascii=False)
+
+
+def _sorted_name(name: str) -> str:
+    """The name of a margin, whatever the order of its columns: the same groups are the same."""
+    return margins.name(tuple(sorted(margins.columns(name))))
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["margin"], row["group"]
+
+
+def _group_of(row: Mapping[str, Any], rule: Rule) -> tuple[str, str]:
+    return row["margin"], _group(json.loads(row["group"]), rule.categories)
+
+
+def _outcomes_changed(was: Mapping[str, Any], now: Mapping[str, Any], rule: Rule) -> float:
+    """How many known outcomes are others at least: by their number and, where they are counted, by how many had this outcome or had not."""
+    known, total = (now[name] - was[name] for name in ("exact_known", "exact_total"))
+    return float(max(abs(known), abs(np.rint(total)), abs(np.rint(known - total))) if rule.totals_are_counts else abs(known))

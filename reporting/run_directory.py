@@ -57,11 +57,6 @@ class RunDirectory:
         """Who is in the estimates and who is not, from `audit.json`; None where nobody said."""
         return self.audit.get("population")
 
-    @property
-    def min_count(self) -> int:
-        """The smallest count of people that is shown: `publish.min_count`."""
-        return int(self.config.get("publish", {}).get("min_count", 11))
-
     def prior(self, parameter: str) -> str | None:
         """Return the text of a parameter's prior: its own, its term's, or its class's."""
         priors = {**self.config.get("model", {}).get("priors", {}), **self.manifest.get("priors", {})}

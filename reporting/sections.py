@@ -26,7 +26,6 @@ from reporting.estimates import (
 from reporting.figures import Interval
 from reporting.posterior import variables
 from reporting.run_directory import RunDirectory
-from reporting.suppression import HIDDEN, count_texts, hides_raw_mean
 from reporting.svg import fixed, percent, plain
 from reporting.tables import require_columns
 
@@ -82,10 +81,6 @@ def value_text(run: RunDirectory, decimals: int = 1) -> Callable[[float], str]:
     return (lambda value: percent(value, decimals)) if run.is_share else plain
 
 
-def _hides(run: RunDirectory, raw_mean: float | None, num_trials: int | None) -> bool:
-    return hides_raw_mean(raw_mean, num_trials, run.min_count, is_share=run.is_share)
-
-
 def interval_text(run: RunDirectory) -> str:
     """Return the interval's name, ``90%``, from the columns of the estimates."""
     for table in run.estimates.values():
@@ -108,9 +103,9 @@ def headline(run: RunDirectory) -> Headline | None:
         names = who.title + category if i == 0 else category.removeprefix(": ")
         tiles.append(Tile(names, text(row["mean"]), f"{text(row[low])} to {text(row[high])}"))
     if len(rows) == 1:
-        known, everyone = (count_texts([rows[0][name]], run.min_count)[0] for name in ("num_trials", "num_rows"))
-        raw = "–" if _hides(run, rows[0]["raw_mean"], rows[0]["num_trials"]) else text(rows[0]["raw_mean"])
-        tiles.append(Tile("Raw mean of known outcomes", raw, f"{known} known outcomes; {everyone} people in the estimates"))
+        raw = "–" if rows[0]["raw_mean"] is None else text(rows[0]["raw_mean"])
+        counts = f"{rows[0]['num_trials']:,} known outcomes; {rows[0]['num_rows']:,} people in the estimates"
+        tiles.append(Tile("Raw mean of known outcomes", raw, counts))
         if comparison := _comparison(run, table):
             truth = text(float(comparison.table["expected_mean"][0].as_py()))
             tiles.append(Tile("Truth of the simulation", truth, "known only because the file is simulated"))
@@ -128,22 +123,17 @@ def _margin(run: RunDirectory, name: str, table: pa.Table) -> Margin:
     comparison = _comparison(run, table)
     columns = label_columns(table)
     records = table.to_pylist()
-    rows_texts = count_texts(table["num_rows"].to_pylist(), run.min_count)
-    trials_texts = count_texts(table["num_trials"].to_pylist(), run.min_count)
     for i, (record, label) in enumerate(zip(records, joined_labels(table), strict=True)):
-        few = trials_texts[i] == HIDDEN or _hides(run, record["raw_mean"], record["num_trials"])
-        record |= {"label": label, "raw": None if few else record["raw_mean"],
-                   "truth": comparison.table["expected_mean"][i].as_py() if comparison else None,
-                   "rows_text": rows_texts[i], "trials_text": trials_texts[i]}
+        record |= {"label": label, "truth": comparison.table["expected_mean"][i].as_py() if comparison else None}
     records.sort(key=lambda record: (-record["mean"], record["label"]))
-    shown, note = _ends(records, f"{len(records):,} groups", f"estimates/{margin_names.file(name)}")
+    shown, note = ends(records, f"{len(records):,} groups", f"estimates/{margin_names.file(name)}")
     low, high = interval_columns(table)
     text = value_text(run)
-    rows = [Interval(r["label"], r["mean"], r[low], r[high], r["raw"], r["truth"]) for r in shown]
+    rows = [Interval(r["label"], r["mean"], r[low], r[high], r["raw_mean"], r["truth"]) for r in shown]
     means = [record["mean"] for record in records]
     head = [*columns, "People", "Known outcomes", "Raw mean", "Estimate", f"{interval_text(run)} interval", "Sd"]
-    body = [[*(str(r[column]) for column in columns), r["rows_text"], r["trials_text"],
-             text(r["raw"]) if r["raw"] is not None else "–", text(r["mean"]), f"{text(r[low])} to {text(r[high])}",
+    body = [[*(str(r[column]) for column in columns), f"{r['num_rows']:,}", f"{r['num_trials']:,}",
+             text(r["raw_mean"]) if r["raw_mean"] is not None else "–", text(r["mean"]), f"{text(r[low])} to {text(r[high])}",
              percent(r["sd"], 2) if run.is_share else plain(r["sd"])] for r in shown]
     if comparison:
         head.append("Truth")
@@ -153,7 +143,7 @@ def _margin(run: RunDirectory, name: str, table: pa.Table) -> Margin:
     distribution = figures.histogram(means, text, f"{outcome}: all {len(means):,} groups") if note else None
     picture = figures.intervals(rows, text, outcome, gap_after=END_ROWS if note else None)
     return Margin(margin_names.title(name), len(records), picture, distribution, head, body, note, comparison,
-                  any(r["raw"] is not None for r in shown))
+                  any(r["raw_mean"] is not None for r in shown))
 
 
 def _comparison(run: RunDirectory, table: pa.Table) -> Comparison | None:
@@ -169,7 +159,7 @@ def _comparison(run: RunDirectory, table: pa.Table) -> Comparison | None:
     )  # fmt: skip
 
 
-def _ends(records: list[Any], what: str, where: str) -> tuple[list[Any], str]:
+def ends(records: list[Any], what: str, where: str) -> tuple[list[Any], str]:
     if len(records) <= MAX_ROWS:
         return records, ""
     note = f"{what}: the {END_ROWS} highest and the {END_ROWS} lowest are shown; all are in {where}."
@@ -201,7 +191,7 @@ def _fewest_levels(item: tuple[str, list[dict[str, Any]]]) -> tuple[bool, int]:
 def _effects(term: str, records: list[dict[str, Any]]) -> Effects:
     if term:
         records = sorted(records, key=lambda record: (-record["mean"], record["level"]))
-    shown, note = _ends(records, f"{len(records):,} levels", "summary.parquet")
+    shown, note = ends(records, f"{len(records):,} levels", "summary.parquet")
     rows = [Interval(r["level"] if term else r["parameter"], r["mean"], r["q05"], r["q95"],
                      css="" if r["q05"] > 0 or r["q95"] < 0 else "near") for r in shown]
     units = {r["unit"] for r in records}
@@ -294,7 +284,7 @@ def calibration(run: RunDirectory) -> Calibration | None:
     if run.calibration is None:
         return None
     require_columns("estimates/calibration", run.calibration, ("bin", "num_trials", "observed", "expected"))
-    records = [r for r in run.calibration.to_pylist() if not _hides(run, r["observed"], r["num_trials"])]
+    records = run.calibration.to_pylist()
     if len(records) < 2:
         return None
     text = value_text(run)
@@ -305,6 +295,6 @@ def calibration(run: RunDirectory) -> Calibration | None:
             low, high = wilson_interval(np.array(r["observed"]), np.array(r["num_trials"]))
             half = float(high - low) / 2
         points.append((r["expected"], r["observed"], half))
-    rows = [[str(r["bin"]), *count_texts([r["num_trials"]], run.min_count), text(r["expected"]), text(r["observed"]),
+    rows = [[str(r["bin"]), f"{r['num_trials']:,}", text(r["expected"]), text(r["observed"]),
              text(r["observed"] - r["expected"])] for r in records]
     return Calibration(figures.calibration(points, text), rows, [r["observed"] - r["expected"] for r in records])

@@ -204,6 +204,7 @@ ARGUMENTS = {
     "MetricsError": ("CAUCUS_METRICS_ADDRESS", "x", "a port", "Unset it."),
     "FrameError": ("census.csv", "no column n", "the column n"),
     "TaskError": ("KeyError", "'x'"),
+    "PublishError": ("public", "is a file", "Name a folder: --to."),
     "UpdateError": ("run", "has no finished run", "Run `caucus run` first."),
 }
 

@@ -42,17 +42,6 @@ def test_counts_add_up_over_files_and_say_what_to_do():
     assert found.files[2][2:] == ["utf-8, cp1252", "600", "595", "5", "3", "fields:too_few"]
 
 
-def test_small_counts_and_the_exact_size_of_a_file_are_not_for_every_reader():
-    found = dirt.summarise(DIRT, "dirt.json", min_count=11)
-    assert [row[3:5] for row in found.rules["voters"]] == [["30", "3.00%"], ["<11", "–"]]
-    assert [row[3:7] for row in found.files] == [
-        ["500", "400", "100", "0"], ["400", "400", "100", "0"], ["600", "600", "100", "100"],
-    ]  # fmt: skip
-    assert dirt.summarise(DIRT, "dirt.json", min_count=31).notable[0].startswith("fields:too_few: a few of the rows of voters")
-    exact = dirt.summarise(DIRT, "dirt.json")
-    assert [row[4] for row in exact.files] == ["400", "375", "595"]
-
-
 def test_page_opens_offline_and_escapes_names_of_files():
     page = dirt.render(dirt.summarise(DIRT, "dirt.json"))
     assert "Voters: 1,000 rows = 970 kept + 30 left out: every row is accounted for." in page

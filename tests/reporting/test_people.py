@@ -123,17 +123,6 @@ def test_checks_of_an_earlier_posterior_are_not_told(fake_run):
         assert (read(path).checks is not None) == is_told
 
 
-@pytest.mark.parametrize(("min_count", "said"), [(1, "No count is hidden"), (5, "Counts of 1 to 4 people"), (11, "Counts of 1 to 10 people")])
-def test_the_smallest_count_is_that_of_the_config(fake_run, min_count: int, said: str):
-    run = fake_run(counties=1, states=["OH", "PA", "WY", "VT"])
-    run.num_rows[:] = [5000, 4000, 7, 60]
-    path = run.write()
-    (path / "run.yaml").write_text((path / "run.yaml").read_text() + f"publish: {{min_count: {min_count}}}\n")
-    text = report.build(path).read_text()
-    assert said in text
-    assert ("&lt;11" in text) == (min_count == 11)
-
-
 def test_shares_are_what_the_manifest_says(fake_run):
     run = fake_run(counties=1)
     path = run.write()

@@ -1,4 +1,4 @@
-"""Small counts, axes and densities: the parts of the report with a rule of their own."""
+"""Axes and densities: the parts of the report with a rule of their own."""
 
 import numpy as np
 import pytest
@@ -7,36 +7,7 @@ from scipy import integrate
 from reporting import sections
 from reporting.figures import Tile, shard_map
 from reporting.sections import density
-from reporting.suppression import count_text, count_texts, hides_raw_mean
 from reporting.svg import Axis, Canvas, plain, tick_labels
-
-
-@pytest.mark.parametrize(("count", "text"), [(0, "0"), (1, "<11"), (10, "<11"), (11, "11"), (1234, "1,234"), (None, "–")])
-def test_counts_from_1_to_10_are_not_shown(count, text):
-    assert count_text(count, 11) == text
-
-
-def test_a_single_small_count_takes_the_next_with_it():
-    assert count_texts([500, 3, 40, 0], 11) == ["500", "<11", "hidden", "0"]
-    assert count_texts([500, 3, 4], 11) == ["500", "<11", "<11"]
-    assert count_texts([500, 40], 11) == ["500", "40"]
-    assert count_texts([3], 11) == ["<11"]
-    assert count_texts([500, 3, 40], 4) == ["500", "<4", "hidden"]
-    assert count_texts([500, 3, 40], 1) == ["500", "3", "40"]
-
-
-@pytest.mark.parametrize(
-    ("raw_mean", "num_trials", "hidden"),
-    [(None, 100, True), (float("nan"), 100, True), (0.5, 10, True), (0.5, 100, False), (0.03, 100, True),
-     (0.95, 100, True), (0.0, 100, False), (1.0, 100, False)],
-)
-def test_a_raw_share_is_hidden_where_it_gives_away_a_small_count(raw_mean, num_trials, hidden):
-    assert hides_raw_mean(raw_mean, num_trials, 11, is_share=True) == hidden
-
-
-def test_a_mean_that_is_no_share_gives_no_count_away():
-    assert not hides_raw_mean(0.03, 100, 11, is_share=False)
-    assert not hides_raw_mean(0.03, 100, 2, is_share=True)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (-0.013, 0.0021), (1e-7, 3e-7), (12345, 99999), (3, 3), (0, 0)])
