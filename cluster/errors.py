@@ -268,6 +268,21 @@ class CodeMissingError(ClusterError):
         return type(self), (self.address, self.module)
 
 
+class NotSharedError(ClusterError):
+    """A machine of the cluster does not have a file that the driver's has."""
+
+    def __init__(self, machine: str, path: str):
+        self.machine, self.path = machine, path
+        super().__init__(
+            f"{path} is not there on the machine {machine!r}, where a worker looked for it; expected a folder that the driver and all workers "
+            "share. Mount it there under the same path, set `run.directory` to one that is mounted everywhere or on an object store, or take "
+            "the machine out of the cluster; then run again."
+        )
+
+    def __reduce__(self):
+        return type(self), (self.machine, self.path)
+
+
 class CodeDiffersError(ClusterError):
     """A worker has another version of this package than the driver; ``here`` and ``there`` name version and digest of both."""
 

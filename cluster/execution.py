@@ -29,13 +29,17 @@ class Outcome:
 
 
 class Ran(NamedTuple):
-    """What a process that ran a task has to tell; ``is_transient``: the error passes by itself, so a further try may help."""
+    """What a process that ran a task has to tell; ``is_transient``: the error passes by itself, so a further try may help.
+
+    ``machine`` is where it ran, if that is not this process's.
+    """
 
     value: Any
     error: Exception | None
     seconds: float
     storage_retries: int
     is_transient: bool
+    machine: str = ""
 
 
 class Executor(Protocol):

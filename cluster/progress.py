@@ -121,8 +121,9 @@ class PlainProgress:
         is_news = round is not None and round != self._status.round
         is_news |= cores is not None and (cores == 0) != (self._status.cores == 0)
         self._status = _updated(self._status, self._clock(), phase, done, total, round, rounds, move, score, cores)
-        if is_news or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._line(f"{self._status.stage}: {self._status.words(self._clock())}")
+        words = self._status.words(self._clock())
+        if words and (is_news or self._clock() - self._last_line >= SECONDS_BETWEEN_LINES):
+            self._line(f"{self._status.stage}: {words}")
 
     def task(self, *, is_good: bool, attempt: int) -> None:
         """See `Progress.task`."""

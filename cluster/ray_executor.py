@@ -17,9 +17,11 @@ be cut off and nobody notices for a while, and even when Ray knows that a machin
 the connection breaks. Both attempts can write; what they write is one file, and the first commit counts.
 """
 
+import ast
 import logging
 import math
 import pickle
+import platform
 import signal
 import time
 import traceback
@@ -39,9 +41,18 @@ from ray.exceptions import (
 from cluster import code_version, ray_connection
 from cluster.bundles import BUNDLE_SECONDS, Bundle, Pace, Waiting
 from cluster.code_version import Code, OtherCode
-from cluster.errors import ClusterTooSmallError, CodeDiffersError, ShardTooLargeError, TaskError, WorkerDiedError
+from cluster.errors import (
+    ClusterTooSmallError,
+    CodeDiffersError,
+    NotSharedError,
+    ShardTooLargeError,
+    TaskError,
+    WorkerDiedError,
+)
 from cluster.execution import Outcome, Ran, run_task
 from cluster.threads import ENVIRONMENT
+from sharding import storage
+from sharding.errors import StorageError
 
 log = logging.getLogger(__name__)
 
@@ -262,10 +273,18 @@ class RayExecutor:
                 log.warning("error passes by itself, task runs again", extra={"error": type(ran.error).__name__})
                 passing.append(task)
                 continue
-            if ran.error is not None:
-                ran.error.add_note(f"In the worker:\n{trace}")
-            outcomes.append(Outcome(task, ran.value, ran.error, ran.seconds, bundle.attempt, ran.storage_retries))
+            error = self._told(ran)
+            if error is not None:
+                error.add_note(f"In the worker on {ran.machine}:\n{trace}")
+            outcomes.append(Outcome(task, ran.value, error, ran.seconds, bundle.attempt, ran.storage_retries))
         return outcomes, bundle.alone(passing), bundle.tasks[len(results) :]
+
+    def _told(self, ran: Ran) -> Exception | None:
+        """The error of a task; a file that is here and not on another machine is one that is not shared."""
+        error = ran.error
+        if self._is_ours or not isinstance(error, StorageError) or error.found != storage.NO_SUCH_FILE:
+            return error
+        return NotSharedError(ran.machine, error.where) if storage.exists(ast.literal_eval(error.where)) else error
 
     def _outcomes_of_failure(self, failure: Exception, bundle: Bundle) -> tuple[list[Outcome], list[Bundle]]:
         """Outcomes of a bundle that Ray could not finish, or what of it is to be tried again.
@@ -329,4 +348,4 @@ def _run_one(fn: Callable[[Any], Any], task: Any) -> tuple[Ran, str]:
         error = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own bytes, just written
     except Exception:
         error = TaskError(type(error).__name__, str(error))
-    return ran._replace(error=error), trace
+    return ran._replace(error=error, machine=platform.node()), trace

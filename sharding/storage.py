@@ -32,6 +32,8 @@ SAMPLE_BYTES = 1 << 16
 """What a fingerprint reads at the head, the middle and the tail of a file."""
 _VERSIONS = ("ETag", "etag", "md5Hash", "mtime", "created")
 """What file systems call that which changes when a file is written anew."""
+NO_SUCH_FILE = "no such file"
+"""What a `StorageError` has found where there is none; its place is the ``repr`` of the URL."""
 
 
 SCHEMES = ("", "file", "memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "http", "https", "hdfs")
@@ -260,7 +262,7 @@ def read_bytes(url: str) -> bytes:
 
 
 def _no_such_file(url: str) -> StorageError:
-    return StorageError(repr(url), "no such file", "a file", "Correct the path, or run the stage that writes it.")
+    return StorageError(repr(url), NO_SUCH_FILE, "a file", "Correct the path, or run the stage that writes it.")
 
 
 def sha256_file(url: str) -> str:

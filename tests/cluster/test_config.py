@@ -199,6 +199,7 @@ ARGUMENTS = {
     "InsecureClusterError": ("http://10.0.0.7:8265",),
     "ClusterUnreachableError": ("ray://x:1", "no answer"),
     "CodeDiffersError": ("node-1", "0.1.0 (0123)", "0.2.0 (4567)"),
+    "NotSharedError": ("node-1", "'/runs/x/dictionary.json'"),
     "CodeMissingError": ("ray://x:1", "cluster"),
     "TokenRefusedError": ("ray://x:1",),
     "MetricsError": ("CAUCUS_METRICS_ADDRESS", "x", "a port", "Unset it."),

@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -19,12 +20,15 @@ from cluster.errors import (
     ClusterTooSmallError,
     ClusterUnreachableError,
     MissingExtraError,
+    NotSharedError,
     ShardTooLargeError,
     TaskError,
     WorkerDiedError,
 )
 from cluster.executors import Executor, SerialExecutor
 from cluster.ray_executor import RayExecutor
+from sharding import storage
+from sharding.errors import StorageError
 
 sys.path.insert(0, str(Path(__file__).parent))
 import executor_tasks as work
@@ -141,6 +145,19 @@ class TestRayExecutor(ExecutorContract):
             if most >= 2:
                 break
         assert most == 2
+
+    def test_a_machine_without_the_shared_folder_is_named(self, executor: Executor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+        (outcome,) = executor.map_unordered(storage.read_bytes, [f"{tmp_path}/dictionary.json"])
+        assert isinstance(outcome.error, StorageError), "on this machine alone it is a file that is missing"
+        monkeypatch.setattr(executor, "_is_ours", False)
+        (outcome,) = executor.map_unordered(storage.read_bytes, [f"{tmp_path}/dictionary.json"])
+        assert isinstance(outcome.error, StorageError), "nor where the driver does not have it either"
+        monkeypatch.setattr(ray_executor.storage, "exists", lambda url: True)
+        (outcome,) = executor.map_unordered(storage.read_bytes, [f"{tmp_path}/dictionary.json"])
+        assert isinstance(outcome.error, NotSharedError)
+        assert outcome.error.machine == platform.node()
+        assert f"{tmp_path}/dictionary.json' is not there on the machine" in str(outcome.error)
+        assert outcome.error.exit_code == 2
 
     def test_results_come_in_the_order_they_finish(self, executor: Executor):
         list(executor.map_unordered(work.sleep, [0.0, 0.0], max_in_flight=2))
