@@ -4,6 +4,7 @@
     declared      the config says of the reason what is to happen to its rows; the rest is what the gate `rows` judges
     new levels    people of a frame on levels that the data did not have: their effects are drawn from their groups' distributions
     outside       people with numbers outside of the range that was fitted
+    weights       how many outcomes of equal weights the weighted ones are worth
 
 `audit.json` has all of it as `population`, and a gate of each, about the data.
 """
@@ -23,6 +24,7 @@ from sharding.config import DataConfig
 from sharding.dictionary import Dictionary
 
 MAX_REASONS = 3
+WEIGHTS_DO = "look for weights of other units and for single rows that outweigh all others; trim them, or weight by post-stratifying instead"
 
 
 def add(result: dict[str, Any], config: RunConfig, coding: Coding) -> None:
@@ -68,6 +70,7 @@ def describe(config: RunConfig, manifest: Mapping[str, Any], facts: Mapping[str,
         **{name: facts[name] for name in ("missing", "new", "combinations")},
         "outside": [{"of": "frame", **row} for row in facts.get("outside", ())]
         + [{"of": "files", **row} for row in manifest.get("outside", ())],
+        "weights": manifest.get("weights"),
     }  # fmt: skip
 
 
@@ -85,7 +88,7 @@ def is_declared(reason: str, data: DataConfig) -> bool:
 
 
 def judge(population: Mapping[str, Any], config: RunConfig) -> list[dict[str, Any]]:
-    """The gates `rows`, and of a frame `new_levels`; `outside` where there is a number outside of what was fitted."""
+    """The gates `rows`, and of a frame `new_levels`; `outside` where there is a number outside of what was fitted; `weights` where there are any."""
     files, found = population["files"], []
 
     def gate(name: str, value: float, where: str, meaning: str, do: str) -> None:
@@ -118,12 +121,25 @@ def judge(population: Mapping[str, Any], config: RunConfig) -> list[dict[str, An
             "share of people with a number outside of what was fitted, or in other units",
             "write the column in the units of the data; if it is right, the model extrapolates for these people",
         )  # fmt: skip
+    if (weights := population["weights"]) is not None:
+        gate(
+            "weights", weights["outcomes"] / weights["effective"],
+            f"{weights['column']}: {weights['outcomes']:,} outcomes tell as much as {weights['effective']:,.0f} of equal weights",
+            "design effect of the weights: known outcomes over effective ones", WEIGHTS_DO,
+        )  # fmt: skip
     return found
 
 
 def notes(population: Mapping[str, Any], config: RunConfig) -> list[dict[str, str]]:
     """What no gate judges, for people to read."""
     found = []
+    weights = population["weights"] or {"levels": ()}
+    for row in weights["levels"]:
+        if row["design_effect"] > config.audit.warn_above.weights:
+            found.append({
+                "severity": "warn", "about": "data", "where": f"{weights['column']}, {row['column']} {row['level']}",
+                "what": f"few rows have most of the weight here: the design effect of the weights is {row['design_effect']:.3g}", "do": WEIGHTS_DO,
+            })  # fmt: skip
     for row in population["combinations"]:
         if not row["contradicts"]:
             found.append({

@@ -274,6 +274,7 @@ class WarnAbove(Frozen):
     rows: float = Field(default=0.05, ge=0, description="Share of known outcomes, or of people, left out without having been declared.")
     new_levels: float = Field(default=0.05, ge=0, description="Share of a frame's people on levels of a column that the data did not have.")
     outside: float = Field(default=0.01, ge=0, description="Share of people with a number outside of what was fitted.")
+    weights: float = Field(default=10.0, ge=1, description="Design effect of survey weights: known outcomes over effective ones (Kish).")
 
 
 class FailAbove(Frozen):
@@ -287,6 +288,7 @@ class FailAbove(Frozen):
     rows: float = Field(default=0.5, ge=0, description="Share of known outcomes, or of people, left out without having been declared.")
     new_levels: float = Field(default=1.0, ge=0, description="Share of a frame's people on levels of a column that the data did not have.")
     outside: float = Field(default=1.0, ge=0, description="Share of people with a number outside of what was fitted.")
+    weights: float = Field(default=100.0, ge=1, description="Design effect of survey weights: known outcomes over effective ones (Kish).")
 
 
 class AuditConfig(Frozen):

@@ -5,6 +5,7 @@ Both are counted in people: rows, or their trials. The tables are those of :mod:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -12,7 +13,7 @@ import duckdb
 from sharding import cell_statistics
 from sharding.cells import CellTable
 from sharding.contract import Reasons
-from sharding.dictionary import Dictionary
+from sharding.dictionary import Dictionary, FactorCoding
 from sharding.outcome import Outcome
 
 
@@ -27,6 +28,28 @@ def accounted(connection: duckdb.DuckDBPyConnection, outcome: Outcome, reasons: 
     found = {number: {"people": int(p), "outcomes": int(k)} for number, p, k in rows}
     good = found.pop(0, {"people": 0, "outcomes": 0})
     return {**good, "left_out": {reasons.name(number): counts for number, counts in found.items()}}
+
+
+MIN_OUTCOMES = 30
+"""Levels of fewer known outcomes have no design effect worth telling: it is at most their number."""
+
+
+def weights(cells: CellTable, outcome: Outcome, codings: Mapping[str, FactorCoding]) -> dict[str, Any] | None:
+    """Return what survey weights leave of the known outcomes: (sum w)^2 / sum w^2 of them, in all and, by factor, at the level that loses most.
+
+    Kish (1965), Survey Sampling, sec. 11.7. None without weights.
+    """
+    if outcome.weight is None:
+        return None
+    _, outcomes, total, squares = cells.weight_sums()[0]
+    worst = []
+    for column in cells.factors:
+        levels = codings[column.name].levels
+        losses = [(k * v / t**2, levels[code]) for code, k, t, v in cells.weight_sums(column) if k >= MIN_OUTCOMES and t > 0]
+        if len(levels) > 1 and losses:
+            effect, level = max(losses)
+            worst.append({"column": column.name, "level": level, "design_effect": effect})
+    return {"column": outcome.weight.name, "outcomes": outcomes, "effective": total**2 / squares, "levels": worst}
 
 
 def outside(

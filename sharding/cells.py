@@ -197,6 +197,13 @@ class CellTable:
         counts = self._totals([f"count_{j}" for j in range(len(self._categories))], like="t").values()
         return dict(zip(self._categories, (round(count) for count in counts), strict=True))
 
+    def weight_sums(self, by: ModelColumn | None = None) -> list[tuple[int, int, float, float]]:
+        """Return, for each level of a factor (or for all, as level 0), its code, known outcomes, sum of weights and sum of squared weights."""
+        sums = ", ".join(f"CAST(coalesce(sum({name}), 0) AS HUGEINT)" for name in "ktv")
+        code = "0" if by is None else self.code(by)
+        rows = self._execute(f"SELECT {code} AS level, {sums} FROM good GROUP BY level ORDER BY level")
+        return [(level, int(k), int(t) / self._scales["t"], int(v) / self._scales["v"]) for level, k, t, v in rows]
+
     def groups(self, names: Sequence[str]) -> tuple[tuple[int, ...], ...]:
         """Return the combinations of codes of the factors ``names`` that occur, sorted."""
         codes = ", ".join(self.code(self._named(name)) for name in names)

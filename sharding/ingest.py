@@ -168,7 +168,8 @@ def ingest(
         totals = _totals(rows_grouped, cells.num_good_rows(), quarantine, rejects)
         people = accounting.accounted(connection, rows.outcome, reasons)
         outside = accounting.outside(connection, cells, rows.outcome, coding)
-        manifest = _manifest(entries, totals, people, outside, quarantine, rejects, read)
+        weights = accounting.weights(cells, rows.outcome, codings)
+        manifest = _manifest(entries, totals, people, outside, weights, quarantine, rejects, read)
         _remove_other_shards(directory, entries)
         storage.publish_json(storage.join(directory, store.MANIFEST), manifest)
         clock.lap("write")
@@ -343,6 +344,7 @@ def _manifest(
     totals: dict[str, int],
     people: dict[str, Any],
     outside: list[dict[str, Any]],
+    weights: dict[str, Any] | None,
     quarantine: dict[str, int],
     rejects: dict[tuple[str, str], int],
     fingerprints: list[dict[str, Any]],
@@ -358,6 +360,7 @@ def _manifest(
         "quarantine": quarantine_files.by_reason(quarantine, rejects),
         "people": people,
         "outside": outside,
+        **({} if weights is None else {"weights": weights}),
         "sources": fingerprints,
     }
 

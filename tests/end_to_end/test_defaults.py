@@ -313,6 +313,27 @@ def _(folder: Path) -> None:
     assert "(part-1.parquet) have numbers some 12 times those of what was fitted" in said
 
 
+@row("Weights of which few rows have most (design effect above 10, in all or in a level)")
+def _(folder: Path) -> None:
+    weight = ("data.weight=w", "poststratify.by=[all]")
+    assert run(folder, line.voters(NUM) | {"w": [1.0 + i % 3 for i in range(NUM)]}, *weight).code in (0, 3)
+    gate = {g["name"]: g for g in json.loads((folder / "run" / "audit.json").read_text())["gates"]}["weights"]
+    assert (gate["status"], data_messages(folder)) == ("pass", [])
+    w = [300.0 if i == 0 else 1.0 for i in range(NUM)]
+    said = run(folder, line.voters(NUM) | {"w": w}, *weight)
+    effect = NUM * (300**2 + NUM - 1) / (300 + NUM - 1) ** 2
+    assert any(f"design effect of the weights: known outcomes over effective ones: {effect:.3g}" in text for text in data_messages(folder))
+    assert any(text.startswith("w, state ") for text in data_messages(folder))
+    assert "design effect" in said.out
+
+
+@row("A weight of zero or below, where the outcome is known")
+def _(folder: Path) -> None:
+    w = [0.0 if i < 5 else -1.0 if i < 8 else 1.0 + i % 3 for i in range(NUM)]
+    assert run(folder, line.voters(NUM) | {"w": w}, "data.weight=w").code in (0, 3)
+    assert left_out(folder) == {"weight:not_positive": 8}
+
+
 # ---- unreadable ----
 
 

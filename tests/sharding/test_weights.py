@@ -134,3 +134,15 @@ def test_weights_that_cannot_be(
 ) -> None:
     with pytest.raises(ContractError, match=message):
         run(helpers, sample(**columns), tmp_path, **options)
+
+
+def test_what_weights_leave_of_the_outcomes(helpers: Any, tmp_path: Path) -> None:
+    """Kish's effective size, from the weights themselves, and the level of each factor that loses most."""
+    table = sample(w=np.random.default_rng(2).gamma(0.5, 2, 200), vote=np.arange(200) % 2)
+    w, state = np.array(table["w"]), np.array(table["state"])
+    found = run(helpers, table, tmp_path).manifest["weights"]
+    assert (found["column"], found["outcomes"]) == ("w", 200)
+    assert found["effective"] == pytest.approx(w.sum() ** 2 / (w**2).sum(), rel=1e-9)
+    effects = {s: (state == s).sum() * (w[state == s] ** 2).sum() / w[state == s].sum() ** 2 for s in np.unique(state)}
+    worst = max(effects, key=lambda level: effects[level])
+    assert found["levels"] == [{"column": "state", "level": worst, "design_effect": pytest.approx(effects[worst], rel=1e-9)}]
