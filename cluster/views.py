@@ -54,7 +54,7 @@ def people(directory: str) -> list[str]:
 def reasons(directory: str) -> list[str]:
     """Say what a verdict other than pass is about: a line for each warning or failure of `audit.json`, failures first."""
     audit = storage.read_json(storage.join(directory, "audit.json"))
-    rows = [row for row in audit["messages"] if row["severity"] in ("warn", "fail")]
+    rows = [row for row in audit.get("messages", ()) if row["severity"] in ("warn", "fail")]
     rows.sort(key=lambda row: row["severity"] != "fail")
     lines = [
         f"  {row['severity']} ({row.get('about', 'computation')}): {': '.join(filter(None, (row['where'], row['what'])))}. {row['do']}".rstrip()
