@@ -47,8 +47,12 @@ def against_schema(manifest: Any, schema: dict[str, Any]) -> list[str]:
 
 
 def of_kuberay(manifest: dict[str, Any]) -> list[str]:
-    """Problems of a RayJob, a RayCluster or a NetworkPolicy of ours."""
+    """Problems of a manifest of ours for Kubernetes."""
     found = against_schema(manifest, _ours("kuberay"))
+    found += [
+        f"resources: {name} is not there"
+        for name in manifest.get("resources", ()) if not (DEPLOY / "kuberay" / str(name)).is_file()
+    ]  # fmt: skip
     cluster = manifest.get("spec", {})
     cluster = cluster.get("rayClusterSpec", cluster)
     if "rayVersion" in cluster and cluster["rayVersion"] != pinned_version("ray"):
@@ -204,8 +208,8 @@ def of_crd(manifest: dict[str, Any], definition: dict[str, Any]) -> list[str]:
 
 def everything() -> Iterator[tuple[str, str, list[str]]]:
     """Yield each file of deploy/, what it was checked against, and its problems."""
-    for name in ("rayjob", "raycluster", "networkpolicy"):
-        yield _checked(f"kuberay/{name}.yaml", "schemas/kuberay.json", of_kuberay)
+    for file in sorted((DEPLOY / "kuberay").glob("*.yaml")):
+        yield _checked(f"kuberay/{file.name}", "schemas/kuberay.json", of_kuberay)
     for name in ("aws", "gcp"):
         yield _checked(f"autoscaler/{name}.yaml", "Ray's ray-schema.json", of_autoscaler)
     yield _checked("compose/compose.yaml", "schemas/compose.json", of_compose)
