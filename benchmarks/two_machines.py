@@ -25,7 +25,7 @@ from benchmarks.races import CAUCUS
 from sharding import simulate, storage
 
 NUTS = CONFIG.replace("fit: {rounds: 3, draws: 100}", "fit: {method: nuts, rounds: 2, draws: 100, shard_draws: 100, shard_warmup: 100}")
-CLASSIC = CONFIG.replace("fit: {rounds: 3, draws: 100}", "fit: {method: classic, draws: 100, warmup: 100}").replace("dem_share + ", "")
+CLASSIC = CONFIG.replace("fit: {rounds: 3, draws: 100}", "fit: {method: classic, draws: 100, warmup: 100}").replace("by: state", "by: race").replace("dem_share + ", "").replace(" + (1 | race:age)", "").replace('"race:age"', "race")
 TINY = """
 name: tiny
 data: {source: ../tiny.parquet, outcome: voted, terms_of_use: synthetic}

@@ -1,6 +1,7 @@
 """What a person sees while a run works: a live line on a terminal, plain lines elsewhere. All of it goes to stderr."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ from typing import Protocol, TextIO
 from cluster import terminal
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_OF_SILENCE = 60.0
+"""After which a stage of which there is no news is said to be at work: a task can take many minutes."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +95,23 @@ class Progress(Protocol):
 
 
 class PlainProgress:
-    """Lines, each with the time of day at its end: one when a stage starts and ends, one per round, and one every ten seconds between."""
+    """Lines, each with the time of day at its end: one when a stage starts and ends, one per round, one every ten seconds
+    between, and one after a minute without news.
+    """
 
     def __init__(self, stream: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._status = Status("")
-        self._last_line = 0.0
+        self._last_line = self._begun = 0.0
+        self._ends: threading.Event | None = None
 
     def begin(self, stage: str, reason: str) -> None:
         """See `Progress.begin`."""
-        self._status = Status(stage, started=self._clock())
+        self.close()
+        self._status, self._begun = Status(stage, started=self._clock()), self._clock()
+        self._ends = threading.Event()
+        threading.Thread(target=self._break_silence, args=(self._ends,), daemon=True, name="progress").start()
         self._line(f"{stage}: starts ({reason})")
 
     def update(
@@ -131,6 +140,7 @@ class PlainProgress:
 
     def end(self, seconds: float) -> None:
         """See `Progress.end`."""
+        self.close()
         last = replace(self._status, done=None).words(self._clock())
         self._line(f"{self._status.stage}: done in {_time(seconds)}" + (f" ({last})" if last else ""))
 
@@ -143,7 +153,16 @@ class PlainProgress:
         self._line(text)
 
     def close(self) -> None:
-        """Nothing to leave."""
+        """No stage is at work any more."""
+        if self._ends is not None:
+            self._ends.set()
+
+    def _break_silence(self, ends: threading.Event) -> None:
+        while not ends.wait(SECONDS_OF_SILENCE / 4):
+            now = self._clock()
+            if now - self._last_line >= SECONDS_OF_SILENCE:
+                told = ", ".join(filter(None, (self._status.words(now), f"at work for {_time(now - self._begun)}")))
+                self._line(f"{self._status.stage}: {told}")
 
     def _line(self, text: str) -> None:
         self._last_line = self._clock()

@@ -84,6 +84,7 @@ class UserWork:
         outcomes = self.executor.map_unordered(
             fn, items, num_tasks=len(self.entries), max_in_flight=self.config.run.max_in_flight
         )
+        self.progress.update(done=0, total=len(self.entries), **shown)
         for done, outcome in enumerate(outcomes, start=1):
             self.progress.task(is_good=outcome.error is None, attempt=outcome.attempt)
             self.progress.update(done=done, total=len(self.entries), **shown)

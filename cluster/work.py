@@ -70,6 +70,7 @@ class Work:
             memory_bytes=self.context.task_bytes,
         )
         done = 0
+        self.context.progress.update(done=done, total=len(self.entries), **shown)
         for outcome in outcomes:
             is_together = isinstance(outcome.task, tasks.Together)
             parts = outcome.task.tasks if is_together else (outcome.task,)

@@ -3,7 +3,11 @@
 import io
 import logging
 import re
+import time
 
+import pytest
+
+from cluster import progress
 from cluster.logs import EventFormatter
 from cluster.progress import PlainProgress, Status
 
@@ -67,6 +71,25 @@ def test_tasks_that_failed_or_were_tried_again_are_told():
     progress.task(is_good=False, attempt=4)
     progress.update(round=1, done=3, total=51)
     assert lines(said)[1:] == ["fit: round 1, shards 3/51, 1 failed, 2 tried again"]
+
+
+def test_a_stage_without_news_says_that_it_is_at_work(monkeypatch: pytest.MonkeyPatch):
+    """A task of a classic combiner, or a merge, can take many minutes."""
+    monkeypatch.setattr(progress, "SECONDS_OF_SILENCE", 0.04)
+    said, clock = io.StringIO(), Clock()
+    shown = PlainProgress(said, clock)
+    shown.begin("fit", "not run yet")
+    shown.update(done=0, total=4)
+    clock.now += 180.0
+    deadline = time.monotonic() + 20
+    while len(lines(said)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    shown.end(180.0)
+    after = lines(said)
+    clock.now += 180.0
+    time.sleep(0.1)
+    assert after[:2] == ["fit: starts (not run yet)", "fit: shards 0/4, at work for 3 min 0 s"]
+    assert lines(said) == after, "what has ended is not at work"
 
 
 def test_long_times_are_readable():
