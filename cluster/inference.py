@@ -53,7 +53,7 @@ def fit(context: StageContext) -> None:
             now = coming if done else coming._replace(damping=1.0)  # there is no site yet to stay near
             number = start.number + len(done)
             state, restrictions, record, written = _round(work, state, restrictions, number, now, start.fitted)
-            done.append(coming._replace(move=state.move))
+            done.append(coming._replace(move=state.move, along=state.along))
             history.append(record)
             used |= {path for of_shard in written for path in of_shard}
             for s, of_shard in zip(start.fitted, written, strict=True):

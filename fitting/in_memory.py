@@ -233,7 +233,7 @@ def fit(
         under = rounds.moments_for(prior, state, restrictions, coming.method)
         new = [site(s, state, under, len(done), coming) for s in range(len(designs))]
         state, info = rounds.step(prior, state, restrictions, new, damping=coming.damping, threads=threads)
-        done.append(coming._replace(move=info.move))
+        done.append(coming._replace(move=info.move, along=state.along))
     natural = combiner.product(built.tree, list(zip(restrictions, state.sites, strict=True)))
     proposal = scale_proposal.propose(prior, natural, state.psi)
     moments = combiner.moments(prior, natural, proposal, threads=threads)  # at the points that the audit compares at

@@ -30,6 +30,8 @@ NEAR = 0.5  # posterior sds: nearer than this the curvature of all cells togethe
 FAR = 1.0  # posterior sds: a round that moves further is not worth integrating over the scales after it
 LOST_DIGITS = 1e4  # posterior sds: this far from a reference a sum of squares has lost half of its digits
 STALLING = 0.9  # four rounds of which the shortest moves more than this share of the longest come no nearer
+TURNING = -0.5  # cosine of two steps, in posterior sds, below which the second one goes back
+LONGEST_LOG = 2.0  # step of a log mean: from far below a whole Newton step lands at the exponential of where it should
 NUTS_ROUNDS = 3
 NUTS_TOLERANCE = 0.05
 
@@ -38,7 +40,8 @@ class RoundsState(NamedTuple):
     """What the next round needs. ``moments`` are those of prior times all ``sites`` (or of the anchor, before any).
 
     Only where an own parameter of the likelihood moved far is their mean between the last round's and that.
-    ``is_integrated``: the hyperparameters are integrated out of them, and will be from now on.
+    ``is_integrated``: the hyperparameters are integrated out of them, and will be from now on. ``step``: of the means in the last round,
+    in posterior sds, (D,); ``along``: cosine of that with the one before.
     """
 
     moments: Moments
@@ -46,6 +49,8 @@ class RoundsState(NamedTuple):
     sites: tuple[Site, ...]
     move: float
     is_integrated: bool = True
+    step: np.ndarray = np.empty(0)
+    along: float = 1.0
 
 
 class RoundInfo(NamedTuple):
@@ -74,7 +79,7 @@ def _anchor_on(hierarchy: Hierarchy, tree: Tree, coefficients: np.ndarray | slic
     first = families.start(hierarchy.family, hierarchy.model.coding.outcome)
     constant = hierarchies.constant_of(hierarchy.model)
     for block in hierarchy.model.fixed:
-        if block.is_intercept or block.is_own or (hierarchy.family.has_residual_scale and block is constant):
+        if block.is_intercept or block.is_own or block is constant:
             mean[block.coefficients] = first[block.predictor]
     sd = np.full(len(mean), ANCHOR_SD * min(1.0, hierarchy.spread))  # outliers may have made the spread large
     sd[[place for block in hierarchy.model.fixed if block.is_own for place in block.coefficients]] = ANCHOR_SD
@@ -135,10 +140,17 @@ def step(
             if not state.sites or hierarchy.family.is_log_concave or damping <= MIN_DAMPING:
                 raise
             damping /= 2
-    moves = _moves(hierarchy, state.moments, moments)
-    where = int(np.argmax(moves))
-    info = RoundInfo(float(moves[where]), where, damping, mode)
-    return RoundsState(_within_reach(hierarchy, state.moments, moments), mode, sites, info.move, is_integrated), info
+    steps = _steps(hierarchy, state.moments, moments)
+    where = int(np.argmax(np.abs(steps)))
+    info = RoundInfo(float(np.abs(steps[where])), where, damping, mode)
+    reached = _within_reach(hierarchy, state.moments, moments)
+    return RoundsState(reached, mode, sites, info.move, is_integrated, steps, _cosine(state.step, steps)), info
+
+
+def _cosine(before: np.ndarray, after: np.ndarray) -> float:
+    """Of two steps; 1 where there is no other to compare with."""
+    length = float(np.linalg.norm(before) * np.linalg.norm(after)) if len(before) else 0.0
+    return float(before @ after) / length if length > 0 else 1.0
 
 
 def _merge_for_next(
@@ -153,28 +165,30 @@ def _merge_for_next(
     mode = scale_proposal.find_mode(hierarchy, natural, state.psi)
     if not state.is_integrated:
         moments = combiner.conditional_moments(hierarchy, natural, mode)
-        if FAR < _moves(hierarchy, state.moments, moments).max() < state.move:
+        if FAR < np.abs(_steps(hierarchy, state.moments, moments)).max() < state.move:
             return mode, moments, False
     proposal = scale_proposal.around(hierarchy, natural, mode, threads)
     return mode, combiner.moments(hierarchy, natural, proposal, threads=threads), True
 
 
-def _moves(hierarchy: Hierarchy, before: Moments, after: Moments) -> np.ndarray:
+def _steps(hierarchy: Hierarchy, before: Moments, after: Moments) -> np.ndarray:
     """How far every mean moved, in posterior sds, shape (D,)."""
-    moves = np.abs(after.mean - before.mean) / np.sqrt(after.covariance[hierarchy.model.tree.diagonal])
-    moves[hierarchy.model.is_padding] = 0.0
-    return moves
+    steps = (after.mean - before.mean) / np.sqrt(after.covariance[hierarchy.model.tree.diagonal])
+    steps[hierarchy.model.is_padding] = 0.0
+    return np.asarray(steps)
 
 
 def _within_reach(hierarchy: Hierarchy, before: Moments, after: Moments) -> Moments:
-    """The new moments, their mean no further away than ``LARGEST_STEP`` in any own parameter of the likelihood.
+    """The new moments, their mean no further away than ``LARGEST_STEP`` in any own parameter of the likelihood, ``LONGEST_LOG`` in a log mean.
 
-    From far away a Newton step in a log dispersion can land where the likelihood has no digits left.
+    From far away a Newton step in a log dispersion can land where the likelihood has no digits left, and one in a log rate at rates of e^20.
     """
-    own = [place for block in hierarchy.model.fixed if block.is_own for place in block.coefficients]
     step = after.mean - before.mean
-    longest = float(np.abs(step[own]).max(initial=0.0))
-    return after if longest <= LARGEST_STEP else after._replace(mean=before.mean + LARGEST_STEP / longest * step)
+    longest = 1.0
+    for block in hierarchy.model.fixed:
+        limit = LARGEST_STEP if block.is_own else LONGEST_LOG if hierarchy.family.link == "log" else np.inf
+        longest = max(longest, float(np.abs(step[block.coefficients]).max(initial=0.0)) / limit)
+    return after if longest == 1.0 else after._replace(mean=before.mean + step / longest)
 
 
 class Schedule(NamedTuple):
@@ -188,7 +202,7 @@ class Schedule(NamedTuple):
 
 
 class Round(NamedTuple):
-    """How a round fits its sites (``vi``, ``laplace`` or ``nuts``), its damping, and, once it is over, its move.
+    """How a round fits its sites (``vi``, ``laplace`` or ``nuts``), its damping, and, once it is over, its move and ``RoundsState.along``.
 
     ``convex``: with positive curvatures only, towards the posterior of a likelihood that is not log-concave.
     """
@@ -197,12 +211,14 @@ class Round(NamedTuple):
     damping: float
     move: float = np.inf
     convex: bool = False
+    along: float = 1.0
 
 
 def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
     """The round to run after those in ``history``; None when the posterior has stopped moving or rounds are used up.
 
-    A round that moved further than the one before halves the step of the next, and so do four that hardly come nearer (to and fro). Where the likelihood is not log-concave
+    A round that moved further than the one before halves the step of the next, and so do four that hardly come nearer and of which the last
+    went back where the one before came from (to and fro; slow progress in one direction is left alone). Where the likelihood is not log-concave
     rounds are convex until one has moved less than ``NEAR``. NUTS starts where variational rounds have settled, so that
     every shard has a cavity, and runs a few rounds, which move the means by little but noise.
     """
@@ -221,7 +237,8 @@ def next_round(schedule: Schedule, history: Sequence[Round]) -> Round | None:
     if unsettled and not exact_sites and len(history) < schedule.max_rounds:
         diverging = len(history) > 1 and last.move > 1.0 and last.move > history[-2].move
         moves = [r.move for r in history[-4:]]
-        to_and_fro = len(moves) == 4 and all(r.damping == last.damping for r in history[-4:]) and min(moves) > STALLING * max(moves)
+        stalls = len(moves) == 4 and all(r.damping == last.damping for r in history[-4:]) and min(moves) > STALLING * max(moves)
+        to_and_fro = stalls and last.along < TURNING
         damping = max(last.damping / 2, MIN_DAMPING) if diverging or to_and_fro else last.damping
         return Round(base, damping, convex=has_modes and last.move > NEAR)
     return Round("nuts", schedule.damping) if schedule.method == "nuts" and not exact_sites else None

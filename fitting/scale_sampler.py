@@ -2,13 +2,15 @@
 
 A split Student t around the mode (`fitting.scale_proposal`) has two faults. A scale that the data hardly tell from zero has an
 exponential tail on the log line, which a t with its own width does not; and scales that explain the same variation (age, race, and
-age by race) are not independent in any axes. So
+age by race) are not independent in any axes. Those of the Hessian are wrong ones, too: it is each log scale by itself that has the long
+tail, and a tail that is oblique to the axes is missed. So the axes are the hyperparameters themselves, in posterior sds, and
 
-* along each axis the log density is looked up at a few points and interpolated, with exponential tails beyond the last ones;
+* along each axis (the others where a Gaussian has them) the log density is looked up at a few points and interpolated, with
+  exponential tails beyond the last ones;
 * at pilot points from the product of these profiles, flattened, the log ratio of target and product is smoothed by Gaussian-process
   regression with functions of one axis and of every pair of axes (its *tilt*);
 * candidates come from the profiles with the tilt averaged over the other axes, and are thinned by what is left of it. A share of the
-  t stays in the mixture.
+  t, as wide as these profiles, stays in the mixture.
 
 Everything is in tables along the axes, so that a candidate costs no factorisation. Proposals are independent and their density is
 known; each is weighted by the exact density over its own: a poor fit costs effective draws, never correctness. Pilots are Sobol
@@ -28,21 +30,21 @@ from fitting.in_order import in_order
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 
-PILOTS = 4, 64, 512  # times the square of the number of hyperparameters, at least, at most
+PILOTS = 3, 64, 512  # times the square of the number of hyperparameters, at least, at most
 KNOTS = np.array([-9.0, -6.0, -4.0, -2.5, -1.5, -0.7, 0.0, 0.7, 1.5, 2.5, 4.0, 6.0])  # in sds of an axis
 ENDS = np.linspace(-14.0, 14.0, 2801)  # of the cells of a table
 STEP = float(ENDS[1] - ENDS[0])
 MIDDLES = 0.5 * (ENDS[1:] + ENDS[:-1])
 MIN_SLOPE = 0.3  # of a log tail, per sd of the axis
 DEEPEST = -60.0
-FLATTER = 0.75  # power of the profiles that pilots are drawn from
+FLATTER = 0.6  # power of the profiles that pilots are drawn from
 AMPLITUDE, LENGTH, NOISE, TAIL_NOISE = 1.0, 2.5, 0.05, 0.02  # of the log ratio, in quantiles of a normal
 CENTRES = np.linspace(-3.5, 3.5, 6)
 EDGES = np.linspace(-3.0, 3.0, 11)  # of the cells that the tilt is averaged in, in quantiles of a normal
 LOWEST, FLOOR = -1.5, -10.0  # of what is left of the tilt, and of the log ratio at a pilot
 CANDIDATES, POOL = 4096, 16384
 MIN_RATE = 0.01
-SHARE_OF_T = 0.05  # of all proposals: where the tilt is wrong the t bounds the weights
+SHARE_OF_T = 0.1  # of all proposals: where the tilt is wrong the t bounds the weights
 
 
 class Learned(NamedTuple):
@@ -51,7 +53,7 @@ class Learned(NamedTuple):
     The tilt is ``constant + line f + f' pairs f``; what the marginals do not have of it is cut at ``top``.
     """
 
-    proposal: Proposal
+    proposal: Proposal  # axes are those of psi
     profiles: np.ndarray
     marginals: np.ndarray
     features: np.ndarray
@@ -69,8 +71,10 @@ def learn(hierarchy: Hierarchy, sites: Natural, proposal: Proposal, threads: int
     def log_densities(points: np.ndarray) -> np.ndarray:
         return np.array(list(in_order(lambda p: scale_marginal.log_density(hierarchy, sites, p), points, threads)))
 
-    size = hierarchy.size
-    along = log_densities(np.array([proposal.mode + knot * axis for axis in proposal.axes.T for knot in KNOTS]))
+    size, covariance = hierarchy.size, proposal.axes @ proposal.axes.T
+    sd = np.sqrt(np.diagonal(covariance))
+    proposal = proposal._replace(axes=np.diag(sd), widths=np.ones((2, size)))
+    along = log_densities(np.array([proposal.mode + knot * path for path in covariance / sd[:, None] for knot in KNOTS]))
     profiles = np.array([_profile(row) for row in along.reshape(size, -1)])
     features = np.array([_features(profile) for profile in profiles])
     nothing = np.zeros(size * len(CENTRES))
@@ -94,6 +98,8 @@ def _learned_from(learned: Learned, flatter: np.ndarray, z: np.ndarray, ratio: n
         y = np.maximum(ratio[known] - np.median(ratio[known]), FLOOR)
         learned = _regress(learned, _of_cells(learned.features, _cells(z[known])), y)
         learned = _average(learned, flatter, _cells(_positions(flatter, pool)))
+    ends = np.abs(_positions(learned.marginals, np.repeat([[0.975], [0.025]], z.shape[1], axis=1)))
+    learned = learned._replace(proposal=learned.proposal._replace(widths=np.clip(ends / 2.0, 1.0, 5.0)))
     rest = _rest(learned, _cells(_positions(learned.marginals, pool)))
     for share in (1.0, 0.9995, 0.995, 0.98, 0.9):  # what lies above is cut
         top = float(np.quantile(rest, share))

@@ -135,6 +135,7 @@ def judge(config: AuditConfig, evidence: Evidence) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "verdict": gates.verdict(messages),
+        "verdicts": gates.verdicts(messages),
         "gates": found,
         "total": {
             "num_draws": len(total), "log_ratio_sd": number(spread), "log_ratio_sd_uncorrected": number(raw),

@@ -40,6 +40,7 @@ from fitting.tree import Restriction
 
 MANY_COEFFICIENTS = 10_000  # from here on weights are local, where those of all shards together vary too much
 COEFFICIENTS_OF_LIMITS = 3_500  # of the nations that the limits of log_ratio_sd were set on (docs/design/audit-gates.md)
+RELIABLE_K_HAT, NOISY_K_HAT = 0.7, 0.1  # up to which weights correct (Vehtari et al. 2024), and the sd of log ratios too even to tell
 READABLE_SPREAD = 0.5  # below this sd of the log ratio Pareto k is noise (design notes: 0.1 to 0.55 at an sd of 0.03)
 NUM_WORST = 20
 R_HAT_WARN, R_HAT_FAIL = 1.02, 1.05
@@ -169,13 +170,13 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess
             limits=(config.warn_above.score, config.fail_above.score),
         )
     else:
-        judged = _comparable(evidence)
-        worst = int(np.argmax(judged))
-        place = f"{names[worst]}, {_origin(evidence)}"
+        judged = np.where(real, _comparable(evidence), 0.0)
+        is_known = bool(np.isfinite(judged).all())
+        worst = int(np.argmax(judged)) if is_known else -1
         gate(
             "score",
-            float(judged[worst]),
-            place,
+            float(judged[worst]) if is_known else np.inf,
+            f"{names[worst]}, {_origin(evidence)}" if is_known else "all shards together, could not be computed",
             "largest error of a mean that more rounds would correct, in posterior sds",
             "run more rounds (fit.rounds); if it stays, look at the shard's data and its site",
         )
@@ -186,7 +187,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess
             float(sure[skewed]) if np.isfinite(sure).any() else float("inf"),
             str(names[skewed]) if np.isfinite(sure).any() else "all shards together",
             "largest error of a mean that importance weights see beyond their Monte Carlo error, in posterior sds",
-            "use fit.method: nuts or exact; check the level for separation or very few answers",
+            "use fit.method: nuts; where the level has few answers, exact; check it for separation",
             limits=limits,
         )
         loudest = int(np.argmax(spreads))
@@ -308,8 +309,8 @@ def _of_scales(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, mi
         how = f"{meaning} ({names[worst]} drawn {errors.mean[worst]:.3g} ± {errors.sd[worst]:.2g}, about {errors.corrected_mean[worst]:.3g} ± {errors.corrected_sd[worst]:.2g} by the likelihood)"
         found.append(gates.gate(
             name, float(sure[worst]), (warn, getattr(config.fail_above, name)), where or names[worst], how if above else meaning,
-            "groups have too few outcomes for Gaussian sites: fit.method: exact is right (nuts has the same error); "
-            "or fewer, larger groups",
+            "groups have too few outcomes for Gaussian sites, which fit.method: nuts does not cure (it samples by shard): fit.method: exact, "
+            "which takes all data in the memory of one machine; or fewer, larger groups",
         ))  # fmt: skip
     return found
 
@@ -336,7 +337,8 @@ def _comparable(evidence: Evidence) -> np.ndarray:
     """
     errors, weights = np.abs(evidence.score.total), evidence.importance
     was_sampled = bool(evidence.rounds) and evidence.rounds[-1].get("method") == "nuts"
-    if not was_sampled or not weights.log_ratio_sd <= RELIABLE:
+    can_be_read = weights.log_ratio_sd <= NOISY_K_HAT or weights.k_hat <= RELIABLE_K_HAT
+    if not was_sampled or not (weights.log_ratio_sd <= RELIABLE and can_be_read):
         return errors
     return np.minimum(errors, np.abs(weights.shift) + 3.0 * weights.shift_mcse)
 

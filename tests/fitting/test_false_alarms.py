@@ -49,10 +49,28 @@ def test_one_shard_is_compared_with_nobody(cells_of):
 
 def test_rounds_to_and_fro_are_damped_and_steady_ones_are_not():
     schedule = Schedule("vi", 20, 0.01, 1.0, families.make("binomial"))
-    to_and_fro = [Round("vi", 1.0, move) for move in (0.4, 0.41, 0.4, 0.405)]
-    assert rounds.next_round(schedule, to_and_fro).damping == 0.5
-    steady = [Round("vi", 1.0, move) for move in (0.4, 0.3, 0.2, 0.15)]
-    assert rounds.next_round(schedule, steady).damping == 1.0
+    moves = (0.4, 0.41, 0.4, 0.405)
+    assert rounds.next_round(schedule, [Round("vi", 1.0, move, along=-0.99) for move in moves]).damping == 0.5
+    assert rounds.next_round(schedule, [Round("vi", 1.0, move, along=0.99) for move in moves]).damping == 1.0
+    nearer = [Round("vi", 1.0, move, along=-0.99) for move in (0.4, 0.3, 0.2, 0.15)]
+    assert rounds.next_round(schedule, nearer).damping == 1.0
+
+
+def test_a_step_knows_whether_it_goes_on_or_back(cells_of):
+    """Sites shifted by the same amount each time, and to and fro, of a model whose posterior follows them."""
+    cells = cells_of({"x": np.tile([0.0, 1.0], 100)}, np.tile([0.0, 1.0, 1.0, 1.0, 0.0], 40))
+    run = in_memory.fit(cells, "y ~ 1 + x", num_draws=5)
+
+    def alongs(shifts):
+        state, found = rounds.init(run.hierarchy), []
+        for shift in shifts:
+            moved = [site._replace(shift=site.shift + shift) for site in run.sites]
+            state, _ = rounds.step(run.hierarchy, state, run.restrictions, moved)
+            found.append(state.along)
+        return found[2:]
+
+    assert alongs([0.0, 1.0, 2.0, 3.0]) == pytest.approx([1.0, 1.0])
+    assert alongs([0.0, 1.0, 0.0, 1.0]) == pytest.approx([-1.0, -1.0])
 
 
 def test_a_damped_round_has_settled_only_if_a_whole_one_would_have():
@@ -109,11 +127,30 @@ def test_weights_that_say_nothing_blame_nobody(cells_of, monkeypatch):
     assert (shift["status"], shift["where"]) == ("fail", "all shards together")
 
 
-@pytest.mark.parametrize(("method", "spread", "expected"), [("nuts", 0.4, 0.08), ("vi", 0.4, 0.4), ("nuts", 3.0, 0.4)])
-def test_sampled_sites_are_judged_by_weights_where_these_can_be_read(method, spread, expected):
+def test_a_score_that_is_no_number_fails_and_blames_nobody(cells_of, monkeypatch):
+    cells = cells_of({"x": np.tile([0.0, 1.0], 100)}, np.tile([0.0, 1.0, 1.0, 1.0, 0.0], 40))
+    run = in_memory.fit(cells, "y ~ 1 + x", num_draws=50)
+    honest = audit.score
+
+    def unknown(*arguments, **options):
+        return honest(*arguments, **options)._replace(total=np.full(2, np.nan))
+
+    monkeypatch.setattr(verdict, "score", unknown)
+    result = in_memory.audit(run)
+    score = next(g for g in result["gates"] if g["name"] == "score")
+    assert (score["status"], score["where"]) == ("fail", "all shards together, could not be computed")
+
+
+@pytest.mark.parametrize(
+    ("method", "spread", "k_hat", "expected"),
+    [("nuts", 0.4, 0.3, 0.08), ("vi", 0.4, 0.3, 0.4), ("nuts", 3.0, 0.3, 0.4), ("nuts", 0.3, 1.1, 0.4), ("nuts", 0.03, 0.9, 0.08)],
+)
+def test_sampled_sites_are_judged_by_weights_where_these_can_be_read(method, spread, k_hat, expected):
     """Variational sites made afresh differ from sampled ones, rightly, at a level without a failure."""
     evidence = SimpleNamespace(
         score=SimpleNamespace(total=np.array([-0.4, 0.02])), rounds=[{"method": method}],
-        importance=SimpleNamespace(log_ratio_sd=spread, shift=np.array([0.05, 0.0]), shift_mcse=np.array([0.01, 0.01])),
+        importance=SimpleNamespace(
+            log_ratio_sd=spread, k_hat=k_hat, shift=np.array([0.05, 0.0]), shift_mcse=np.array([0.01, 0.01])
+        ),
     )  # fmt: skip
     assert verdict._comparable(evidence).max() == pytest.approx(expected)

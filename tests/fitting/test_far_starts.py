@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting import in_memory
+from fitting import in_memory, rounds
 from fitting.errors import ModelError
 
 FORMULA = "y ~ 1 + female + (1 | state)"
@@ -49,3 +49,31 @@ def test_one_value_in_all_rows_has_no_spread_to_model():
     cells = numbers(0.0) | {"y": np.ones(300)}
     with pytest.raises(ModelError, match="one value in all rows"):
         in_memory.fit(cells, FORMULA, family="student_t")
+
+
+def counts(rates, exposure):
+    """2,000 rows of counts for two levels, and the logs of the levels' rates."""
+    x = np.arange(2000) % 2
+    y = np.random.default_rng(1).poisson(np.array(rates)[x] * exposure).astype(float)
+    cells = {"f": np.array(["a", "b"])[x], "x": x.astype(float), "num_trials": np.ones(2000), "sum_y": y}
+    return cells | {"sum_exposure": np.full(2000, exposure)}, np.log(np.bincount(x, y) / (1000 * exposure))
+
+
+@pytest.mark.parametrize(("rates", "exposure"), [((1.0, 20.0), 1.0), ((100.0, 2000.0), 0.01), ((0.05, 300.0), 1.0)])
+@pytest.mark.parametrize("formula", ["y ~ 0 + f", "y ~ 0 + x"])
+def test_rates_far_from_one_without_an_intercept(formula, rates, exposure):
+    """Rates of levels by themselves are the levels' totals over their exposures: closed form up to the skewness of so many counts."""
+    cells, expected = counts(rates, exposure)
+    run = in_memory.fit(cells, formula, family="poisson", chosen_priors={"b": "normal(0, 100)"}, num_draws=100)
+    sd = np.sqrt(run.moments.covariance[run.hierarchy.model.tree.diagonal])
+    assert np.all(np.abs(run.moments.mean - expected[-len(sd) :]) < 0.15 * sd)
+    assert run.moves[-1] < 0.01
+    assert in_memory.audit(run)["verdict"] == "pass"
+
+
+def test_a_whole_step_from_a_start_far_below_is_the_fault(monkeypatch):
+    """The broken twin, whose first step in a log rate goes as far as Newton's method says."""
+    monkeypatch.setattr(rounds, "LONGEST_LOG", np.inf)
+    cells, expected = counts((0.05, 300.0), 1.0)
+    run = in_memory.fit(cells, "y ~ 0 + x", family="poisson", chosen_priors={"b": "normal(0, 100)"}, num_draws=10)
+    assert abs(run.moments.mean[0] - expected[1]) > 1.0

@@ -107,6 +107,7 @@ def test_locals_are_redrawn_from_their_exact_distribution(normal_run, assert_mom
 def test_audit_of_an_exact_merge_passes_and_states_the_error_of_its_estimate(normal_run):
     total = normal_run[1].audit["total"]
     assert normal_run[1].audit["verdict"] == "pass"
+    assert normal_run[1].audit["verdicts"] == {"data": "pass", "computation": "pass", "model": "pass"}
     assert total["log_ratio_mcse"] > 0  # L_s is estimated where there are locals
     assert abs(total["log_ratio_sd_uncorrected"] - total["log_ratio_mcse"]) < 0.3 * total["log_ratio_mcse"]
 
