@@ -10,6 +10,7 @@ Tables of the scratch database (columns are numbered, so that no name of a user 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -30,6 +31,9 @@ from sharding.privacy import Pseudonyms
 from sharding.rows import RowIdentity, RowSource
 from sharding.sources import Sources
 from sharding.sql import Bind, quoted
+
+MIN_TOLD = 10
+"""Rows that have to share a value of an outcome for it to be told in an error."""
 
 
 class CellTable:
@@ -175,6 +179,26 @@ class CellTable:
             if numbers is not None:
                 found[column.name] = self._coding_of_levels(column, numbers)
         return found
+
+    def check_codes(self, quarantined: Mapping[str, int]) -> None:
+        """Refuse an outcome of two values other than 0 and 1 with the line that says which is a success."""
+        part = self._outcome.parts[0]
+        if not self._outcome.is_binary or self._outcome.levels is not None or not any(
+            quarantined.get(f"{part.name}:{rule}") for rule in ("not_a_number", "not_0_or_1")
+        ):  # fmt: skip
+            return
+        bind = Bind()
+        label = label_sql(quoted(part.source), part.kind)
+        scan = self._rows.sources.scan(bind, [part.source])
+        known = f"label <> '' AND NOT list_contains({bind(list(part.markers))}::VARCHAR[], label)"
+        query = f"SELECT label, count(*) FROM (SELECT {label} AS label FROM ({scan})) WHERE {known} GROUP BY 1 LIMIT 3"
+        found = sorted(self._execute(query, bind))
+        if len(found) == 2 and min(count for _, count in found) >= MIN_TOLD:
+            listed = ", ".join(json.dumps(text, ensure_ascii=False) for text, _ in found)
+            raise ContractError(
+                self._outcome.where, f"the values {found[0][0]!r} and {found[1][0]!r} in {part.name!r}", "0 and 1",
+                f"Name the value that is a failure, then the one that is a success: data.columns.{part.name}.levels: [{listed}], or the other way round."
+            )  # fmt: skip
 
     def sampled_sql(self, sources: Sources, bind: Bind) -> str:
         """Return SQL of the rows of ``sources`` that keep the contract: their ``file``, raw keys, numbers, and values of the outcome."""

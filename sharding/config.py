@@ -56,12 +56,14 @@ class ColumnConfig(Frozen):
     """The contract of one column. What is not said is decided from the data, once, globally."""
 
     type: Literal["factor", "numeric"] | None = Field(
-        default=None, description="Default: grouping columns and text are factors, numbers and booleans numeric; a number that groups is "
+        default=None, description="Default: grouping columns, text and booleans are factors, numbers numeric; a number that groups is "
         "a number where the formula has it before a bar. In CSV a column "
         "is numeric if every value is a number without leading zeros, a factor if none is, and otherwise an error."
     )  # fmt: skip
     source: Name | None = Field(default=None, description="Name of the column in the files, where it differs.")
-    levels: tuple[Label, ...] | None = Field(default=None, min_length=1, description="Allowed levels, in order.")
+    levels: tuple[Label, ...] | None = Field(
+        default=None, min_length=1, description="Allowed levels, in order. Of an outcome of two values: the failure, then the success."
+    )  # fmt: skip
     reference: Label | None = Field(default=None, description="Reference level; default: the first.")
     missing: Literal["quarantine", "error", "level"] | None = Field(
         default=None, description="Rows with a missing value: left out of fit and population and counted (R's na.omit, with a "

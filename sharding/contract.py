@@ -102,7 +102,7 @@ def resolve_column(
         If the column's uses, its declaration and the way it is stored contradict each other.
     """
     config = data.column(name)
-    is_number = kind in ("integer", "float", "boolean")
+    is_number = kind in ("integer", "float")
     is_both = None if is_text and config.type is None else kind in ("integer", "float") or config.type == "numeric"
     is_both = False if config.type == "factor" or config.levels is not None else is_both
     column = ModelColumn(

@@ -22,6 +22,7 @@ from sharding import (
     accounting,
     cleaned_rows,
     frozen,
+    ineffective,
     noting,
     plan,
     privacy,
@@ -135,6 +136,7 @@ def ingest(
         codings = cells.encode()
         quarantine = cells.quarantined()
         undeclared.check(_undeclared(data, cells, quarantine), rows_grouped)
+        cells.check_codes(quarantine)
         reasons.check(quarantine)
         num_cells = cells.num_good_cells()
         if num_cells == 0:
@@ -144,8 +146,9 @@ def ingest(
         seen = noting.of_cells(connection, cells, codings, rows.outcome)
         sample = Sample(connection, cells, found, scratch)
         of_files, scales = noting.OfFiles(connection, cells, rows.outcome).look(sample, found, coding)
+        unused = ineffective.unused(data, asked.names, [] if shards.column is None else [shards.column])
         dictionary = _describe(cells, codings, group_columns, coding)
-        dictionary = replace(dictionary, notes=(*seen, *of_files), scales=scales)
+        dictionary = replace(dictionary, notes=(*seen, *of_files, *unused), scales=scales)
         planned, order = _plan(cells, dictionary, shards, seed, num_cells, coding)
         if [storage.fingerprint(file.url) for file in found.files] != before:
             raise SourceError("data.source", "files that changed during ingest", "files at rest", "Run ingest again.")

@@ -124,7 +124,7 @@ def messages(dictionary: Dictionary) -> list[dict[str, str]]:
     """Return the notes as the audit's messages: a warning where a value is likely to be none, else information."""
     return [
         {
-            "severity": "info" if note.kind == "joined" else "warn", "about": "data", "where": f"data.columns.{note.column}", "what": note.what, "do": note.do,
+            "severity": "info" if note.kind in ("joined", "unused") else "warn", "about": "data", "where": f"data.columns.{note.column}", "what": note.what, "do": note.do,
         }
         for note in dictionary.notes
     ]  # fmt: skip

@@ -78,6 +78,11 @@ class Outcome:
         return self.parts[-1].name == "trials"
 
     @property
+    def is_binary(self) -> bool:
+        """Whether it is one column of failures and successes; ``levels`` are their names, if they are declared."""
+        return self.kind == "binomial" and len(self.parts) == 1
+
+    @property
     def cell_keys(self) -> list[str]:
         """The values (``y0``, ``y1``) that rows of one cell have in common, where sums of them are not sufficient."""
         return [f"y{i}" for i in range(len(self.parts))] if self.kind.startswith("keyed_") else []
@@ -105,7 +110,10 @@ def resolve_outcome(data: DataConfig, kind: OutcomeKind, sources: Sources, reaso
         )  # fmt: skip
     ordered = list(pair) if pair is not None and len(columns) == 2 else list(columns)
     label = ordered[0] if len(ordered) == 1 else "outcome"
-    levels = data.column(label).levels if kind == "category" else None
+    is_binary = kind == "binomial" and len(ordered) == 1
+    levels = data.column(label).levels if kind == "category" or is_binary else None
+    if is_binary and levels is not None and len(levels) != 2:
+        raise ContractError(f"data.columns.{label}.levels", f"{len(levels)} levels", "two: the failure, then the success", "Name these two.")
     if levels is not None and len(levels) > MAX_CATEGORIES:
         raise too_many_categories(f"data.columns.{label}.levels", str(len(levels)))
     expected, names = _rules(kind, ordered, label, levels)
@@ -172,7 +180,8 @@ def _rules(
         expected = "a whole number from 0 on as count, and a finite exposure above 0"
         return expected, (*numbers, "negative", "not_whole", "exposure_not_positive")
     if kind == "binomial":
-        return f"{label} 0, 1 or missing", ("not_a_number", "not_0_or_1")
+        shown = "0, 1" if levels is None else " or ".join(map(repr, levels))
+        return f"{label} {shown} or missing", ("not_a_number", "not_0_or_1")
     if kind in ("count", "keyed_count"):
         return f"{label} a whole number from 0 on or missing", (*numbers, "negative", "not_whole")
     if kind == "category":
@@ -260,11 +269,18 @@ def people_sql(outcome: Outcome, bind: Bind) -> str:
 
 
 def _value_sql(outcome: Outcome, part: Part, bind: Bind) -> tuple[str, str]:
-    """As :func:`number_sql`; a category is its label, and no key of a cell is a negative zero."""
-    if outcome.kind == "category":
+    """As :func:`number_sql`; a category is its label, true and false are a binary outcome, and no key of a cell is a negative zero."""
+    if outcome.kind == "category" or (outcome.is_binary and outcome.levels is not None):
         label = label_sql(quoted(part.source), part.kind)
-        return label, f"({label} IS NOT NULL AND NOT list_contains({bind(list(part.markers))}::VARCHAR[], {label}))"
+        given = f"({label} IS NOT NULL AND NOT list_contains({bind(list(part.markers))}::VARCHAR[], {label}))"
+        if outcome.kind == "category" or outcome.levels is None:
+            return label, given
+        failure, success = (f"{bind(level)}::VARCHAR" for level in outcome.levels)
+        return f"(CASE {label} WHEN {failure} THEN 0.0::DOUBLE WHEN {success} THEN 1.0::DOUBLE END)", given
     value, given = number_sql(quoted(part.source), part.kind, part.markers, bind)
+    if outcome.is_binary and part.kind == "text":
+        word = f"lower(trim({quoted(part.source)}))"
+        value = f"coalesce({value}, CASE {word} WHEN 'true' THEN 1.0::DOUBLE WHEN 'false' THEN 0.0::DOUBLE END)"
     if outcome.cell_keys:
         value = f"(CASE WHEN {value} = 0 THEN 0.0::DOUBLE ELSE {value} END)"
     return value, given

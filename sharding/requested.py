@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sharding import cell_statistics, contract, privacy, sources
+from sharding import cell_statistics, contract, ineffective, privacy, sources
 from sharding.config import DataConfig, ShardsConfig
 from sharding.contract import ModelColumn, Reasons
 from sharding.errors import PlanError
@@ -43,6 +43,7 @@ def columns(
     names = tuple(dict.fromkeys([*factor_columns, *predictor_columns, *outside]))
     contract.check_names([*names, *data.outcome_columns])
     contract.check_names(names, cell_statistics.reserved_names(outcome_kind))
+    ineffective.check(data, outcome_kind, names)
     needed = _needed(data, shards, names)
     declared = for_ingest.declared_kinds(data, list(needed))
     privacy.check_columns(_kept(data, names), data.privacy.allow, source_name=data.source_name, declared=declared)

@@ -262,6 +262,16 @@ def _(folder: Path) -> None:
     refused(run(folder, None, 'model.priors={"1|race": {structure: random_walk}}'), "levels: [")
 
 
+@row("An outcome of two values other than 0 and 1, or true and false (1 and 2, yes and no)")
+def _(folder: Path) -> None:
+    columns = line.voters(NUM)
+    coded = columns | {"voted": [["no", "yes"][value] for value in columns["voted"]]}
+    refused(run(folder, coded), 'data.columns.voted.levels: ["no", "yes"]')
+    assert run(folder, coded, "data.columns.voted.levels=[no, yes]").code == 0
+    (mean,) = pq.read_table(folder / "run" / "estimates" / "all.parquet")["raw_mean"].to_pylist()
+    assert mean == pytest.approx(sum(columns["voted"]) / NUM)
+
+
 # ---- odd ----
 
 

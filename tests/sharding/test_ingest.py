@@ -215,7 +215,7 @@ def test_successes_and_trials(helpers: Any, tmp_path: Path) -> None:
     assert helpers.totals(helpers.read_cells(report), ["state"], SUMS) == {("a",): (6, 6, 3), ("b",): (7, 0, 0)}
 
 
-def test_numbers_as_factors_booleans_as_numbers_and_hive_paths(helpers: Any, tmp_path: Path) -> None:
+def test_numbers_and_booleans_as_factors_and_hive_paths(helpers: Any, tmp_path: Path) -> None:
     for state in ("01", "02"):
         (tmp_path / f"in/state={state}").mkdir(parents=True)
         table = pa.table(
@@ -228,7 +228,7 @@ def test_numbers_as_factors_booleans_as_numbers_and_hive_paths(helpers: Any, tmp
     )  # fmt: skip
     assert report.dictionary.factors["state"].levels == ("01", "02")
     assert report.dictionary.factors["precinct"].levels == ("2", "10", "(missing)")
-    assert report.dictionary.numerics["union"].binary
+    assert report.dictionary.factors["union"].levels == ("false", "true")
     assert report.dictionary.outcome.num_known == 4
 
 
