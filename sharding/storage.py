@@ -370,7 +370,19 @@ def list_files(pattern: str) -> list[str]:
     else:
         _refuse_special(fs, path)
         found = [path] if kind is not None else []
+        if pattern.startswith(("http://", "https://")) and found:
+            _require_ranges(pattern)
     return sorted(name if isinstance(fs, LocalFileSystem) else _url_of(fs, name, pattern) for name in found)
+
+
+def _require_ranges(url: str) -> None:
+    """See that a web server gives parts of a file: columns and blocks are read, not wholes."""
+    fs, path = resolve(url)
+    if len(ask(url, lambda: fs.cat_file(path, start=0, end=1))) > 1:
+        raise StorageError(
+            repr(url), "a server that sends the whole file when asked for a part", "one that knows ranges",
+            "Download the file, and give its path, or put it on an object store."
+        )  # fmt: skip
 
 
 def _is_file(fs: fsspec.AbstractFileSystem, name: str, info: dict[str, Any]) -> bool:
