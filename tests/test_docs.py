@@ -146,3 +146,9 @@ def test_every_public_name_of_the_mathematics_says_what_it_is():
         silent += without_docstring(tree.body, f"{name}: ")
     assert len(modules) > 50
     assert silent == []
+
+
+def test_the_tests_that_the_page_of_attacks_names_exist():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of("docs/attacks.md"))
+    assert len(named) > 15
+    assert [name for file, name in named if f"def {name}(" not in (ROOT / file).read_text()] == []
