@@ -24,6 +24,7 @@ MIN_OTHERS, FAR = 9, 3.0
 """A spike lies this many ranges of the rest from it, and the rest has this many values at that end: a predictor of a few groups has none."""
 NUM_EXTREMES = max(len(NEGATIVE), len(POSITIVE)) + MIN_OTHERS + 1
 MAX_SHOWN = 3
+MAX_DIGITS = 1000
 
 Counts = Sequence[tuple[float, int]]
 """Values with their numbers of rows."""
@@ -104,7 +105,7 @@ def of_levels(column: str, rows_by_level: Mapping[str, int], num_joined: int, nu
     if doubled:
         count = sum(rows_by_level[level] for levels in doubled for level in levels[1:])
         shown = "; ".join(", ".join(map(repr, levels)) for levels in doubled[:MAX_SHOWN])
-        what = f"{len(doubled):,} level(s) in several spellings that differ in case, blanks or Unicode form ({shown}{'; ...' if len(doubled) > MAX_SHOWN else ''})"
+        what = f"{len(doubled):,} level(s) in several spellings that differ in case, blanks, Unicode form or as one number is written ({shown}{'; ...' if len(doubled) > MAX_SHOWN else ''})"
         notes.append(Note(column, "doubled", count, count / num_rows, what, "If they are the same, write them alike in the file."))
     for level, count in rows_by_level.items():
         if level.casefold() in MARKERS and len(rows_by_level) > 1:
@@ -117,7 +118,13 @@ def of_levels(column: str, rows_by_level: Mapping[str, int], num_joined: int, nu
 
 
 def _folded(level: str) -> str:
-    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", level)).casefold()
+    """What levels have in common that are one value written in several ways: 1E+05 and 100000, 01 and 1, -0 and 0, Ada and ADA."""
+    plain = re.sub(r"\s+", "", unicodedata.normalize("NFKC", level)).casefold()
+    if re.fullmatch(r"[-+]?\d+", plain):
+        return str(int(plain)) if len(plain) < MAX_DIGITS else plain
+    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", plain) and abs(number := float(plain)) < 2**53:
+        return str(int(number)) if number.is_integer() else repr(number)
+    return plain
 
 
 def messages(dictionary: Dictionary) -> list[dict[str, str]]:

@@ -173,3 +173,13 @@ def test_codings_and_spellings_that_differ_by_file(column: str, values: Any, wor
 def test_counties_of_states_have_no_level_in_common_and_are_not_noted(tmp_path: Path):
     files = [rows(g=[f"{state} {i % 9:03d}" for i in range(N)]) for state in ("AL", "AK", "AZ")]
     assert described(tmp_path, files).notes == ()
+
+
+@pytest.mark.parametrize("pair", [("1E+05", "100000"), ("01", "1"), ("-0", "0"), ("0.1", "0.10000000000000001")])
+def test_levels_that_are_one_number_are_noted(pair: tuple[str, str], tmp_path: Path):
+    (note,) = described(tmp_path, [rows(g=[pair[i % 2] for i in range(N)])]).notes
+    assert (note.column, note.kind) == ("g", "doubled")
+
+
+def test_large_numbers_that_differ_are_levels_of_their_own(tmp_path: Path):
+    assert described(tmp_path, [rows(g=[str(2**53 + i % 4) for i in range(N)])]).notes == ()
