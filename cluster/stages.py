@@ -126,6 +126,8 @@ def run_locked(
             do = f"Run `caucus {'shard' if stage == 'ingest' else stage}` first, or `caucus run` for all."
             raise StageError(str(only), f"needs the stage {stage!r}: {step.reason}", do)
         else:
+            if only is None and stage in ("ingest", "fit"):
+                import arviz_stats  # noqa: F401  # asks for the working folder, which can be gone when the merge needs it
             _run_stage(step, config, directory, progress, shared)
             redone.append(stage)
     if only is None and earlier_run.is_under_way(path):

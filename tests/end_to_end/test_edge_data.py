@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -293,3 +294,21 @@ def test_a_change_in_the_dark_of_a_file_is_found_by_reading_all_of_it(tmp_path: 
     shutil.rmtree(tmp_path / "run")
     assert line.caucus("run", config).code == 0
     assert line.sha256(tmp_path / "run/summary.parquet") == summary
+
+
+def test_a_working_folder_that_goes_away_ends_nothing(tmp_path: Path):
+    config = line.make(tmp_path, config=line.CONFIG.replace("directory: run", f"directory: {tmp_path}/run"))
+    where = tmp_path / "where"
+    where.mkdir()
+    script = "from cluster.cli import main; main()"
+    command = [sys.executable, "-c", script, "run", str(config)]
+    with subprocess.Popen(command, cwd=where, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        for told in process.stderr:
+            said += told
+            if "ingest: done" in told:
+                where.rmdir()
+        assert process.wait() == 0, said
+    assert not where.exists()
+    assert (tmp_path / "run" / "report.html").exists()
