@@ -20,7 +20,7 @@ from sharding.labels import label_sql
 from sharding.sources import SourceFile, Sources
 from sharding.sql import Bind
 
-MAX_ROWS = 200_000
+MAX_ROWS = 100_000
 MAX_LABELS = 5_000
 BLOCK_BYTES = 1 << 14
 
