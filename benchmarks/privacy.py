@@ -50,12 +50,13 @@ def attacks(case, folder: Path) -> list[tuple[str, int, str, str, str]]:  # type
     ]
     rows.append(("movement of a state that one person joined", len(targets), f"{moved[0]:.2f}", f"{moved[1]:.2f}", "0.50"))
     other = cases.flipped(caucus, case, folder / "flipped", targets)
-    right = []
+    right, differs = [], []
     for i in targets:
         tables = [cases.of_state(place, str(case.people.parent[i])) for place in (case.run, other)]
         either = tables if case.people.outcome[i] == 0 else tables[::-1]
+        differs.append(not either[0]["mean"].equals(either[1]["mean"]))  # then whoever sees one of them knows which
         right.append(attackers.by_likelihood(either, lambda table, key: cases.published_by(key, table), KEYS))
-    rows.append(("likelihood of either vote, all other votes known", len(targets), "1.00", f"{np.mean(right):.2f}", "0.50"))
+    rows.append(("likelihood of either vote, all other votes known", len(targets), f"{(1 + np.mean(differs)) / 2:.2f}", f"{np.mean(right):.2f}", "0.50"))
     return rows
 
 
