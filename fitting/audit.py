@@ -120,11 +120,12 @@ def shard(
     ratio = np.empty(theta.shape[1])
     residual = np.broadcast_to(residual_sd, (theta.shape[1],))
     matrices = sites.matrices(design, len(theta))
+    density = sites.near(tree, site, moments.mean)
     for begin in range(0, theta.shape[1], DRAW_CHUNK):
         part = slice(begin, begin + DRAW_CHUNK)
         eta = sites.linear_predictors(matrices, theta[:, part])
         ratio[part] = log_likelihood(family, design.statistics, eta, residual[part]).sum(axis=0)
-        ratio[part] -= sites.log_density(tree, site, theta[:, part], residual[part])
+        ratio[part] -= sites.log_density(tree, density, theta[:, part], residual[part])
     fresh = sites.fit(tree, design, family, moments.mean, moments.covariance, num_nodes=num_nodes)
     present = [np.ones(design.num_cells) if v is None else (v != 0).astype(np.float64) for v in design.values]
     presence = design._replace(values=tuple(present))

@@ -94,7 +94,7 @@ def log_ratio(
     tree: Tree, design: CellDesign, family: Family, site: Site, theta: np.ndarray, residual_sd: np.ndarray
 ) -> np.ndarray:
     """``log L_s - log t_s`` of one shard up to a constant, shape (M,): what turns draws of the merge into exact ones."""
-    total = -sites.log_density(tree, site, theta, residual_sd)
+    total = -sites.log_density(tree, sites.near(tree, site, theta.mean(axis=1)), theta, residual_sd)
     for _, part in chunks(design, theta.shape[1]):
         total += log_likelihood(family, part.statistics, predictors(part, theta), residual_sd).sum(axis=0)
     return total

@@ -51,6 +51,14 @@ def about(tree: Tree, site: Site, reference: np.ndarray) -> Site:
     return Site(site.precision, site.shift - moved, np.array([site.constants[0], squares]), reference)
 
 
+def near(tree: Tree, site: Site, coefficients: np.ndarray) -> Site:
+    """The same site, for densities at draws around ``coefficients``, (D_s,), up to a constant: they keep their digits far from zero.
+
+    With a residual scale the constant is not free, and the site has a reference of its own.
+    """
+    return site if site.constants.any() else about(tree, site, coefficients)._replace(constants=np.zeros(2))
+
+
 def pairs(tree: Tree, design: CellDesign) -> Iterator[tuple[int, np.ndarray, Iterator[Partner]]]:
     """Every nonzero, deepest first: its number, its rows in the tree matrix, (n,), and those that are not deeper."""
     positions = [tree.path_position.take(index) for index in design.places]

@@ -35,7 +35,7 @@ from fitting.scale_audit import ScaleErrors
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
 from fitting.sensitivity import power_scale
-from fitting.sites import Site, log_density
+from fitting.sites import Site, log_density, near
 from fitting.tree import Restriction
 
 MANY_COEFFICIENTS = 10_000  # from here on weights are local, where those of all shards together vary too much
@@ -127,8 +127,9 @@ def gather(
 
 
 def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: DrawsMatrix, psi: np.ndarray) -> np.ndarray:
-    """Log of the product of all sites at each draw, shape (M,)."""
-    product, residual = Site(*natural), hierarchy.residual_sd(psi)
+    """Log of the product of all sites at each draw up to a constant, shape (M,)."""
+    first = np.asarray(theta[:DRAW_CHUNK, :]).mean(axis=0)
+    product, residual = near(hierarchy.model.tree, Site(*natural), first), hierarchy.residual_sd(psi)
     parts = []
     for begin in range(0, theta.shape[0], DRAW_CHUNK):
         some = slice(begin, begin + DRAW_CHUNK)

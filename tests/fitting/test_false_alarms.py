@@ -47,6 +47,17 @@ def test_one_shard_is_compared_with_nobody(cells_of):
     assert flagged(result) == []
 
 
+def test_an_outcome_with_heavy_tails_far_from_zero_is_judged_as_near_zero():
+    rng = np.random.default_rng(3)
+    x = rng.integers(0, 2, 800).astype(float)
+    near = {"x": x, "y": np.round(0.5 * x + rng.standard_t(4, 800), 3), "num_trials": np.ones(800)}
+    far = near | {"y": near["y"] + 1e5}
+    results = [in_memory.audit(in_memory.fit(c, "y ~ 1 + x", family="student_t", num_draws=250)) for c in (near, far)]
+    assert [r["verdict"] for r in results] == ["pass", "pass"]
+    of_near, of_far = (r["total"]["log_ratio_sd"] for r in results)
+    assert of_far == pytest.approx(of_near, rel=0.2)
+
+
 def test_rounds_to_and_fro_are_damped_and_steady_ones_are_not():
     schedule = Schedule("vi", 20, 0.01, 1.0, families.make("binomial"))
     moves = (0.4, 0.41, 0.4, 0.405)
