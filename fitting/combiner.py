@@ -180,7 +180,7 @@ def draw(
 ) -> Draws:
     """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments.
 
-    ``min_ess``: proposals of psi per draw are doubled, up to four, until every hyperparameter has this bulk and tail ESS.
+    ``min_ess``: proposals of psi per draw are doubled, up to eight, until every hyperparameter has this bulk and tail ESS.
     """
     theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
     kept = np.empty((num_chains, num_draws, hierarchy.size))

@@ -188,7 +188,7 @@ class _RoundsConfig(Frozen):
     min_ess: float = Field(
         default=400.0,
         gt=0,
-        description="Effective draws of every scale, bulk and tail: more proposals are made for each draw, up to four, until "
+        description="Effective draws of every scale, bulk and tail: more proposals are made for each draw, up to eight, until "
         "there are as many; the audit warns of a scale that has fewer.",
     )
     spread: Literal["model", "sandwich"] = Field(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 R_HAT = 1.01
-THINNING = (1, 2, 4)
+THINNING = (1, 2, 4, 8)
 """Proposals for the hyperparameters per draw, in turn, until there are enough."""
 
 
