@@ -27,7 +27,7 @@ demo: $(VENV)/.run  ## from nothing to an audited posterior and a report
 	$(BIN)/caucus demo demo
 
 test: $(VENV)/.test  ## every test, Ray and kill tests included
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.lint  ## style, types, import contracts
 	$(BIN)/ruff check .

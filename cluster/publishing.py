@@ -19,12 +19,12 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from cluster import posterior_files, run_directory, stages
+from cluster import run_directory, stages
 from cluster.code_version import version
 from cluster.config import Loaded, RunConfig
 from cluster.errors import AuditFailedError, PublishError, StageError
 from fitting.families import mean_is_share
-from reporting import disclosure, margins, publication, tables, verdict
+from reporting import disclosure, margins, publication, tables
 from reporting.disclosure import LEDGER, Rule
 from reporting.estimates import ALL, interval_columns, label_columns
 from reporting.publication import Publication
@@ -32,7 +32,6 @@ from sharding import storage, store
 from sharding.errors import StorageError
 
 LEDGER_FILE = "publication.parquet"
-_STATUS = {"unchecked": "not checked"}
 
 
 class Ledger(NamedTuple):
@@ -92,7 +91,7 @@ def _make(
     key = earlier.key if earlier else secrets.token_bytes(32)
     rule = Rule(config.publish.min_count, is_share, key, counted, named[0] if named else None)
     before: dict[str, Any] = earlier.about if earlier else {"number": 0, "id": secrets.token_hex(16)}
-    about = _about(config, directory, audit, found[ALL], rule) | {"id": before["id"], "number": before["number"] + 1}
+    about = _about(config, audit, found[ALL], rule) | {"id": before["id"], "number": before["number"] + 1}
     now = disclosure.publishable(found, rule, _data(directory.path), about["number"])
     merged = disclosure.merge(now, earlier.rows if earlier else LEDGER.empty_table(), rule)
     has_news = about["number"] in merged.rows["as_of"].to_pylist()
@@ -102,17 +101,12 @@ def _make(
     return made, Ledger(merged.ledger, key, about), merged.num_kept
 
 
-def _about(
-    config: RunConfig, directory: run_directory.RunDirectory, audit: dict[str, Any], everybody: pa.Table, rule: Rule
-) -> dict[str, Any]:
+def _about(config: RunConfig, audit: dict[str, Any], everybody: pa.Table, rule: Rule) -> dict[str, Any]:
     low, high = (float(name.removeprefix("q")) for name in interval_columns(everybody))
-    aspects = verdict.judge(audit, None, _checks(directory)).aspects
     return {
         "name": config.name, "outcome": config.model.formula.partition("~")[0].strip(), "formula": config.model.formula.strip(),
         "family": config.model.family, "interval": f"{high - low:g}%", "min_count": rule.min_count, "is_share": rule.is_share,
-        "categories": rule.categories, "verdict": audit["verdict"],
-        "aspects": {aspect.name: _STATUS.get(aspect.status, aspect.status) for aspect in aspects},
-        "left_out": _left_out(audit), "terms_of_use": config.data.terms_of_use, "caucus": version(),
+        "categories": rule.categories, "left_out": _left_out(audit), "terms_of_use": config.data.terms_of_use, "caucus": version(),
     }  # fmt: skip
 
 
@@ -122,14 +116,6 @@ def _left_out(audit: dict[str, Any]) -> str:
     share = 1 - population["counted"] / population["people"]
     whose = "the people of the files" if population["frame"] == "file" else "the population"
     return f"all of {whose}." if share <= 0 else f"of {whose}, less than {math.floor(100 * share) + 1}% are left out."
-
-
-def _checks(directory: run_directory.RunDirectory) -> dict[str, Any] | None:
-    """What `caucus check` found of the present posterior."""
-    file = storage.join(directory.path, run_directory.CHECKS)
-    found = storage.read_json(file) if storage.exists(file) else None
-    posterior = directory.records["merge"].files[posterior_files.POSTERIOR]
-    return found if found is not None and found.get("posterior_sha256") == posterior else None
 
 
 def _data(path: str) -> str:

@@ -311,7 +311,7 @@ def _of_scales(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, mi
         found.append(gates.gate(
             name, float(sure[worst]), (warn, getattr(config.fail_above, name)), where or names[worst], how if above else meaning,
             "groups have too few outcomes for Gaussian sites, which fit.method: nuts does not cure (it samples by shard): fit.method: exact, "
-            "which takes all data in the memory of one machine; or fewer, larger groups",
+            "which takes all data in the memory of one machine; or groups with more outcomes, of the rarer kind too",
         ))  # fmt: skip
     return found
 

@@ -34,10 +34,7 @@ COLUMNS = {
     "as_of": "number of the publication that this row is from",
 }
 """The columns of every table, after those that name the group."""
-VERDICTS = {
-    "pass": "The computation was checked against all of the data and agrees with them.",
-    "warn": "The checks warn: use these numbers with care, and ask who made them.",
-}
+CHECKED = "What the checks of the computation and of the model said is known to who made them: whether one warns can hang on one person."
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -45,8 +42,7 @@ _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 class Publication:
     """What is published: the ``tables`` of margins, as :func:`reporting.disclosure.shown` makes them, and ``about`` them.
 
-    ``about`` has name, outcome, formula, family, interval, min_count, is_share, verdict, aspects (name to status), left_out (words), terms_of_use,
-    caucus (version), number and id.
+    ``about`` has name, outcome, formula, family, interval, min_count, is_share, left_out (words), terms_of_use, caucus (version), number and id.
     """
 
     tables: Mapping[str, pa.Table]
@@ -90,7 +86,7 @@ class Margin:
 def _report(made: Publication) -> str:
     found = [_margin(name, table, made.about) for name, table in made.tables.items() if len(table)]
     return pages.environment().get_template("publication.html").render(
-        about=made.about, verdict=VERDICTS[made.about["verdict"]], margins=found, columns=COLUMNS,
+        about=made.about, checked=CHECKED, margins=found, columns=COLUMNS,
     )  # fmt: skip
 
 
@@ -120,7 +116,7 @@ def _readme(made: Publication) -> str:
         f"# {about['name']}",
         "",
         f"Estimates of `{about['outcome']}` by the model `{about['formula']}` ({about['family']}), made with Caucus {about['caucus']}. "
-        f"{VERDICTS[about['verdict']]} Checked: {', '.join(f'{name} {status}' for name, status in about['aspects'].items())}.",
+        f"{CHECKED}",
         "",
         f"People: {about['left_out']}",
         "",

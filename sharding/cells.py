@@ -34,6 +34,8 @@ from sharding.sql import Bind, quoted
 
 MIN_TOLD = 10
 """Rows that have to share a value of an outcome for it to be told in an error."""
+LARGEST_WHOLE = 2**53
+"""From here on a double is not one whole number."""
 
 
 class CellTable:
@@ -531,6 +533,11 @@ class CellTable:
 
     def _decided(self, column: ModelColumn, low: float, high: float, others: Callable[[], int]) -> NumericCoding | None:
         """The coding of an earlier ingest with these extremes, if it has the column; ``others`` counts rows of neither 0 nor 1."""
+        if column.kind != "float" and max(abs(low), abs(high)) >= LARGEST_WHOLE:
+            raise ContractError(
+                column.where, "whole numbers from 2^53 on, neighbours of which are one number here", "numbers of 15 digits or fewer",
+                "Subtract a constant from the column in the file; or take it as levels: `(1 | " + column.name + ")` alone."
+            )  # fmt: skip
         if self._coding is not None and column.name in self._coding.numerics:
             kept = self._coding.numerics[column.name]
             frozen.check_binary(column.where, kept, low, high, others())

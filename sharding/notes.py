@@ -9,16 +9,22 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from sharding.dictionary import Dictionary, Note
 
 NEGATIVE = (-1.0, -7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -999.0, -9999.0, -99999.0)
 POSITIVE = (77.0, 88.0, 97.0, 98.0, 99.0, 997.0, 998.0, 999.0, 9997.0, 9998.0, 9999.0, 99999.0, 999999.0)
 """What files write for "not known", "refused", "not asked"."""
+OF_SCALES = (7.0, 8.0, 9.0)
+"""The same, on scales that end before them."""
+MIN_CODED, MIN_SHARE, STANDS_OUT, NEIGHBOURS = 5, 0.01, 3, 5
+"""A code that a scale could have reached is noted in so many rows, and in this share of them or more often than its neighbours by a factor."""
 MARKERS = frozenset({"na", "n/a", "#n/a", "nan", "null", "<na>", ".", "-9", "-99", "-999", "-9999"})
 MIN_OTHERS, FAR = 9, 3.0
 """A spike lies this many ranges of the rest from it, and the rest has this many values at that end: a predictor of a few groups has none."""
@@ -62,6 +68,7 @@ def of_number(
     width = most - least
     odd = [(v, n) for v, n in codes if (v < 0 <= least) or (v < least - width) or (v > most + width and width > 0)]
     odd = [(v, n) for v, n in odd if not is_tailed or n > 1 or v < 0 or v >= 900]
+    odd += [] if odd or is_tailed else _above_a_scale(largest, num_rows)
     notes = [_of_value(lines, "sentinel", pair, num_rows, "a usual code for a value that is not known") for pair in odd]
     for ends in (low, high):
         if len(ends) > MIN_OTHERS and ends[0][1] > 1:
@@ -69,6 +76,24 @@ def of_number(
             if abs(ends[0][0] - ends[1][0]) > FAR * inner > 0:
                 notes.append(_of_value(lines, "spike", ends[0], num_rows, "far outside all other values"))
     return notes
+
+
+def _above_a_scale(largest: Counts, num_rows: int) -> list[tuple[float, int]]:
+    """Usual codes above whole numbers that stop before them: 8 and 9 after 1 to 5, 99 after the ages of voters."""
+    if any(value % 1 for value, _ in largest):
+        return []
+    for end in range(1, len(largest) - 1):
+        codes, rest = largest[:end], largest[end:]
+        if codes[-1][0] not in (*OF_SCALES, *POSITIVE):
+            return []
+        step = statistics.median(above[0] - below[0] for above, below in pairwise(rest))
+        if codes[-1][0] - rest[0][0] < 2 * step:
+            continue
+        count = sum(n for _, n in codes)
+        is_scale = len(largest) < NUM_EXTREMES and count >= MIN_SHARE * num_rows
+        stands_out = codes[-1][0] in POSITIVE and count > STANDS_OUT * max(n for _, n in rest[:NEIGHBOURS])
+        return list(codes) if count >= MIN_CODED and (is_scale or stands_out) else []
+    return []
 
 
 def is_number(label: str) -> bool:

@@ -59,7 +59,8 @@ def _csv(rng: np.random.Generator, delimiter: str = ",") -> bytes:
 def _ingest(**options: Any) -> Callable[[Path, Path], dict[str, int]]:
     def read(path: Path, directory: Path) -> dict[str, int]:
         column = {"missing_values": ["", "NULL"], "missing": "quarantine", "unexpected": "quarantine"}
-        columns = {"race": column, "state": column, "dem": {**column, "type": "numeric"}, "voted": column}
+        columns = {"race": column, "state": column, "dem": {**column, "type": "numeric"}}
+        columns["voted"] = {name: value for name, value in column.items() if name != "missing"}
         data = DataConfig(source=str(path), outcome="voted", columns=columns, terms_of_use="synthetic", threads=1,
                           max_unreadable=1.0, memory_limit="500MB", **options)  # fmt: skip
         report = ingest(

@@ -66,4 +66,4 @@ def test_somebody_who_knows_all_but_one_vote_is_hardly_better_than_chance(case: 
         right.append(attackers.by_likelihood(either, lambda table, key: cases.published_by(key, table), 60))
         twin.append(attackers.by_likelihood(either, lambda table, key: cases.published_by(key, table, min_count=1), 20))
     assert np.mean(right) < 0.6
-    assert np.mean(twin) > 0.65
+    assert np.mean(twin) > 0.6  # 2.5 standard errors of 8 people x 20 keys above chance

@@ -18,7 +18,7 @@ from reporting.publication import Publication
 RULE = Rule(11, True, b"k" * 32, True)
 ABOUT = {
     "name": "n", "outcome": "voted", "formula": "voted ~ 1 + (1 | state)", "family": "bernoulli", "interval": "90%", "min_count": 11, "is_share": True,
-    "categories": None, "verdict": "pass", "aspects": {"Computation": "pass"}, "left_out": "all of the people of the files.",
+    "categories": None, "left_out": "all of the people of the files.",
     "terms_of_use": "synthetic", "caucus": "1", "number": 1, "id": "x",
 }  # fmt: skip
 

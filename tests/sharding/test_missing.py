@@ -103,6 +103,14 @@ def test_a_margin_of_the_model_still_asks(helpers: Any, tmp_path: Path) -> None:
         ([*np.arange(-9, 51.0)], {}),  # -9 is one of many
         ([*np.linspace(0, 2000, 58), 999.0, 999.0], {}),
         ([0.0, 1.0] * 30, {}),
+        ([*[1.0, 2, 3, 4, 5] * 10, *[8.0] * 6, *[9.0] * 4], {"sentinel": 10}),
+        ([*range(1, 8)] * 7 + [9.0] * 11, {"sentinel": 11}),
+        ([0.0, 1.0] * 25 + [9.0] * 10, {"sentinel": 10}),
+        ([*range(18, 68), *[99.0] * 10], {"sentinel": 10}),
+        ([*range(1, 8)] * 8 + [1.0] * 4, {}),  # a whole scale of seven, of nine, of even numbers
+        ([*range(1, 10)] * 6 + [1.0] * 6, {}),
+        ([0.0, 2, 4, 6, 8] * 12, {}),
+        ([*[0.0, 1, 2, 3] * 14, 5, 6, 6, 8], {}),  # a tail
         ([1.0, 2.0] * 30, {}),
     ],
 )
@@ -113,6 +121,11 @@ def test_codes_and_spikes_among_numbers_are_noted(helpers: Any, tmp_path: Path, 
         assert note.column == "x"
         counts[note.kind] = counts.get(note.kind, 0) + note.count
     assert counts == kinds
+
+
+def test_whole_numbers_that_are_one_number_here_are_refused(helpers: Any, tmp_path: Path) -> None:
+    with pytest.raises(ContractError, match=r"data.columns.x: found whole numbers from 2\^53"):
+        ingested(helpers, tmp_path, table(x=[2**53, 2**53 + 1] * 30))
 
 
 def test_levels_in_several_spellings_are_noted_and_those_of_one_label_joined(helpers: Any, tmp_path: Path) -> None:
