@@ -126,7 +126,7 @@ class _Reader:
         frame = Frame(columns, weight, levels, {})
         facts = {
             "people": whole, "left_out": left_out, "missing": missing, "new": list(self.new(frame)),
-            "combinations": list(self.combinations(frame)),
+            "combinations": list(self.combinations(frame)), "absent": list(self.absent(frame)),
             "outside": [found for name, numeric, values in numbers if (found := outside(name, numeric, values, weight))],
         }  # fmt: skip
         return frame._replace(facts=facts)
@@ -294,6 +294,14 @@ class _Reader:
                     "column": name, "levels": _shown(frame.levels[name][len(known):]), "num_levels": len(frame.levels[name]) - len(known),
                     "people": float(frame.weight[is_new].sum()),
                 }  # fmt: skip
+
+    def absent(self, frame: Frame) -> Iterator[dict[str, Any]]:
+        """Of the model's factors: levels of the data that nobody in the frame has."""
+        for name in self.factors:
+            known = set(self.coding.factors.get(name, ())) - {self.config.data.column(name).missing_level}
+            left = known - {frame.levels[name][code] for code in np.unique(frame.columns[name])}
+            if left and name in (*self.used.factors, *self.used.predictors):
+                yield {"column": name, "num_absent": len(left), "num_levels": len(known)}
 
     def combinations(self, frame: Frame) -> Iterator[dict[str, Any]]:
         """Of groups of several columns: people in combinations of known levels that no row of the data had.

@@ -61,13 +61,13 @@ def describe(config: RunConfig, manifest: Mapping[str, Any], facts: Mapping[str,
     }
     if facts is None:
         estimated = {"people": files["people"], "counted": people["people"], "left_out": {r["reason"]: r["people"] for r in files["left_out"]}}
-        facts = {"missing": [], "new": [], "combinations": []}
+        facts = {"missing": [], "new": [], "combinations": [], "absent": []}
     else:
         gone = sum(facts["left_out"].values())
         estimated = {"people": facts["people"], "counted": facts["people"] - gone, "left_out": facts["left_out"]}
     return {
         "frame": config.poststratify.frame, "files": files, "fitted": people["outcomes"], **estimated,
-        **{name: facts[name] for name in ("missing", "new", "combinations")},
+        **{name: facts[name] for name in ("missing", "new", "combinations", "absent")},
         "outside": [{"of": "frame", **row} for row in facts.get("outside", ())]
         + [{"of": "files", **row} for row in manifest.get("outside", ())],
         "weights": manifest.get("weights"),
@@ -147,6 +147,12 @@ def notes(population: Mapping[str, Any], config: RunConfig) -> list[dict[str, st
                 "what": f"{row['people'] / population['counted']:.1%} of the people are in combinations that no row of the data had",
                 "do": "nothing: their effects are drawn from the distribution of the group",
             })  # fmt: skip
+    for row in population["absent"]:
+        found.append({
+            "severity": "info", "about": "data", "where": row["column"],
+            "what": f"{row['num_absent']:,} of the {row['num_levels']:,} levels that the data have are those of nobody in the frame",
+            "do": "nothing, if the frame is of a part of the population; else see whether it is complete",
+        })  # fmt: skip
     if "exposure" in config.data.outcome_columns:
         found.append({
             "severity": "info", "about": "data", "where": "all estimates", "what": "a row counts as one whatever its exposure, which is not people",

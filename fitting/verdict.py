@@ -310,7 +310,7 @@ def _of_scales(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, mi
         how = f"{meaning} ({names[worst]} drawn {errors.mean[worst]:.3g} ± {errors.sd[worst]:.2g}, about {errors.corrected_mean[worst]:.3g} ± {errors.corrected_sd[worst]:.2g} by the likelihood)"
         found.append(gates.gate(
             name, float(sure[worst]), (warn, getattr(config.fail_above, name)), where or names[worst], how if above else meaning,
-            "groups have too few outcomes for Gaussian sites, which fit.method: nuts does not cure (it samples by shard): fit.method: exact, "
+            "intervals of the intercept and of the effects of its groups are wrong with it. Groups have too few outcomes for Gaussian sites, which fit.method: nuts does not cure (it samples by shard): fit.method: exact, "
             "which takes all data in the memory of one machine; or groups with more outcomes, of the rarer kind too",
         ))  # fmt: skip
     return found

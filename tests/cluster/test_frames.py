@@ -185,6 +185,12 @@ def test_a_level_for_missing_values_that_the_fit_has_is_taken(tmp_path: Path):
     assert found.facts["missing"] == [{"column": "area", "people": 2.0}]
 
 
+def test_levels_that_nobody_in_the_frame_has_are_told(read):
+    assert read({"area": [1, 2, 10], "n": [5, 2, 3]}).facts["absent"] == []
+    facts = read({"area": [1, 1, 1], "n": [5, 2, 3]}).facts
+    assert facts["absent"] == [{"column": "area", "num_absent": 2, "num_levels": 3}]
+
+
 def test_shares_are_not_counts(read):
     with pytest.raises(FrameError, match=r"'n' that add up to 1, as shares do. Multiply the shares by the number of people"):
         read({"area": [1, 2, 10], "n": [0.5, 0.2, 0.3]})
