@@ -128,7 +128,7 @@ def gather(
 
 def _log_sites(hierarchy: Hierarchy, natural: Natural, theta: DrawsMatrix, psi: np.ndarray) -> np.ndarray:
     """Log of the product of all sites at each draw up to a constant, shape (M,)."""
-    first = np.asarray(theta[:DRAW_CHUNK, :]).mean(axis=0)
+    first = np.asarray(theta[:1, :])[0]
     product, residual = near(hierarchy.model.tree, Site(*natural), first), hierarchy.residual_sd(psi)
     parts = []
     for begin in range(0, theta.shape[0], DRAW_CHUNK):
