@@ -203,7 +203,7 @@ def draw(
 
 def is_too_few(hierarchy: Hierarchy, psi: np.ndarray, min_ess: float) -> bool:
     """Whether draws of psi, (chain, draw, H), miss ``min_ess`` although as many independent ones would have it."""
-    return bool(hierarchy.size) and mixing.can_do_better(mixed(hierarchy, psi), min_ess, psi.shape[0], psi.shape[1])
+    return bool(hierarchy.size) and mixing.can_do_better(mixed(hierarchy, psi), min_ess, psi.shape[0] * psi.shape[1])
 
 
 def mixed(hierarchy: Hierarchy, psi: np.ndarray) -> mixing.Mixing:

@@ -84,8 +84,8 @@ def test_draws_that_stand_still_are_few():
     assert mixing.of(free).is_enough(400)
     slow = np.repeat(free[:, ::10], 10, axis=1)
     assert mixing.of(slow).ess[0] < 200
-    assert mixing.can_do_better(mixing.of(slow), 400, 4, 250)
-    assert not mixing.can_do_better(mixing.of(slow), 400, 3, 100)
+    assert mixing.can_do_better(mixing.of(slow), 400, 1000)
+    assert not mixing.can_do_better(mixing.of(slow), 400, 300)
     assert mixing.of(np.ones((4, 250, 1))).ess[0] == 1.0
 
 
