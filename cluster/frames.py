@@ -25,18 +25,13 @@ from cluster.errors import FrameError
 from fitting import terms
 from fitting.coding import Coding, Numeric
 from fitting.columns import DataColumns
-from sharding import labels, level_order, storage
+from sharding import labels, level_order, storage, units
 from sharding.errors import StorageError
 from sharding.level_order import Order
 from sharding.sources import SUFFIXES
 
 SHOWN = 8
 MAX_HEADER_BYTES = 1 << 20
-SQUEEZED = 1 / 20
-"""A column of several values whose mean and spread in the frame are less than this part of those in the data is in other units."""
-
-FAR = 2.0
-"""Sds between the means of a frame and of the data from which on not even a constant column is a matter of course."""
 
 
 class Frame(NamedTuple):
@@ -352,16 +347,14 @@ def outside(name: str, numeric: Numeric, values: np.ndarray, weight: np.ndarray)
         return None
     slack = 1e-9 * max(abs(numeric.minimum), abs(numeric.maximum))
     is_out = (values < numeric.minimum - slack) | (values > numeric.maximum + slack)
-    mean = float(np.average(values, weights=weight))
-    spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weight)))
-    is_near_zero = abs(mean) < SQUEEZED * max(abs(numeric.center), numeric.scale)
-    is_far = abs(mean - numeric.center) > FAR * numeric.scale
-    is_squeezed = is_near_zero and spread < SQUEEZED * numeric.scale and (is_far or len(np.unique(values)) > 2)
+    is_squeezed = units.is_squeezed(numeric.center, numeric.scale, values, weight)
     if not is_out.any() and not is_squeezed:
         return None
+    mean = float(np.average(values, weights=weight))
+    spread = float(np.sqrt(np.average((values - mean) ** 2, weights=weight)))
     people = float(weight[is_out].sum())
     return {
-        "column": name, "people": float(weight.sum()) if is_squeezed else people, "squeezed": bool(is_squeezed),
+        "column": name, "people": float(weight.sum()) if is_squeezed else people, "squeezed": is_squeezed,
         "minimum": numeric.minimum, "maximum": numeric.maximum, "found_minimum": float(values.min()),
         "found_maximum": float(values.max()), "shift": (mean - numeric.center) / numeric.scale, "spread": spread / numeric.scale,
     }  # fmt: skip

@@ -6,6 +6,7 @@ Of Parquet it is every k-th row, of text the lines of blocks that are k blocks a
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from sharding import storage
 from sharding.cells import CellTable
-from sharding.labels import label_sql
+from sharding.labels import Kind, label_sql
 from sharding.sources import SourceFile, Sources
 from sharding.sql import Bind
 
@@ -48,10 +49,10 @@ class Sample:
         names, starts = np.unique(files, return_index=True)
         return {self._url_of_path[str(name)]: part for name, part in zip(names, np.split(values, starts[1:]), strict=True)}
 
-    def labels(self, column: str, kind: str) -> dict[str, frozenset[str]]:
+    def labels(self, column: str, kind: Kind) -> dict[str, frozenset[str]]:
         """Return the labels of a raw column by file; of more than `MAX_LABELS` in all, none."""
         distinct = f"SELECT DISTINCT file, {column} FROM sampled"
-        label = label_sql(column, kind)  # type: ignore[arg-type]
+        label = label_sql(column, kind)
         rows = self._connection.execute(f"SELECT DISTINCT file, {label} FROM ({distinct}) LIMIT {MAX_LABELS + 1}").fetchall()
         found: dict[str, set[str]] = {}
         for path, text in rows if len(rows) <= MAX_LABELS else ():
@@ -77,9 +78,20 @@ def _copy(file: SourceFile, every: int, path: Path) -> SourceFile:
     """The header of a text file, and the whole lines of blocks that are ``every`` blocks apart, as a file of its own."""
     with storage.opened(file.path) as handle, open(path, "wb") as copy:
         plain = cast(IO[bytes], gzip.GzipFile(fileobj=handle)) if file.path.lower().endswith(".gz") else handle
-        copy.write(plain.readline().rstrip(b"\r\n") + b"\n")
-        copy.writelines(_lines(plain, plain.tell(), every))
+        header = _first_line(plain)
+        copy.write(header.rstrip(b"\r\n") + b"\n")
+        copy.writelines(_lines(plain, len(header), every))
     return replace(file, path=str(path))
+
+
+def _first_line(plain: IO[bytes]) -> bytes:
+    """With its end, of whichever kind: CR, LF or both."""
+    begin = b""
+    while block := plain.read(BLOCK_BYTES):
+        begin += block
+        if (end := re.search(rb"\r\n|\n|\r(?=.)", begin, re.DOTALL)) is not None:
+            return begin[: end.end()]
+    return begin
 
 
 def _lines(plain: IO[bytes], start: int, every: int) -> Iterator[bytes]:

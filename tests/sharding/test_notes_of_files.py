@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,18 @@ def test_levels_that_are_one_number_are_noted(pair: tuple[str, str], tmp_path: P
 
 def test_large_numbers_that_differ_are_levels_of_their_own(tmp_path: Path):
     assert described(tmp_path, [rows(g=[str(2**53 + i % 4) for i in range(N)])]).notes == ()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_sample_of_text_reads_every_kind_of_line_end(end: str, is_packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples, "MAX_ROWS", 50)
+    monkeypatch.setattr(samples, "BLOCK_BYTES", 97)  # a line end lies on the edge of some block, the header in more than one
+    columns = rows(count=with_codes(RNG.poisson(3, N), 999, 200).astype(int))
+    long = "a_column_of_a_long_name_" * 5
+    lines = [",".join([*columns, long]), *(",".join([*map(str, row), "z"]) for row in zip(*columns.values(), strict=True))]
+    text = (end.join(lines) + end).encode()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / f"v.csv{'.gz' * is_packed}").write_bytes(gzip.compress(text) if is_packed else text)
+    (note,) = [n for n in described(tmp_path, [], outcome="count").notes if n.column == "count"]
+    assert (note.kind, note.count) == ("sentinel", 200)
