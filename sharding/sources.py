@@ -252,7 +252,8 @@ def _open_text(url: str, delimiter: str, encoding: str, copy: Path | None) -> So
             repr(url), f"bytes that are not text in {encoding} ({type(error).__name__})", f"text in {encoding}", do
         ) from None  # fmt: skip
     if not header:
-        raise SourceError(repr(url), "an empty file", "a header line", "Copy the file again, or narrow the glob.")
+        found, do = ("an empty first line", "Take out what stands before the header.") if first.strip() else ("an empty file", "Copy the file again, or narrow the glob.")
+        raise SourceError(repr(url), found, "a header line", do)
     names = tuple(name if header.count(name) == 1 and name else f"{_UNNAMED} {i + 1}" for i, name in enumerate(header))
     repeated = frozenset(name for name in header if header.count(name) > 1)
     return SourceFile(

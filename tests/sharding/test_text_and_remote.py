@@ -87,6 +87,7 @@ def test_ragged_rows_do_not_hide_other_quarantine(helpers: Any, tmp_path: Path) 
     ("data", "options", "error", "message"),
     [
         (b"", {}, SourceError, "found an empty file; expected a header line"),
+        (b"\n\ng,x,y\na,1,0\n", {}, SourceError, "found an empty first line; expected a header line"),
         (b"state,county,race,female,dem,voted\n", {}, ContractError, "found no row in 1 file"),
         (b"a,a\n1,2\n", {}, ContractError, "If the first line is no header, add one"),
         (b"\xff\xfe\x00", {}, SourceError, r"not text in utf-8 .*Set data\.encoding"),
