@@ -9,6 +9,7 @@ rest is read anew.
 from __future__ import annotations
 
 import io
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ def write(source: IO[bytes], encoding: str, delimiter: str, num_fields: int, tar
 def _repaired(text: Iterator[str], delimiter: str, num_fields: int) -> Iterator[str]:
     """Lines as they are, those with a stray quotation mark replaced."""
     spoiled = f'"x"y{delimiter * (num_fields - 1)}\n'
+    quoted = re.compile(rf'(^|{re.escape(delimiter)})"(?:[^"]|"")*"(?=$|{re.escape(delimiter)})', re.MULTILINE)
     ahead: deque[str] = deque()
 
     def lines() -> Iterator[str]:
@@ -55,7 +57,7 @@ def _repaired(text: Iterator[str], delimiter: str, num_fields: int) -> Iterator[
         while is_inside and is_right and len(record) < MAX_LINES and (more := next(lines(), "")):
             record.append(more)
             is_inside, is_right = _scan(more, delimiter, is_inside=True)
-        holds_rows = len(record) > 1 and num_fields > 1 and all(r.count(delimiter) >= num_fields - 1 for r in record)
+        holds_rows = len(record) > 1 and num_fields > 1 and all(quoted.sub(r"\1", r).count(delimiter) >= num_fields - 1 for r in record)
         if is_right and not is_inside and not holds_rows:
             yield from record
         else:

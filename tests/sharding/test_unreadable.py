@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sharding import text_copy
@@ -123,6 +123,7 @@ FIELD = st.sampled_from(["a", "", "b c", '"q"', '"q,q"', '"q\nq"', '"q""q"', "5'
 
 
 @given(st.lists(st.tuples(FIELD, FIELD, FIELD), max_size=12))
+@example([('"q,q"', '"q\nq"', '"q,q"')])
 def test_the_copy_has_the_good_records_as_they_were_and_no_value_goes_over_its_end(rows: list[tuple[str, ...]]) -> None:
     content = "".join(",".join(row) + "\n" for row in rows)
     lines = list(text_copy._repaired(iter(content.splitlines(keepends=True)), ",", 3))
