@@ -181,7 +181,10 @@ class _Reader:
     def numbers(self, table: pa.Table, name: str) -> np.ndarray:
         """Numbers of a column, NaN where there is none or a marker of missing values."""
         try:
-            values = table.column(name).cast(pa.float64()).to_numpy()
+            column = table.column(name)
+            if column.type in (pa.float16(), pa.float32()):  # 0.1 in single precision is 0.1
+                column = column.cast(pa.float32()).cast(pa.string())
+            values = column.cast(pa.float64()).to_numpy()
         except pa.ArrowException:
             raise self.error(f"{name!r} of type {table.schema.field(name).type}", "numbers") from None
         markers = [number for text in self.config.data.column(name).missing_values if (number := _number(text)) is not None]

@@ -26,6 +26,7 @@ from sharding.contract import ModelColumn, Reasons
 from sharding.dictionary import Dictionary, FactorCoding, NumericCoding, OutcomeCoding
 from sharding.errors import ContractError
 from sharding.labels import Kind, label_sql
+from sharding.notes import MARKERS
 from sharding.outcome import LARGEST, MAX_CATEGORIES, number_sql, outcome_sql
 from sharding.privacy import Pseudonyms
 from sharding.rows import RowIdentity, RowSource
@@ -34,6 +35,8 @@ from sharding.sql import Bind, quoted
 
 MIN_TOLD = 10
 """Rows that have to share a value of an outcome for it to be told in an error."""
+MAX_REPEATS = 100
+"""A value in more rows than this is the id of nobody."""
 LARGEST_WHOLE = 2**53
 """From here on a double is not one whole number."""
 
@@ -112,6 +115,8 @@ class CellTable:
                 self.columns[i] = contract.decide_role(column, self._distinct(i), decided)
             frozen.check_role(self._coding, column.name, self.columns[i].role, column.where)
         self._number_reasons()
+        for column in self.factors:
+            self._check_whole(column)
         labels = {column.name: self._distinct(self.columns.index(column)) for column in self.factors}
         self.num_missing = self._count_missing()
         self._num_joined = {column.name: self._count_joined(column) for column in self.factors if column.kind == "text"}
@@ -311,12 +316,19 @@ class CellTable:
     def _find_repeated(self, identity: RowIdentity) -> None:
         bind = Bind()
         scan = self._rows.sources.scan(bind, [identity.source])
-        name = f"CAST({quoted(identity.source)} AS VARCHAR)"
+        listed, usual = bind([*identity.missing_values]), bind(sorted(MARKERS))
         self._execute(
-            f"CREATE TABLE repeated AS SELECT {name} AS id, count(*) AS n FROM ({scan}) WHERE {name} <> '' "
-            "GROUP BY 1 HAVING count(*) > 1",
+            f"CREATE TABLE repeated AS SELECT id, count(*) AS n FROM (SELECT {identity.sql} AS id FROM ({scan})) "
+            f"WHERE id <> '' AND NOT list_contains({listed}::VARCHAR[], id) AND NOT list_contains({usual}::VARCHAR[], lower(id)) "
+            "GROUP BY id HAVING count(*) > 1",
             bind,
         )
+        largest = int(self._one("SELECT coalesce(max(n), 0) FROM repeated")[0])
+        if largest > MAX_REPEATS:
+            raise ContractError(
+                "data.id_column", f"one value in {largest:,} rows", f"ids of persons, in {MAX_REPEATS} rows at most",
+                f"If it means that the id is not known, list it in data.columns.{identity.source}.missing_values."
+            )  # fmt: skip
 
     def _measure_outcome(self) -> dict[str, float]:
         """Fixed-point factors of the real sums, from the largest value that a row adds to each; and the pivot."""
@@ -389,6 +401,16 @@ class CellTable:
         if len(values) > contract.MAX_LEVELS and self.columns[i].role == "factor":
             raise contract.too_many_levels(self.columns[i])
         return values
+
+    def _check_whole(self, column: ModelColumn) -> None:
+        """Refuse levels in floating point that may be two whole numbers each."""
+        k = f"k{self.columns.index(column)}"
+        is_whole = f"typeof({k}) = 'DOUBLE' AND isfinite(CAST({k} AS DOUBLE)) AND abs(CAST({k} AS DOUBLE)) >= {LARGEST_WHOLE}"
+        if column.kind == "float" and self._one(f"SELECT bool_or({is_whole}) FROM cells")[0]:
+            raise ContractError(
+                column.where, "whole numbers from 2^53 on in floating point, where neighbours are one number", "codes as integers or text",
+                "Write the column anew as text, from where it is whole. (A table with missing values makes floating point of integers.)"
+            )  # fmt: skip
 
     def _count_missing(self) -> dict[str, int]:
         """Rows without a value, by column, of those that break no rule of outcome, weight and id."""

@@ -114,6 +114,8 @@ def of_arrow(column: pa.Array | pa.ChunkedArray, missing_values: Sequence[str] =
 def _of_values(values: pa.Array, kind: Kind) -> list[str | None]:
     if pa.types.is_float16(values.type):
         values = values.cast(pa.float32())
+    if pa.types.is_timestamp(values.type) and values.type.unit == "ns" and values.type.tz is not None:
+        values = values.cast(pa.timestamp("us", values.type.tz), safe=False)  # DuckDB has few casts of the other
     if kind == "text":
         values = values.cast(pa.string())
     with duckdb.connect(":memory:", config={"preserve_insertion_order": "true"}) as connection:

@@ -99,7 +99,7 @@ def row_source(
     if data.id_column is not None and data.duplicates != "allow":
         error = ("every id once", "Say data.duplicates: quarantine, or correct the file.")
         number = reasons.add("id:duplicate", error=error if data.duplicates == "error" else None)
-        identity = RowIdentity(data.id_column, number)
+        identity = RowIdentity(data.id_column, found.kinds[data.id_column], data.column(data.id_column).missing_values, number)
     resolved = (
         contract.resolve_column(
             data, name, found.kinds[data.source_name(name)], is_text=found.is_text, is_grouping=name in asked.grouping,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sharding.contract import ModelColumn
+from sharding.labels import Kind, label_sql
 from sharding.outcome import Outcome, outcome_sql, people_sql
 from sharding.sources import Sources
 from sharding.sql import Bind, quoted
@@ -15,7 +16,14 @@ class RowIdentity:
     """A column whose repeated values mark repeated people; of each, one row is kept, drawn by a hash of its content."""
 
     source: str
+    kind: Kind
+    missing_values: tuple[str, ...]
     reason: int
+
+    @property
+    def sql(self) -> str:
+        """SQL of the label of an id, so that blanks at its ends and the type of a file make no other person."""
+        return label_sql(quoted(self.source), self.kind)
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class RowSource:
         if with_file:
             fields.append(f"{quoted(self.sources.file_column)} AS file")
         if self.identity is not None:
-            fields.append(f"CAST({quoted(self.identity.source)} AS VARCHAR) AS id")
+            fields.append(f"{self.identity.sql} AS id")
         scan = self.sources.scan(bind, self._needed(), store_rejects=store_rejects)
         rows = f"SELECT {', '.join(fields)} FROM ({scan})"
         if self.identity is not None:

@@ -88,15 +88,37 @@ class Sources:
         """Return a SELECT of ``columns`` and of the file's path, called :attr:`file_column`, over all files; paths go in as
         parameters of ``bind``."""
         names = list(columns)
-        selected = ", ".join([*map(quoted, names), quoted(self.file_column)])
         alike: dict[tuple[tuple[str, ...], tuple[str, ...]], list[SourceFile]] = {}
         for file in self.files:
             kept = [i for i, name in enumerate(file.columns) if self.is_text or name in names]
             layout = (tuple(file.columns[i] for i in kept), tuple(file.types[i] for i in kept))
             alike.setdefault(layout, []).append(file)
-        return " UNION ALL ".join(
-            f"SELECT {selected} FROM {self._reader(bind, files, names, store_rejects)}" for files in alike.values()
-        )
+        queries = []
+        for files in alike.values():
+            selected = ", ".join([*(self._column(name, files[0]) for name in names), quoted(self.file_column)])
+            queries.append(f"SELECT {selected} FROM {self._reader(bind, files, names, store_rejects)}")
+        return " UNION ALL ".join(queries)
+
+    @cached_property
+    def _has_several_types(self) -> frozenset[str]:
+        """Columns that are stored in one type here and in another there."""
+        found: dict[str, set[str]] = {}
+        for file in self.files:
+            for name, stored in zip(file.columns, file.types, strict=True):
+                found.setdefault(name, set()).add(stored)
+        return frozenset(name for name, types in found.items() if len(types) > 1)
+
+    def _column(self, name: str, file: SourceFile) -> str:
+        """SQL of a column: 0.1 in single precision is 0.1 in double, and types that DuckDB does not join are cast to what it does."""
+        stored = "" if self.is_text or name not in file.columns else file.types[file.columns.index(name)]
+        cast = ""
+        if stored in ("float", "halffloat"):
+            cast = "CAST(CAST({} AS VARCHAR) AS DOUBLE)"
+        elif stored.startswith("decimal") and name in self._has_several_types:
+            cast = "CAST({} AS DOUBLE)"
+        elif stored.startswith("timestamp[ns, "):
+            cast = "CAST({} AS TIMESTAMPTZ)"
+        return f"{cast.format(quoted(name))} AS {quoted(name)}" if cast else quoted(name)
 
     def _reader(self, bind: Bind, files: list[SourceFile], names: list[str], store_rejects: bool) -> str:
         paths = bind([file.path for file in files])

@@ -405,6 +405,22 @@ def _(folder: Path) -> None:
     refused(run(folder, columns, "data.id_column=voter_id", "data.duplicates=error"), "id:duplicate")
 
 
+@row("An id that is a usual marker (NA, null, -9) or listed in `missing_values`")
+def _(folder: Path) -> None:
+    columns = line.voters(NUM)
+    columns["voter_id"] = [("NA", "none")[i % 2] if i < 20 else text for i, text in enumerate(columns["voter_id"])]
+    settings = "data.id_column=voter_id", "data.duplicates=quarantine", 'data.columns.voter_id.missing_values=["", "none"]'
+    assert run(folder, columns, *settings).code == 0
+    assert (people(folder)["all"], left_out(folder)) == (NUM, {})
+
+
+@row("One id in more than 100 rows, where repeated ids matter")
+def _(folder: Path) -> None:
+    columns = line.voters(NUM)
+    columns["voter_id"] = ["0" if i < 101 else text for i, text in enumerate(columns["voter_id"])]
+    refused(run(folder, columns, "data.id_column=voter_id", "data.duplicates=quarantine"), "one value in 101 rows", "data.columns.voter_id.missing_values")
+
+
 @row("A file that two patterns of `data.source` match")
 def _(folder: Path) -> None:
     refused(run(folder, None, "data.source=[voters/*, voters/part-0.parquet]"), "1 file(s) named twice")
