@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from contextlib import AbstractContextManager, closing
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -72,16 +72,27 @@ def validate(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
 
 
 @command
-def plan(run: RunFile, set_: Settings = None, debug: Debug = False) -> None:
+def plan(
+    run: RunFile,
+    set_: Settings = None,
+    format_: Annotated[
+        Literal["text", "kuberay"],
+        typer.Option("--format", help="text, or kuberay: sizes of a Ray cluster of `run.workers` cores on Kubernetes, as an overlay of deploy/kuberay."),
+    ] = "text",
+    debug: Debug = False,
+) -> None:
     """Show shards, bytes, memory and time, and what would run; runs nothing."""
+    from cluster import kuberay, stages, views
     from cluster import plan as plans
-    from cluster import stages, views
 
     loaded = load(run, set_)
     directory = loaded.config.run.directory
-    projected = plans.make(loaded.config, directory)
+    projected = plans.make(loaded.config, directory, kuberay.HEAD_CORES if format_ == "kuberay" else None)
     if projected.is_estimate:  # nothing was read yet
         stages.check_headers(loaded.config)
+    if format_ == "kuberay":
+        typer.echo(kuberay.overlay(loaded.config, projected), nl=False)
+        return
     for line in views.projection(projected) + views.status(loaded):
         typer.echo(line)
     plans.check(loaded.config, directory)

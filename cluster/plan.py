@@ -64,8 +64,11 @@ class Plan:
         return self.driver_bytes + (self.workers * self.worker_bytes if self.workers > 1 else 0)
 
 
-def make(config: RunConfig, directory: str) -> Plan:
-    """Project the run; reads directory entries and Parquet footers, no rows."""
+def make(config: RunConfig, directory: str, driver_cores: int | None = None) -> Plan:
+    """Project the run; reads directory entries and Parquet footers, no rows.
+
+    ``driver_cores`` are those of the driver's machine, this one's if not given: it holds arrays for each.
+    """
     from cluster import tasks
     from cluster.posterior_files import NUMBERS_AT_ONCE
 
@@ -96,7 +99,7 @@ def make(config: RunConfig, directory: str) -> Plan:
     cached = min(tasks.CACHE_BYTES, (cells or largest) * terms * _CACHED_BYTES)
     own_draws = math.ceil(_COPIES_OF_DRAWS * share * draws_bytes)
     at_shard = shard_bytes + cached + own_draws
-    arrays = _DRIVER_ARRAYS + _DRIVER_ARRAYS_PER_THREAD * usable_cores()
+    arrays = _DRIVER_ARRAYS + _DRIVER_ARRAYS_PER_THREAD * (driver_cores or usable_cores())
     at_driver = arrays * entries * _BYTES_PER_NUMBER + min(3 * draws_bytes, 3 * _BYTES_PER_NUMBER * NUMBERS_AT_ONCE)
     if config.fit.method == "exact" or config.poststratify.frame != "file":
         at_driver += 3 * draws_bytes  # these hold all draws at once

@@ -6,6 +6,7 @@ unknown fields refused. Rules in CEL, which only a Kubernetes server evaluates, 
 """
 
 import argparse
+import copy
 import json
 import re
 import subprocess
@@ -65,6 +66,30 @@ def of_kuberay(manifest: dict[str, Any]) -> list[str]:
         if "/tmp" not in writable:
             found.append(f"{path}.volumeMounts: nothing at /tmp, where Ray writes, under a root that is read-only")
     return found
+
+
+def of_overlay(overlay: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    """Problems of ``base``, a cluster of ours, under the patches of an overlay (`caucus plan --format kuberay`), each of which has to find its place."""
+    changed, found = copy.deepcopy(base), []
+    for patch in overlay["patches"]:
+        if patch["target"] != {"kind": base["kind"], "name": base["metadata"]["name"]}:
+            found.append(f"patches: nothing is a {patch['target']}")
+        for change in parsed(patch["patch"]):
+            *above, last = change["path"].strip("/").split("/")
+            try:
+                inner = changed
+                for key in above:
+                    inner = inner[int(key) if isinstance(inner, list) else key]
+                if change["op"] == "add" and last == "-":
+                    inner.append(change["value"])
+                elif change["op"] == "replace":
+                    place = int(last) if isinstance(inner, list) else last
+                    inner[place], _ = change["value"], inner[place]
+                else:
+                    found.append(f"patches: {change['op']} of {change['path']}, expected replace, or add of a last item")
+            except (KeyError, IndexError, TypeError, ValueError):
+                found.append(f"patches: {change['path']} is nowhere in {base['kind']} {base['metadata']['name']}")
+    return found + of_kuberay(changed)
 
 
 def of_autoscaler(manifest: dict[str, Any]) -> list[str]:
