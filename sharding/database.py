@@ -41,12 +41,12 @@ def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[d
     connection.execute("SET TimeZone = 'UTC'")  # a label does not depend on where the machine stands
     try:
         yield connection
-    except duckdb.OutOfMemoryException:
-        raise _too_little_memory(memory_limit) from None
+    except duckdb.OutOfMemoryException as error:
+        raise _no_more(error, memory_limit) from None
     except OSError as error:  # what DuckDB raises comes through Arrow's streams as an OSError
         if not str(error).startswith("Out of Memory Error"):
             raise
-        raise _too_little_memory(memory_limit) from None
+        raise _no_more(error, memory_limit) from None
     except (duckdb.BinderException, duckdb.ParserException, duckdb.CatalogException, duckdb.InternalException) as error:
         raise ShardingError(
             f"data.source: the database refused a question ({type(error).__name__}). This is a defect of Caucus; please report it."
@@ -63,8 +63,11 @@ def connected(memory_limit: str, threads: int | None, spill: Path) -> Iterator[d
         shutil.rmtree(spill, ignore_errors=True)
 
 
-def _too_little_memory(memory_limit: str) -> SourceError:
+def _no_more(error: Exception, memory_limit: str) -> OSError | SourceError:
+    """Which of the two ran out: the disk, of which DuckDB spills no more than was free when it began, or memory that cannot be spilled."""
+    if "failed to offload" in str(error):
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return SourceError(
-        "data.memory_limit", f"more to hold than {memory_limit} and the free disk allow",
-        "memory for the cells of the model", "Raise data.memory_limit, free disk space, or use fewer columns."
+        "data.memory_limit", f"more to hold than {memory_limit} allows", "memory for the cells of the model",
+        "Raise data.memory_limit, or use fewer columns."
     )  # fmt: skip
