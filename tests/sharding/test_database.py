@@ -22,14 +22,23 @@ def test_a_database_that_may_not_spill_has_no_room_and_the_sources_are_not_blame
     assert str(tmp_path) not in str(told.value), "of DuckDB's text, which can hold values, nothing is told"
 
 
-def test_a_full_disk_where_it_spills_is_no_lack_of_memory(tmp_path: Path):
-    sort = "CREATE TABLE t AS SELECT random() AS a FROM range(2000000) ORDER BY a"
-    with pytest.raises(OSError, match="No space left") as told, database.connected("20MB", 1, tmp_path / "spill") as connection:
-        connection.execute("SET max_temp_directory_size = '1MB'")  # DuckDB itself sets it to what is free, when it spills first
-        connection.execute(sort)
+def sorted_on(memory_limit: str, spill: Path, *, with_room: bool = False, as_stream: bool = False) -> None:
+    """Sort two million numbers in a database that may spill a megabyte: DuckDB itself sets that to what is free when it first spills."""
+    with database.connected(memory_limit, 1, spill) as connection:
+        if not with_room:
+            connection.execute("SET max_temp_directory_size = '1MB'")
+        found = connection.execute("SELECT random() AS a, random() AS b FROM range(2000000) ORDER BY a")
+        if as_stream:
+            list(found.to_arrow_reader(10_000))
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_a_full_disk_where_it_spills_is_no_lack_of_memory(tmp_path: Path, as_stream: bool):
+    with pytest.raises(OSError, match="No space left") as told:
+        sorted_on("20MB", tmp_path / "spill", as_stream=as_stream)
     assert told.value.errno == errno.ENOSPC
-    with pytest.raises(OSError, match="No space left"), database.connected("20MB", 1, tmp_path / "spill") as connection:
-        connection.execute("SET max_temp_directory_size = '1MB'")
-        list(connection.execute("SELECT random() AS a, random() AS b FROM range(2000000) ORDER BY a").to_arrow_reader(10_000))
-    with pytest.raises(SourceError, match="more to hold than 2MB allows"), database.connected("2MB", 1, tmp_path / "spill") as connection:
-        connection.execute(sort)
+
+
+def test_memory_that_cannot_be_spilled_is_no_full_disk(tmp_path: Path):
+    with pytest.raises(SourceError, match="more to hold than 2MB allows"):
+        sorted_on("2MB", tmp_path / "spill", with_room=True)
