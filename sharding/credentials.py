@@ -22,8 +22,10 @@ _NAMES = re.compile(
     r"|(aws|google|oss|obs)access(key)?id"
 )
 _LONG = re.compile(r"[\w+/=.~-]{32,}")  # a value that looks like a key, whatever its name
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>|]*")
-_LOGIN = re.compile(r"(?<![\w/])[^\s/@:'\"`]+:[^\s/@'\"`]+@(?=[\w\[])")
+# in messages both begin at the beginning of what they may begin in, or they would take the square of a long name's length
+_URL = re.compile(r"(?<![A-Za-z0-9+.-])([0-9+.-]*)([A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`<>|]*)")
+_BEFORE_AT = re.compile(r"(?<![^\s/@'\"`])([^\s/@'\"`]+)@(?=[\w\[])")
+_LOGIN = re.compile(r"[^\s/@:'\"`]+:[^\s/@'\"`]+@(?=[\w\[])")
 
 
 def found_in(url: str) -> str:
@@ -59,7 +61,18 @@ def _secret_parameters(parameters: list[str]) -> Iterator[str]:
 
 def hide(text: str) -> str:
     """Return a message in which no URL, and no ``user:password@host``, shows a secret."""
-    return _LOGIN.sub(f"{HIDDEN}@", _URL.sub(lambda url: _without_secrets(url[0]), text))
+    return _BEFORE_AT.sub(_without_login, _URL.sub(lambda url: url[1] + _without_secrets(url[2]), text))
+
+
+def _without_login(found: re.Match[str]) -> str:
+    """Hide ``user:password`` from the first place where a user may begin, which is not after a letter, a digit or a slash."""
+    text, before = found[1], found.string[found.start() - 1 : found.start()]
+    last_colon = text.rfind(":", 0, len(text) - 1)
+    for i in range(last_colon):
+        previous = text[i - 1] if i else before
+        if text[i] != ":" and not (previous.isalnum() or previous in ("_", "/")):
+            return f"{text[:i]}{HIDDEN}@"
+    return found[0]
 
 
 def _without_secrets(url: str) -> str:

@@ -73,3 +73,15 @@ def test_what_is_hidden_still_says_which_file():
     assert credentials.hide(WITH["SAS"]) == "https://a.blob.core.windows.net/c/f.csv?(hidden)"
     assert credentials.hide(WITH["s3 key and secret"]) == "s3://(hidden)@bucket/f.parquet"
     assert credentials.hide(f"proxy ann:{SECRET}@proxy:3128 refused") == "proxy (hidden)@proxy:3128 refused"
+
+
+def test_a_login_is_hidden_with_all_that_may_be_its_user():
+    for text, shown in (("(a:b@c", "(hidden)@c"), ("a::b@c", "(hidden)@c"), ("/a:b@c", "/a:b@c"), ("/-a:b@c", "/-(hidden)@c"), ("a:@c", "a:@c"),
+                        (":a@c", ":a@c"), ("x@a:b@c", "x@(hidden)@c"), ("1http://k:p@h", "1http://(hidden)@h"), ("a:b@ c", "a:b@ c")):  # fmt: skip
+        assert credentials.hide(text) == shown, text
+
+
+@pytest.mark.parametrize("piece", ["(", "a", "a1", ":(", "a:", "@a", "/a", "a.", "::", "-", "a@(", ":a@", "?a=b&"])
+def test_a_long_text_takes_no_square_of_its_length(piece: str):
+    text = piece * (1_000_000 // len(piece))  # the square would take hours
+    assert credentials.hide(text) == text
