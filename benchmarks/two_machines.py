@@ -25,7 +25,16 @@ from benchmarks.races import CAUCUS
 from sharding import simulate, storage
 
 NUTS = CONFIG.replace("fit: {rounds: 3, draws: 100}", "fit: {method: nuts, rounds: 2, draws: 100, shard_draws: 100, shard_warmup: 100}")
-CLASSIC = CONFIG.replace("fit: {rounds: 3, draws: 100}", "fit: {method: classic, draws: 100, warmup: 100}").replace("by: state", "by: race").replace("dem_share + ", "").replace(" + (1 | race:age)", "").replace('"race:age"', "race")
+CLASSIC = """
+name: classic
+data: {source: ../tiny.parquet, outcome: voted, terms_of_use: synthetic}
+model: {formula: voted ~ 1 + female + (1 | race), family: bernoulli}
+shards: {num_shards: 4, min_cells: 1}
+fit: {method: classic, draws: 20, warmup: 30, chains: 2}
+audit: {draws: 100, max_extra_rounds: 0}
+poststratify: {by: [all, race]}
+run: {directory: run, seed: 1}
+"""
 TINY = """
 name: tiny
 data: {source: ../tiny.parquet, outcome: voted, terms_of_use: synthetic}

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cluster import code_version, failures, run_directory
-from cluster.errors import EXIT_GOOD, MetricsError, MissingExtraError
+from cluster.errors import EXIT_GOOD, EXIT_INTERRUPTED, MetricsError, MissingExtraError
 from cluster.progress import Progress
 from cluster.run_directory import ON_WORKERS, STAGES
 from sharding import storage, store
@@ -112,6 +112,7 @@ class MeasuredProgress:
 
     def __init__(self, shown: Progress, metrics: RunMetrics, directory: str, outlets: tuple["Outlet", ...]):
         self._shown, self._metrics, self._directory, self._outlets = shown, metrics, directory, outlets
+        self._is_interrupted = False
         self._stage = ""
         self._failed = 0
         metrics.set("caucus_run_info", 1.0, code_version.version())
@@ -172,14 +173,15 @@ class MeasuredProgress:
     def ended(self, exit_code: int) -> None:
         """The run ended, with what the command ends with; the stage that was at work has failed."""
         self._metrics.set("caucus_exit_code", exit_code)
+        self._is_interrupted = exit_code == EXIT_INTERRUPTED
         if self._stage:
             self._metrics.set("caucus_stage_state", _NUM_STATES["failed"], self._stage)
 
     def close(self) -> None:
-        """See `Progress.close`; a file keeps the last values, an address answers no more."""
+        """See `Progress.close`; a file keeps the last values, an address answers no more. Who stops a run is not kept waiting (Ray kills after 3 s)."""
         self._shown.close()
         for outlet in self._outlets:
-            outlet.close()
+            outlet.close(waits=not self._is_interrupted)
 
     def _is_done(self, stage: str) -> None:
         self._stage = ""
@@ -240,8 +242,8 @@ class TextFile:
                 log.warning("metrics not written", extra={"file": str(self._file), "reason": error.strerror})
             self._is_broken = True
 
-    def close(self) -> None:
-        """Write the last values, which stay."""
+    def close(self, *, waits: bool = True) -> None:
+        """Write the last values, which stay, so that nobody is waited for."""
         self.tell(is_urgent=True)
 
 
@@ -273,9 +275,9 @@ class Endpoint:
     def tell(self, *, is_urgent: bool) -> None:
         """Nothing to do: it is asked."""
 
-    def close(self) -> None:
-        """Answer no more, once whoever has asked before has asked for how the run ended. May be called twice."""
-        if self._num_asked:
+    def close(self, *, waits: bool = True) -> None:
+        """Answer no more, once whoever has asked before has asked for how the run ended (``waits``). May be called twice."""
+        if self._num_asked and waits:
             self._asked.clear()
             self._asked.wait(LAST_LOOK_SECONDS)
             self._num_asked = 0

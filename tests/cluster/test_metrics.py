@@ -19,7 +19,7 @@ from fakes import FakeStages
 from test_stages import CONFIG, command, file  # noqa: F401  # the fixture
 
 from benchmarks import ray_clusters
-from cluster import metrics
+from cluster import metrics, progress
 from cluster.errors import MetricsError, MissingExtraError, StageError
 from cluster.metrics import (
     ADDRESS_VARIABLE,
@@ -203,6 +203,23 @@ def test_who_scrapes_is_waited_for_and_sees_how_the_run_ended(file: Path, fakes:
         watcher.join()
     assert parsed(said[-1])["caucus_exit_code",] == 4
     assert parsed(said[-1])["caucus_stage_state", "merge"] == 3
+
+
+def test_who_stops_a_run_that_is_scraped_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch):
+    (port,) = ray_clusters.ports(1)
+    monkeypatch.setenv(ADDRESS_VARIABLE, str(port))
+    monkeypatch.setattr(metrics, "LAST_LOOK_SECONDS", "no wait takes this")
+
+    def scraped_and_stopped(how: BaseException) -> None:
+        with metrics.observing(progress.make(), "x", "nowhere"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10).read()
+            raise how
+
+    with pytest.raises(KeyboardInterrupt):
+        scraped_and_stopped(KeyboardInterrupt())
+    monkeypatch.setattr(metrics, "LAST_LOOK_SECONDS", 0.0)
+    with pytest.raises(OSError, match="away"):
+        scraped_and_stopped(OSError("the store is away"))  # the first one has left the port
 
 
 def test_a_run_that_waits_for_machines_is_told_and_does_not_get_on(capsys: pytest.CaptureFixture):

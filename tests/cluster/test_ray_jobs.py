@@ -1,5 +1,6 @@
 """Runs as jobs of a Ray cluster: what is sent, who is trusted, and what a command ends with."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -8,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pytest
@@ -27,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "end_to_end"))
 import line
 
 from benchmarks import ray_clusters
+
+T = TypeVar("T")
 
 
 @pytest.mark.parametrize("address", ["ray://host:10001", "ftp://host", "http://", "http://user:secret@host:8265", "http://host/?token=secret"])
@@ -211,6 +216,43 @@ def cluster() -> Iterator[ray_clusters.Node]:
             yield node
 
 
+def pair_of_ports() -> tuple[int, int]:
+    """Two neighbouring ports, the second of which is free."""
+    while True:
+        first = ray_clusters.ports(1)[0]
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", first + 1)):
+            return first, first + 1
+
+
+def scraped(port: int) -> str:
+    """What a run tells at its port; nothing where none listens yet."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def until(found: Callable[[], T], told: Callable[[], str]) -> T:
+    """Ask until there is an answer; it fails with what is told then."""
+    deadline = time.monotonic() + 180
+    while not (answer := found()):
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.5)
+    return answer
+
+
+def terminated_watcher(file: Path, *to: str) -> tuple[int, bool]:
+    """How ``caucus logs --follow`` ends that is sent SIGTERM when it has said something, and whether it says that the run goes on."""
+    command = [sys.executable, "-m", "cluster", "logs", str(file), *to, "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watcher:
+        assert watcher.stdout is not None
+        watcher.stdout.readline()
+        watcher.terminate()
+        said = watcher.communicate(timeout=60)[1]
+    return watcher.returncode, "the run goes on there" in said and "interrupted" not in said
+
+
 @pytest.mark.ray
 def test_submit_stop_and_submit_again(cluster: ray_clusters.Node, tmp_path: Path):
     """From a second shell: sent, watched, stopped, sent again to its end; each ends with the run's own code."""
@@ -222,17 +264,20 @@ def test_submit_stop_and_submit_again(cluster: ray_clusters.Node, tmp_path: Path
     assert not (tmp_path / "run").exists(), "nothing was begun"
 
     slow = ("--set", "fit.draws=20000", "--set", "fit.chains=4")
-    assert line.caucus("submit", file, *to, *slow, "--no-wait").code == 0
+    first, metrics = pair_of_ports()
+    with socket.create_server(("127.0.0.1", first)):  # as another run of this head that came first
+        assert line.caucus("submit", file, *to, *slow, "--metrics", f"127.0.0.1:{first}-{first + 1}", "--no-wait").code == 0
+        seen = until(lambda: scraped(metrics), lambda: line.caucus("logs", file, *to).out)
+    assert 'caucus_run_info{' in seen
     twice = line.caucus("submit", file, *to)
     assert twice.code == 4, twice
     assert "attempt 2 of the run is" in twice.message
-    deadline = time.monotonic() + 180
-    while "fit: done" not in (said := line.caucus("logs", file, *to).out):
-        assert time.monotonic() < deadline, said
-        time.sleep(0.5)
+    until(lambda: "fit: done" in line.caucus("logs", file, *to).out, lambda: line.caucus("logs", file, *to).out)
     shown = line.caucus("status", file, *to).out
     assert "-2  running" in shown
     assert "  now: " in shown
+    assert terminated_watcher(file, *to) == (130, True), "and not that the run was interrupted"
+    assert "-2  running" in line.caucus("status", file, *to).out
     stopped = line.caucus("stop", file, *to)
     assert (stopped.code, "-2  stopped" in stopped.out) == (0, True), stopped
     ended = line.caucus("logs", file, *to).out
