@@ -256,8 +256,10 @@ def test_folders_may_have_characters_of_globs_in_their_names(tmp_path: Path, sou
 def test_a_finished_run_can_be_used_when_its_source_is_gone(tmp_path: Path):
     config = line.make(tmp_path)
     assert line.caucus("run", config).code == 0
+    shutil.copytree(tmp_path / "run", tmp_path / "a copy")
     (tmp_path / "voters" / "part-0.parquet").unlink()
     assert line.caucus("run", config).out.startswith("everything is done already")
+    assert line.caucus("run", config, "--set", "run.directory=a copy").out.startswith("everything is done already"), "wherever it lies"
     assert line.caucus("report", config).code == 0
     assert line.caucus("check", config).code == 0
     merged = line.caucus("run", config, "--set", "model.priors.sd=half_normal(2)")
