@@ -15,12 +15,13 @@ from cluster.context import StageContext
 from cluster.site_files import SiteFile
 from cluster.threads import one_blas_thread
 from cluster.work import Work, model_ref, open_work
-from fitting import combiner, mixing, relayout, rounds, scale_audit, scale_proposal, verdict
+from fitting import combiner, relayout, rounds, scale_audit, scale_proposal, verdict
 from fitting.combiner import Moments
 from fitting.config import ClassicConfig, ExactConfig, NUTSConfig
 from fitting.rounds import Round, RoundsState
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
+from fitting.scale_source import Source
 from fitting.sites import Site
 from fitting.tree import Restriction
 from sharding import storage, store
@@ -267,19 +268,19 @@ def _merge(work: Work, fitted: Fitted) -> None:
         )  # fmt: skip
         return
     variance = _score_variance(work, fitted, natural, proposal)
-    learned = combiner.learn(work.hierarchy, natural, proposal, draws_each * chains, work.threads)
-    for thinning in mixing.THINNING:
+    source = Source(work.hierarchy, natural, proposal, draws_each * chains, work.threads)
+    while True:
         parts = posterior_files.parts_in_turn(
-            work.hierarchy, natural, learned, num_draws=draws_each, num_chains=chains, seed=config.run.seed,
-            threads=work.threads, thinning=thinning, score_variance=variance,
+            work.hierarchy, natural, source, num_draws=draws_each, num_chains=chains, seed=config.run.seed,
+            threads=work.threads, score_variance=variance,
         )  # fmt: skip
         posterior_files.write(
             work.directory, work.hierarchy, parts, config.name, num_chains=chains, num_draws=draws_each
         )
         psi = posterior_files.unconstrained(work.directory, work.hierarchy)
-        if not combiner.is_too_few(work.hierarchy, psi, config.fit.min_ess):
+        if not combiner.is_too_few(work.hierarchy, psi, config.fit.min_ess) or not source.improve():
             break
-        work.context.progress.say("a scale was drawn too seldom: more proposals for each draw")
+        work.context.progress.say("a scale was drawn too seldom: drawn again, from a better proposal")
 
 
 def _score_variance(work: Work, fitted: Fitted, natural: Natural, proposal: Proposal) -> np.ndarray | None:

@@ -16,8 +16,7 @@ from fitting import combiner, families
 from fitting.combiner import Draws
 from fitting.hierarchy import Hierarchy
 from fitting.scale_marginal import Natural
-from fitting.scale_proposal import Proposal
-from fitting.scale_sampler import Learned
+from fitting.scale_source import Source
 from fitting.verdict import Sampler
 from reporting import draws_file, tables
 from reporting.draws_file import Declared
@@ -42,15 +41,15 @@ class Part(NamedTuple):
 
 
 def parts_in_turn(
-    hierarchy: Hierarchy, natural: Natural, proposal: Proposal | Learned, *, num_draws: int, num_chains: int, seed: int,
-    threads: int, thinning: int = 1, score_variance: np.ndarray | None = None,
+    hierarchy: Hierarchy, natural: Natural, source: Source, *, num_draws: int, num_chains: int, seed: int,
+    threads: int, score_variance: np.ndarray | None = None,
 ) -> Iterator[Part]:  # fmt: skip
-    """Draw from the merged posterior, a few draws at a time: the very draws of ``combiner.draw``, with what `combiner.learn` learned."""
+    """Draw from the merged posterior, a few draws at a time: the very draws of a pass of ``combiner.draw``."""
     size = max(1, NUMBERS_AT_ONCE // hierarchy.model.tree.num_coefficients)
     for chain in range(num_chains):
         in_turn = combiner.draw_in_turn(
-            hierarchy, natural, proposal, num_draws=num_draws, chain=chain, seed=seed, threads=threads,
-            thinning=thinning, score_variance=score_variance,
+            hierarchy, natural, source, num_draws=num_draws, chain=chain, seed=seed, threads=threads,
+            score_variance=score_variance,
         )  # fmt: skip
         for begin in range(0, num_draws, size):
             some = [one for _, one in zip(range(min(size, num_draws - begin)), in_turn, strict=False)]

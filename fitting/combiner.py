@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from fitting import mixing, sandwich, scale_hmc, scale_marginal, scale_proposal, scale_sampler
+from fitting import mixing, sandwich, scale_hmc, scale_marginal, scale_proposal
 from fitting import tree as tr
 from fitting.errors import ImproperPosteriorError
 from fitting.hierarchy import Hierarchy
@@ -26,11 +26,10 @@ from fitting.in_order import in_order
 from fitting.scale_hmc import Point
 from fitting.scale_marginal import Natural
 from fitting.scale_proposal import Proposal
-from fitting.scale_sampler import Learned
+from fitting.scale_source import MANY_HYPERPARAMETERS, Source
 from fitting.sites import Site, about
 from fitting.tree import Restriction, Tree
 
-MANY_HYPERPARAMETERS = 12  # with more of them an independence sampler hardly accepts: Hamiltonian paths instead
 CHAIN_POINTS = 100
 MAX_IMPOSSIBLE = 200  # proposals of psi of which none is possible, after which there is no distribution
 
@@ -180,25 +179,24 @@ def draw(
 ) -> Draws:
     """Draw from the merged posterior, all draws at once in memory; :func:`draw_in_turn` explains the arguments.
 
-    ``min_ess``: proposals of psi per draw are doubled, up to eight, until every hyperparameter has this bulk and tail ESS.
+    ``min_ess``: passes of draws, each better than the one before, until every hyperparameter has this bulk and tail ESS.
     """
     theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
     kept = np.empty((num_chains, num_draws, hierarchy.size))
     acceptance = np.empty(num_chains)
-    learned = learn(hierarchy, sites, proposal, num_draws * num_chains, threads)
-    for thinning in mixing.THINNING:
+    source = Source(hierarchy, sites, proposal, num_draws * num_chains, threads)
+    while True:
         for chain in range(num_chains):
             in_turn = draw_in_turn(
-                hierarchy, sites, learned, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup,
-                thinning=thinning, score_variance=score_variance,
+                hierarchy, sites, source, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup,
+                score_variance=score_variance,
             )  # fmt: skip
             moved = np.empty(num_draws, dtype=bool)
             for d, one in enumerate(in_turn):
                 theta[chain, d], kept[chain, d], moved[d] = one
             acceptance[chain] = share_moved(moved)
-        if not min_ess or not is_too_few(hierarchy, kept, min_ess):
-            break
-    return Draws(theta, kept, acceptance)
+        if not min_ess or not is_too_few(hierarchy, kept, min_ess) or not source.improve():
+            return Draws(theta, kept, acceptance)
 
 
 def is_too_few(hierarchy: Hierarchy, psi: np.ndarray, min_ess: float) -> bool:
@@ -209,15 +207,6 @@ def is_too_few(hierarchy: Hierarchy, psi: np.ndarray, min_ess: float) -> bool:
 def mixed(hierarchy: Hierarchy, psi: np.ndarray) -> mixing.Mixing:
     """Effective sizes and R-hat of draws of psi, (chain, draw, H), on their natural scale."""
     return mixing.of(hierarchy.natural(psi.reshape(-1, hierarchy.size)).reshape(psi.shape))
-
-
-def learn(
-    hierarchy: Hierarchy, sites: Natural, proposal: Proposal, num_draws: int, threads: int = 1
-) -> Proposal | Learned:
-    """What to draw psi from: for fewer draws than learning takes pilots, and for Hamiltonian paths, the proposal as it is."""
-    if not 0 < hierarchy.size <= MANY_HYPERPARAMETERS or num_draws <= 2 * scale_sampler.num_pilots(hierarchy.size):
-        return proposal
-    return scale_sampler.learn(hierarchy, sites, proposal, threads)
 
 
 def share_moved(moved: np.ndarray) -> float:
@@ -236,20 +225,19 @@ class OneDraw(NamedTuple):
 def draw_in_turn(
     hierarchy: Hierarchy,
     sites: Natural,
-    proposal: Proposal | Learned,
+    source: Source,
     *,
     num_draws: int,
     chain: int,
     seed: int,
     threads: int = 1,
     warmup: int = 20,
-    thinning: int = 1,
     score_variance: np.ndarray | None = None,
 ) -> Iterator[OneDraw]:
     """Yield the draws of one chain from the merged posterior; no more of them are held than a few for each thread.
 
     A proposal of psi is kept as often as its weight says: ``floor(w / (thinning * mean) + u)`` times for a uniform u, which is its weight on
-    average. The coefficients are drawn anew each time.
+    average. The coefficients are drawn anew each time. The source learns the densities that were looked up.
 
     Parameters
     ----------
@@ -257,8 +245,6 @@ def draw_in_turn(
         Of this chain. Chain c uses the stream ``(seed, c)`` whatever the number of threads.
     warmup
         Proposals that the mean weight is taken from.
-    thinning
-        Proposals of psi per draw, about.
     score_variance
         Of all shards, shape (E,): draws then have the corrected spread of `fitting.sandwich`. Scales are drawn as without.
 
@@ -267,51 +253,45 @@ def draw_in_turn(
     ImproperPosteriorError
         No proposal gives a distribution.
     """
-    size = hierarchy.size
-    rng = np.random.default_rng([seed, chain])
-    if size > MANY_HYPERPARAMETERS:
-        assert isinstance(proposal, Proposal), "paths learn nothing beyond its axes"
-        for point in _hamiltonian(hierarchy, sites, proposal, rng, num_draws, thinning):
+    rng, thinning = np.random.default_rng([seed, chain]), source.thinning
+    if hierarchy.size > MANY_HYPERPARAMETERS:
+        assert isinstance(source.proposal, Proposal), "paths learn nothing beyond its axes"
+        for point in _hamiltonian(hierarchy, sites, source.proposal, rng, num_draws, thinning):
             one = _draw_given(hierarchy, sites, point.position, int(rng.integers(0, 2**63)), score_variance, lambda _: 1)[1]
             yield OneDraw(one[0], point.position, point.moved)
         return
     least, found, tried = -np.inf, 0, 0
     while found < num_draws:
         count = num_draws * thinning if np.isfinite(least) else warmup
-        points, log_q = _proposed(proposal, rng, count, size)
+        points, log_q = source.sample(rng, count)
         seeds, uniforms = rng.integers(0, 2**63, size=count), rng.random(count)
 
         def attempt(i: int, points=points, log_q=log_q, seeds=seeds, uniforms=uniforms, least=least) -> tuple[float, np.ndarray] | None:
-            def copies(log_density: float) -> int:
-                weight = np.exp(min(log_density - log_q[i] - least, np.log(num_draws))) if np.isfinite(least) else 0.0
+            def copies(log_p: float) -> int:
+                weight = np.exp(min(log_p - log_q[i] - least, np.log(num_draws))) if np.isfinite(least) else 0.0
                 return int(weight + uniforms[i]) if np.isfinite(weight) and np.isfinite(least) else 0
 
             return _or_none(hierarchy, lambda psi: _draw_given(hierarchy, sites, psi, seeds[i], score_variance, copies), points[i])
 
-        log_w = np.full(count, -np.inf)
+        log_density = np.full(count, -np.inf)
         for i, result in enumerate(in_order(attempt, range(count), threads)):
             if result is None:
                 continue
-            log_w[i] = result[0] - log_q[i]
+            log_density[i] = result[0]
             for copy, theta in enumerate(result[1][: num_draws - found]):
                 yield OneDraw(theta, points[i], copy == 0)
             found = min(found + len(result[1]), num_draws)
             if found == num_draws:
+                source.note(points[: i + 1], log_density[: i + 1])
                 return
         tried += count
+        source.note(points, log_density)
+        log_w = log_density - log_q
         if not np.isfinite(log_w).any() and tried >= MAX_IMPOSSIBLE:
             raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
         if not np.isfinite(least) and np.isfinite(log_w).any():
             top = log_w.max()
             least = float(top + np.log(np.mean(np.exp(log_w - top))) + np.log(thinning))
-
-
-def _proposed(
-    proposal: Proposal | Learned, rng: np.random.Generator, count: int, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    if isinstance(proposal, Learned):
-        return scale_sampler.sample(proposal, rng, count)
-    return scale_proposal.sample(proposal, rng.random((count, size))) if size else (np.zeros((count, 0)), np.zeros(count))
 
 
 def _hamiltonian(

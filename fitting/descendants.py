@@ -6,6 +6,7 @@ node above, or one sparse or elementwise product for all of them where each has 
 
 from __future__ import annotations
 
+import copy
 from functools import cached_property
 from typing import Any
 
@@ -84,13 +85,16 @@ class Descendants:
 
     def _weighted(self, weights: np.ndarray) -> sparse.csr_array:
         """Sums rows with these weights, (N k,), by ancestor, shape (num_ancestors, N k)."""
-        columns, ends = self._pattern
-        return sparse.csr_array((np.ascontiguousarray(weights), columns, ends), shape=(self.num_ancestors, len(columns)))
+        sums = copy.copy(self._sums)  # its checks of the pattern would take most of the time
+        sums.data = np.ascontiguousarray(weights)
+        return sums
 
     @cached_property
-    def _pattern(self) -> tuple[np.ndarray, np.ndarray]:
+    def _sums(self) -> sparse.csr_array:
         num_rows = np.bincount(self.ancestor, minlength=self.num_ancestors) * self.block
-        return np.arange(num_rows.sum(), dtype=np.int32), np.concatenate([[0], np.cumsum(num_rows)]).astype(np.int32)
+        ends = np.concatenate([[0], np.cumsum(num_rows)]).astype(np.int32)
+        columns = np.arange(num_rows.sum(), dtype=np.int32)
+        return sparse.csr_array((np.ones(len(columns)), columns, ends), shape=(self.num_ancestors, len(columns)))
 
     @cached_property
     def _chunks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

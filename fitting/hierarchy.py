@@ -233,7 +233,8 @@ class Hierarchy:
                 pulls.append((self.shrinkage.places, shrunk * about[self.shrinkage.places]))  # places: each once
         for g, (group, part) in enumerate(zip(self.model.groups, self.slices, strict=True)):
             block, log_det = self.group_precision(g, psi[part], xp)
-            values.append(xp.broadcast_to(block, group.entries.shape).ravel())
+            entries = group.entries
+            values.append(xp.full(entries.size, block[0, 0]) if block.size == 1 else xp.broadcast_to(block, entries.shape).ravel())
             log_determinant = log_determinant + len(group.blocks) * log_det
             if about is not None and about[group.blocks].any():
                 pulls.append((group.blocks.ravel(), (about[group.blocks] @ block).ravel()))

@@ -12,9 +12,10 @@ tail, and a tail that is oblique to the axes is missed. So the axes are the hype
 * candidates come from the profiles with the tilt averaged over the other axes, and are thinned by what is left of it. A share of the
   t, as wide as these profiles, stays in the mixture.
 
-Everything is in tables along the axes, so that a candidate costs no factorisation. Proposals are independent and their density is
+Everything is in tables along the axes, so that a candidate costs no factorisation. Where draws show that a place was missed, the tilt
+is learned anew with the densities that they were weighted by. Proposals are independent and their density is
 known; each is weighted by the exact density over its own: a poor fit costs effective draws, never correctness. Pilots are Sobol
-points, so the proposal does not depend on a seed.
+points, so the first proposal does not depend on a seed.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ KNOTS = np.array([-9.0, -6.0, -4.0, -2.5, -1.5, -0.7, 0.0, 0.7, 1.5, 2.5, 4.0, 6
 ENDS = np.linspace(-14.0, 14.0, 2801)  # of the cells of a table
 STEP = float(ENDS[1] - ENDS[0])
 MIDDLES = 0.5 * (ENDS[1:] + ENDS[:-1])
+FAR = 3.0  # how far the others follow an axis: where its scale is next to zero, theirs do not change any more
 MIN_SLOPE = 0.3  # of a log tail, per sd of the axis
 DEEPEST = -60.0
 FLATTER = 0.6  # power of the profiles that pilots are drawn from
@@ -44,13 +46,15 @@ EDGES = np.linspace(-3.0, 3.0, 11)  # of the cells that the tilt is averaged in,
 LOWEST, FLOOR = -1.5, -10.0  # of what is left of the tilt, and of the log ratio at a pilot
 CANDIDATES, POOL = 4096, 16384
 MIN_RATE = 0.01
+MOST_KNOWN = 1500  # log ratios that one regression takes
 SHARE_OF_T = 0.1  # of all proposals: where the tilt is wrong the t bounds the weights
 
 
 class Learned(NamedTuple):
     """Tables along the axes by cell: log densities of profiles and marginals, (H, cells), and features f, (H, cells, m).
 
-    The tilt is ``constant + line f + f' pairs f``; what the marginals do not have of it is cut at ``top``.
+    The tilt is ``constant + line f + f' pairs f``; what the marginals do not have of it is cut at ``top``. It was learned from the
+    log ratios of target and product of profiles, ``ratio`` (N,), at positions ``known`` (N, H).
     """
 
     proposal: Proposal  # axes are those of psi
@@ -62,6 +66,8 @@ class Learned(NamedTuple):
     pairs: np.ndarray
     top: float
     log_weight_of_t: float
+    known: np.ndarray
+    ratio: np.ndarray
 
 
 def learn(hierarchy: Hierarchy, sites: Natural, proposal: Proposal, threads: int = 1) -> Learned:
@@ -74,29 +80,41 @@ def learn(hierarchy: Hierarchy, sites: Natural, proposal: Proposal, threads: int
     size, covariance = hierarchy.size, proposal.axes @ proposal.axes.T
     sd = np.sqrt(np.diagonal(covariance))
     proposal = proposal._replace(axes=np.diag(sd), widths=np.ones((2, size)))
-    along = log_densities(np.array([proposal.mode + knot * path for path in covariance / sd[:, None] for knot in KNOTS]))
+    others = np.clip(KNOTS, -FAR, FAR)[:, None] * (covariance / sd[:, None] - np.diag(sd))[:, None]  # (H, knots, H)
+    along = log_densities(np.concatenate(proposal.mode + KNOTS[:, None] * np.diag(sd)[:, None] + others))
     profiles = np.array([_profile(row) for row in along.reshape(size, -1)])
     features = np.array([_features(profile) for profile in profiles])
     nothing = np.zeros(size * len(CENTRES))
-    learned = Learned(proposal, profiles, profiles, features, 0.0, nothing, np.diag(nothing), 0.0, 0.0)
-    flatter = np.array([_normalised(FLATTER * profile) for profile in profiles])
+    learned = Learned(
+        proposal, profiles, profiles, features, 0.0, nothing, np.diag(nothing), 0.0, 0.0, np.empty((0, size)), np.empty(0)
+    )
     sobol = qmc.Sobol(size, scramble=True, rng=np.random.default_rng(0))
-    z = _positions(flatter, sobol.random(CANDIDATES)[: num_pilots(size)])
-    ratio = log_densities(proposal.mode + z @ proposal.axes.T) - _look_up(profiles, _cells(z))
-    pool = sobol.random(POOL)
-    learned = _learned_from(learned, flatter, z, ratio, pool)
-    again = sample(learned, np.random.default_rng(1), num_pilots(size))[0]
-    z_again = np.linalg.solve(proposal.axes, (again - proposal.mode).T).T
-    ratio = np.concatenate([ratio, log_densities(again) - _look_up(profiles, _cells(z_again))])
-    return _learned_from(learned, flatter, np.concatenate([z, z_again]), ratio, pool)
+    z = _positions(_flatter(profiles), sobol.random(CANDIDATES)[: num_pilots(size)])
+    points = proposal.mode + z @ proposal.axes.T
+    learned = learn_more(learned, points, log_densities(points))
+    points = sample(learned, np.random.default_rng(1), num_pilots(size))[0]
+    return learn_more(learned, points, log_densities(points))
 
 
-def _learned_from(learned: Learned, flatter: np.ndarray, z: np.ndarray, ratio: np.ndarray, pool: np.ndarray) -> Learned:
-    """The tilt from log ratios (N,) at positions (N, H); ``pool`` are uniforms, (M, H), to average it with."""
-    known = np.isfinite(ratio)
-    if known.sum() > 4 * z.shape[1]:
-        y = np.maximum(ratio[known] - np.median(ratio[known]), FLOOR)
-        learned = _regress(learned, _of_cells(learned.features, _cells(z[known])), y)
+def learn_more(learned: Learned, points: np.ndarray, log_density: np.ndarray) -> Learned:
+    """Learn from more log densities, (N,), of points, (N, H): of many, from those where the proposal is furthest from them."""
+    from scipy.stats import qmc  # slow to import
+
+    z = (points - learned.proposal.mode) / np.diagonal(learned.proposal.axes)
+    ratio = log_density - _look_up(learned.profiles, _cells(z))
+    possible = np.isfinite(ratio)
+    z, ratio = z[possible], ratio[possible]
+    room = max(MOST_KNOWN - len(learned.known), 0)
+    if len(z) > room:
+        error = ratio - _tilt(learned, _cells(z))
+        furthest = np.sort(np.argsort(-np.abs(error - np.median(error)), kind="stable")[:room])
+        z, ratio = z[furthest], ratio[furthest]
+    learned = learned._replace(known=np.concatenate([learned.known, z]), ratio=np.concatenate([learned.ratio, ratio]))
+    pool = qmc.Sobol(z.shape[1], scramble=True, rng=np.random.default_rng(2)).random(POOL)
+    if len(learned.ratio) > 4 * z.shape[1]:
+        flatter = _flatter(learned.profiles)
+        y = np.maximum(learned.ratio - np.median(learned.ratio), FLOOR)
+        learned = _regress(learned, _of_cells(learned.features, _cells(learned.known)), y)
         learned = _average(learned, flatter, _cells(_positions(flatter, pool)))
     ends = np.abs(_positions(learned.marginals, np.repeat([[0.975], [0.025]], z.shape[1], axis=1)))
     learned = learned._replace(proposal=learned.proposal._replace(widths=np.clip(ends / 2.0, 1.0, 5.0)))
@@ -107,6 +125,10 @@ def _learned_from(learned: Learned, flatter: np.ndarray, z: np.ndarray, ratio: n
         if rate >= MIN_RATE:
             break
     return learned._replace(top=top, log_weight_of_t=float(np.log(SHARE_OF_T / (1.0 - SHARE_OF_T) * rate)) + top)
+
+
+def _flatter(profiles: np.ndarray) -> np.ndarray:
+    return np.array([_normalised(FLATTER * profile) for profile in profiles])
 
 
 def num_pilots(size: int) -> int:
@@ -226,10 +248,12 @@ def _rest(learned: Learned, cells: np.ndarray) -> np.ndarray:
 
 def _regress(learned: Learned, found: np.ndarray, y: np.ndarray) -> Learned:
     """The posterior mean of the tilt given values (N,) at features (N, H m): functions of one axis, and of every pair."""
-    kernels = [part @ part.T for part in np.split(found, len(learned.profiles), axis=1)]
-    one, squares = np.sum(kernels, axis=0), np.sum(np.square(kernels), axis=0)
-    covariance = AMPLITUDE**2 * (1.0 + one + 0.5 * (np.square(one) - squares))
-    weights = AMPLITUDE**2 * np.linalg.solve(covariance + np.diag(NOISE**2 + TAIL_NOISE * np.maximum(-y, 0.0)), y)
+    one = found @ found.T
+    covariance = 1.0 + one + 0.5 * np.square(one)
+    for part in np.split(found, len(learned.profiles), axis=1):
+        covariance -= 0.5 * np.square(part @ part.T)
+    covariance[np.diag_indices(len(y))] += (NOISE**2 + TAIL_NOISE * np.maximum(-y, 0.0)) / AMPLITUDE**2
+    weights = np.linalg.solve(covariance, y)
     own = np.kron(np.eye(len(learned.profiles)), np.ones((len(CENTRES), len(CENTRES))))
     pairs = np.where(own > 0, 0.0, 0.5 * found.T @ (weights[:, None] * found))
     return learned._replace(constant=float(weights.sum()), line=found.T @ weights, pairs=pairs)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fitting import gates, mixing, sparse_levels
+from fitting import gates, sparse_levels
 from fitting.audit import (
     DRAW_CHUNK,
     HETEROGENEITY_LEVEL,
@@ -294,7 +294,7 @@ def _of_scales(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, mi
             f"effective draws of a scale that are wanted ({min_ess:.0f}, fit.min_ess) over those there are ({mixed.ess[scarce]:.0f})", do,
         ))  # fmt: skip
         found.append(gates.gate(
-            "scale_r_hat", float(mixed.r_hat[apart]), (mixing.R_HAT, None), names[apart], "largest R-hat of a scale", do
+            "scale_r_hat", float(mixed.r_hat[apart]), (mixed.highest_r_hat, None), names[apart], "largest R-hat of a scale", do
         ))  # fmt: skip
     if errors is None or evidence.sampler is not None:
         return found

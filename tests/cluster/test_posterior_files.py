@@ -12,6 +12,7 @@ from cluster.posterior_files import Part, StoredDraws
 from fitting import combiner, in_memory
 from fitting.audit import importance
 from fitting.local_importance import local
+from fitting.scale_source import Source
 from reporting import draws_file, posterior, tables
 
 FORMULA = "y ~ 1 + x + (1 + x | g) + (1 | g:h)"
@@ -32,7 +33,8 @@ def run():
 def written(run, directory: Path, numbers_at_once: int, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(posterior_files, "NUMBERS_AT_ONCE", numbers_at_once)
     directory.mkdir()
-    parts = posterior_files.parts_in_turn(run.hierarchy, run.natural, run.proposal, **SIZES, seed=4, threads=2)
+    source = Source(run.hierarchy, run.natural, run.proposal, SIZES["num_chains"] * SIZES["num_draws"])
+    parts = posterior_files.parts_in_turn(run.hierarchy, run.natural, source, **SIZES, seed=4, threads=2)
     posterior_files.write(str(directory), run.hierarchy, parts, "test", **SIZES)
     return directory
 

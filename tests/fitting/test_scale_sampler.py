@@ -1,10 +1,13 @@
 """The learned proposal: its density is what it draws from, and draws resampled from it are the exact posterior's."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from fitting import combiner, in_memory, mixing, scale_marginal, scale_sampler
+from fitting import combiner, in_memory, mixing, scale_marginal, scale_proposal, scale_sampler
+from fitting.scale_source import Source
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +16,11 @@ def run(cells_of):
     rng = np.random.default_rng(3)
     a, b, size = rng.integers(0, 5, 3000), rng.integers(0, 4, 3000), 3000
     eta = 0.3 + rng.normal(0, 0.5, 5)[a] + rng.normal(0, 0.1, 4)[b]
-    columns = {"a": np.array([f"a{i}" for i in a]), "b": np.array([f"b{i}" for i in b]), "shard": rng.integers(0, 3, size)}
+    columns = {
+        "a": np.array([f"a{i}" for i in a]),
+        "b": np.array([f"b{i}" for i in b]),
+        "shard": rng.integers(0, 3, size),
+    }
     cells = cells_of(columns, rng.random(size) < 1 / (1 + np.exp(-eta)))
     formula = "y ~ 1 + (1 | a) + (1 | b) + (1 | a:b)"
     return in_memory.fit(cells, formula, shards=cells["shard"], num_draws=10)
@@ -21,6 +28,11 @@ def run(cells_of):
 
 def log_density(run, points):
     return np.array([scale_marginal.log_density(run.hierarchy, run.natural, p) for p in points])
+
+
+def source_of(run, num_draws):
+    """One that has learned for many draws, the t around the mode for one."""
+    return Source(run.hierarchy, run.natural, run.proposal, num_draws)
 
 
 def test_the_stated_density_is_the_one_that_is_drawn_from(run):
@@ -38,10 +50,11 @@ def test_the_stated_density_is_the_one_that_is_drawn_from(run):
 
 
 def test_learned_proposals_have_more_even_weights_than_the_t(run):
-    learned = scale_sampler.learn(run.hierarchy, run.natural, run.proposal)
     efficiency = []
-    for source in (learned, run.proposal):
-        points, log_q = combiner._proposed(source, np.random.default_rng(1), 2000, run.hierarchy.size)
+    for num_draws in (4000, 1):
+        source = source_of(run, num_draws)
+        assert isinstance(source.proposal, scale_sampler.Learned) == (num_draws > 1)
+        points, log_q = source.sample(np.random.default_rng(1), 2000)
         log_w = log_density(run, points) - log_q
         w = np.exp(log_w - log_w.max())
         efficiency.append(w.sum() ** 2 / (w**2).sum() / len(w))
@@ -51,7 +64,7 @@ def test_learned_proposals_have_more_even_weights_than_the_t(run):
 def test_draws_are_those_of_importance_sampling(run):
     """Means of all hyperparameters against 20,000 weighted points of the t. Six Monte Carlo errors."""
     draws = combiner.draw(run.hierarchy, run.natural, run.proposal, num_draws=1000, num_chains=4, seed=2)
-    points, log_q = combiner._proposed(run.proposal, np.random.default_rng(5), 20_000, run.hierarchy.size)
+    points, log_q = source_of(run, 1).sample(np.random.default_rng(5), 20_000)
     log_w = log_density(run, points) - log_q
     w = np.exp(log_w - log_w.max())
     w /= w.sum()
@@ -65,8 +78,12 @@ def test_draws_are_those_of_importance_sampling(run):
 
 def test_weights_left_out_give_other_draws(run):
     """Negative control: proposals taken as they come are not the posterior."""
-    right = combiner.draw(run.hierarchy, run.natural, run.proposal, num_draws=2000, num_chains=4, seed=2).psi[..., 1].ravel()
-    points, _ = combiner._proposed(run.proposal, np.random.default_rng(5), 8000, run.hierarchy.size)
+    right = (
+        combiner.draw(run.hierarchy, run.natural, run.proposal, num_draws=2000, num_chains=4, seed=2)
+        .psi[..., 1]
+        .ravel()
+    )
+    points, _ = source_of(run, 1).sample(np.random.default_rng(5), 8000)
     assert stats.ks_2samp(right, points[:, 1]).pvalue < 1e-6
 
 
@@ -76,6 +93,47 @@ def test_the_same_draws_for_any_number_of_threads(run):
     three = combiner.draw(run.hierarchy, run.natural, run.proposal, **options, threads=3)
     np.testing.assert_array_equal(one.psi, three.psi)
     np.testing.assert_array_equal(one.theta, three.theta)
+
+
+def test_a_pass_that_fell_short_teaches_the_next(monkeypatch):
+    """A bent marginal of four hyperparameters: what few pilots had not seen is learned from the densities of draws."""
+
+    def bent(_hierarchy, _sites, psi):
+        return -0.5 * float(
+            psi[0] ** 2 + (psi[1] - 0.6 * psi[0] + 0.3 * psi[0] ** 2) ** 2 + (psi[2] - 0.7 * psi[3]) ** 2 + psi[3] ** 2
+        )
+
+    monkeypatch.setattr(scale_marginal, "log_density", bent)
+    monkeypatch.setattr(scale_sampler, "num_pilots", lambda size: 12)
+    around = scale_proposal.Proposal(np.zeros(4), np.eye(4), np.ones((2, 4)))
+    source = Source(SimpleNamespace(size=4), None, around, 1000)
+
+    def looked_up(seed, count):
+        points, log_q = source.sample(np.random.default_rng(seed), count)
+        return points, np.array([bent(None, None, p) for p in points]), log_q
+
+    def efficiency():
+        _, log_p, log_q = looked_up(1, 2000)
+        w = np.exp(log_p - log_q - (log_p - log_q).max())
+        return w.sum() ** 2 / (w**2).sum() / len(w)
+
+    before = efficiency()
+    source.note(*looked_up(2, 1000)[:2])
+    assert source.improve() and source.thinning == 1
+    assert efficiency() > 0.9 > 0.7 > before
+    assert source.improve() and source.thinning == 2
+    assert source.improve() and source.thinning == 4 and not source.improve()
+
+
+def test_independent_draws_have_a_good_r_hat_however_few_they_are():
+    """The limit is that of one in a thousand, in two looks: ranks, and distances from the median; never below 1.01."""
+    rng = np.random.default_rng(3)
+    above = [mixing.of(rng.normal(size=(4, 40, 500))) for _ in range(8)]
+    count = sum(int((found.r_hat > found.highest_r_hat).sum()) for found in above)
+    assert stats.binom.isf(1e-4, 4000, 2e-3) > count > stats.binom.ppf(1e-4, 4000, 0.5e-3)
+    assert mixing.highest_r_hat(4, 250) == mixing.highest_r_hat(4, 4000) == mixing.R_HAT
+    apart = rng.normal(size=(4, 40, 1)) + 0.8 * np.arange(4)[:, None, None]
+    assert not mixing.of(apart).is_enough(10)
 
 
 def test_draws_that_stand_still_are_few():
@@ -95,7 +153,12 @@ def gaussian():
     rng = np.random.default_rng(5)
     group = np.repeat(np.arange(6), 5)
     y = rng.normal(0, 0.5, 6)[group] + rng.normal(size=30)
-    cells = {"g": np.array([f"g{i}" for i in group]), "num_trials": np.ones(30), "sum_y": y, "squared_deviations": 0.0 * y}
+    cells = {
+        "g": np.array([f"g{i}" for i in group]),
+        "num_trials": np.ones(30),
+        "sum_y": y,
+        "squared_deviations": 0.0 * y,
+    }
     run = in_memory.fit(cells, "y ~ 1 + (1 | g)", family="gaussian", num_draws=10)
     axes = [run.proposal.mode[h] + np.linspace(low, 3.0, 121) for h, low in ((0, -7.0), (1, -2.0))]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
@@ -120,7 +183,7 @@ def z_scores(run, axes, p, source, broken=False):
     means = []
     for seed in range(40):
         if broken:
-            psi = combiner._proposed(source, np.random.default_rng(seed), 100, 2)[0]
+            psi = source.sample(np.random.default_rng(seed), 100)[0]
         else:
             in_turn = combiner.draw_in_turn(run.hierarchy, run.natural, source, num_draws=100, chain=0, seed=seed)
             psi = np.stack([one.psi for one in in_turn])
@@ -132,7 +195,7 @@ def z_scores(run, axes, p, source, broken=False):
 def test_resampling_has_no_bias_to_speak_of(gaussian, is_learned):
     """Eight functions, limit for a false alarm of 1e-3: t with 39 degrees of freedom."""
     run, axes, p = gaussian
-    source = scale_sampler.learn(run.hierarchy, run.natural, run.proposal) if is_learned else run.proposal
+    source = source_of(run, 4000 if is_learned else 1)
     limit = stats.t.isf(1e-3 / 16, 39)
     assert np.abs(z_scores(run, axes, p, source)).max() < limit
     if not is_learned:
