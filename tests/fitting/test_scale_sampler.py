@@ -119,10 +119,14 @@ def test_a_pass_that_fell_short_teaches_the_next(monkeypatch):
 
     before = efficiency()
     source.note(*looked_up(2, 1000)[:2])
-    assert source.improve() and source.thinning == 1
+    assert source.improve()
+    assert source.thinning == 1
     assert efficiency() > 0.9 > 0.7 > before
-    assert source.improve() and source.thinning == 2
-    assert source.improve() and source.thinning == 4 and not source.improve()
+    assert source.improve()
+    assert source.thinning == 2
+    assert source.improve()
+    assert source.thinning == 4
+    assert not source.improve()
 
 
 def test_independent_draws_have_a_good_r_hat_however_few_they_are():
