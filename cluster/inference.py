@@ -268,19 +268,14 @@ def _merge(work: Work, fitted: Fitted) -> None:
         )  # fmt: skip
         return
     variance = _score_variance(work, fitted, natural, proposal)
-    source = Source(work.hierarchy, natural, proposal, draws_each * chains, work.threads)
-    while True:
-        parts = posterior_files.parts_in_turn(
-            work.hierarchy, natural, source, num_draws=draws_each, num_chains=chains, seed=config.run.seed,
-            threads=work.threads, score_variance=variance,
-        )  # fmt: skip
-        posterior_files.write(
-            work.directory, work.hierarchy, parts, config.name, num_chains=chains, num_draws=draws_each
-        )
-        psi = posterior_files.unconstrained(work.directory, work.hierarchy)
-        if not combiner.is_too_few(work.hierarchy, psi, config.fit.min_ess) or not source.improve():
-            break
-        work.context.progress.say("a scale was drawn too seldom: drawn again, from a better proposal")
+    source = Source(
+        work.hierarchy, natural, proposal, num_draws=draws_each, num_chains=chains, seed=config.run.seed, threads=work.threads
+    )
+    parts = posterior_files.parts_in_turn(
+        work.hierarchy, natural, source, min_ess=config.fit.min_ess, say=work.context.progress.say, threads=work.threads,
+        score_variance=variance,
+    )  # fmt: skip
+    posterior_files.write(work.directory, work.hierarchy, parts, config.name, num_chains=chains, num_draws=draws_each)
 
 
 def _score_variance(work: Work, fitted: Fitted, natural: Natural, proposal: Proposal) -> np.ndarray | None:

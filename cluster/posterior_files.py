@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,28 +40,26 @@ class Part(NamedTuple):
     moved: np.ndarray
 
 
-def parts_in_turn(
-    hierarchy: Hierarchy, natural: Natural, source: Source, *, num_draws: int, num_chains: int, seed: int,
-    threads: int, score_variance: np.ndarray | None = None,
-) -> Iterator[Part]:  # fmt: skip
-    """Draw from the merged posterior, a few draws at a time: the very draws of a pass of ``combiner.draw``."""
+def parts_in_turn(hierarchy: Hierarchy, natural: Natural, source: Source, **options: Any) -> Iterator[Part]:
+    """Draw from the merged posterior, a few draws at a time: the very draws of ``combiner.draw``.
+
+    Draws that come again (`combiner.draw_until`, which explains the options) replace the ones before.
+    """
     size = max(1, NUMBERS_AT_ONCE // hierarchy.model.tree.num_coefficients)
-    for chain in range(num_chains):
-        in_turn = combiner.draw_in_turn(
-            hierarchy, natural, source, num_draws=num_draws, chain=chain, seed=seed, threads=threads,
-            score_variance=score_variance,
-        )  # fmt: skip
-        for begin in range(0, num_draws, size):
-            some = [one for _, one in zip(range(min(size, num_draws - begin)), in_turn, strict=False)]
+    some: list[combiner.OneDraw] = []
+    for chain, number, one in combiner.draw_until(hierarchy, natural, source, **options):
+        some.append(one)
+        if len(some) == size or number == source.num_draws - 1:
             theta, psi, moved = (np.stack(values) for values in zip(*some, strict=True))
-            yield Part(chain, begin, theta, psi, moved)
+            yield Part(chain, number + 1 - len(some), theta, psi, moved)
+            some.clear()
 
 
 def write(
     directory: str, hierarchy: Hierarchy, parts: Iterable[Part], name: str, *, num_chains: int, num_draws: int,
     acceptance: np.ndarray | None = None,
 ) -> None:  # fmt: skip
-    """Write ``posterior.nc`` and ``summary.parquet``. The same draws give the same bytes.
+    """Write ``posterior.nc`` and ``summary.parquet``. The same draws give the same bytes; of a part that comes again the last counts.
 
     ``acceptance``, one number a chain, is the sampler's own; by default the share of draws whose hyperparameters moved.
     """

@@ -183,20 +183,33 @@ def draw(
     """
     theta = np.empty((num_chains, num_draws, hierarchy.model.tree.num_coefficients))
     kept = np.empty((num_chains, num_draws, hierarchy.size))
-    acceptance = np.empty(num_chains)
-    source = Source(hierarchy, sites, proposal, num_draws * num_chains, threads)
+    moved = np.empty((num_chains, num_draws), dtype=bool)
+    source = Source(hierarchy, sites, proposal, num_draws=num_draws, num_chains=num_chains, seed=seed, threads=threads)
+    options: dict[str, Any] = {"threads": threads, "warmup": warmup, "score_variance": score_variance}
+    for chain, number, one in draw_until(hierarchy, sites, source, min_ess=min_ess, **options):
+        theta[chain, number], kept[chain, number], moved[chain, number] = one
+    return Draws(theta, kept, np.array([share_moved(row) for row in moved]))
+
+
+def draw_until(
+    hierarchy: Hierarchy, sites: Natural, source: Source, *, min_ess: float, say: Callable[[str], None] | None = None, **options: Any
+) -> Iterator[tuple[int, int, OneDraw]]:
+    """Yield the draws of every chain, with the numbers of chain and draw; of one that comes again the last is the draw.
+
+    They come again, at most as often as the source can be improved, until every hyperparameter has this bulk and tail ESS.
+    """
+    psi = np.empty((source.num_chains, source.num_draws, hierarchy.size))
     while True:
-        for chain in range(num_chains):
-            in_turn = draw_in_turn(
-                hierarchy, sites, source, num_draws=num_draws, chain=chain, seed=seed, threads=threads, warmup=warmup,
-                score_variance=score_variance,
-            )  # fmt: skip
-            moved = np.empty(num_draws, dtype=bool)
-            for d, one in enumerate(in_turn):
-                theta[chain, d], kept[chain, d], moved[d] = one
-            acceptance[chain] = share_moved(moved)
-        if not min_ess or not is_too_few(hierarchy, kept, min_ess) or not source.improve():
-            return Draws(theta, kept, acceptance)
+        for chain in range(source.num_chains):
+            for number, one in enumerate(draw_in_turn(hierarchy, sites, source, chain=chain, **options)):
+                psi[chain, number] = one.psi
+                yield chain, number, one
+        if not min_ess or not is_too_few(hierarchy, psi, min_ess):
+            return
+        if not source.improve(lambda found: not is_too_few(hierarchy, found, min_ess)):
+            return
+        if say is not None:
+            say("a scale was drawn too seldom: drawn again, from a better proposal")
 
 
 def is_too_few(hierarchy: Hierarchy, psi: np.ndarray, min_ess: float) -> bool:
@@ -227,22 +240,20 @@ def draw_in_turn(
     sites: Natural,
     source: Source,
     *,
-    num_draws: int,
     chain: int,
-    seed: int,
     threads: int = 1,
     warmup: int = 20,
     score_variance: np.ndarray | None = None,
 ) -> Iterator[OneDraw]:
     """Yield the draws of one chain from the merged posterior; no more of them are held than a few for each thread.
 
-    A proposal of psi is kept as often as its weight says: ``floor(w / (thinning * mean) + u)`` times for a uniform u, which is its weight on
-    average. The coefficients are drawn anew each time. The source learns the densities that were looked up.
+    A proposal of psi is kept as often as its weight says: ``floor(w / mean + u)`` times for a uniform u, which is its weight on
+    average. The coefficients are drawn anew each time. The source is told the densities that were looked up.
 
     Parameters
     ----------
-    num_draws
-        Of this chain. Chain c uses the stream ``(seed, c)`` whatever the number of threads.
+    chain
+        Chain c uses the stream ``(seed, c)`` whatever the number of threads.
     warmup
         Proposals that the mean weight is taken from.
     score_variance
@@ -253,16 +264,25 @@ def draw_in_turn(
     ImproperPosteriorError
         No proposal gives a distribution.
     """
-    rng, thinning = np.random.default_rng([seed, chain]), source.thinning
+    rng, num_draws = np.random.default_rng([source.seed, chain]), source.num_draws
     if hierarchy.size > MANY_HYPERPARAMETERS:
         assert isinstance(source.proposal, Proposal), "paths learn nothing beyond its axes"
-        for point in _hamiltonian(hierarchy, sites, source.proposal, rng, num_draws, thinning):
+        for point in _hamiltonian(hierarchy, sites, source.proposal, rng, num_draws, source.thinning):
             one = _draw_given(hierarchy, sites, point.position, int(rng.integers(0, 2**63)), score_variance, lambda _: 1)[1]
             yield OneDraw(one[0], point.position, point.moved)
         return
+    if source.chosen is not None:
+        points, copies = source.chosen[chain]
+        seeds = rng.integers(0, 2**63, size=len(points))
+        made = in_order(
+            lambda i: _draw_given(hierarchy, sites, points[i], seeds[i], score_variance, lambda _: copies[i])[1], range(len(points)), threads
+        )
+        for psi, thetas in zip(points, made, strict=True):
+            yield from (OneDraw(theta, psi, copy == 0) for copy, theta in enumerate(thetas))
+        return
     least, found, tried = -np.inf, 0, 0
     while found < num_draws:
-        count = num_draws * thinning if np.isfinite(least) else warmup
+        count = num_draws if np.isfinite(least) else warmup
         points, log_q = source.sample(rng, count)
         seeds, uniforms = rng.integers(0, 2**63, size=count), rng.random(count)
 
@@ -282,16 +302,16 @@ def draw_in_turn(
                 yield OneDraw(theta, points[i], copy == 0)
             found = min(found + len(result[1]), num_draws)
             if found == num_draws:
-                source.note(points[: i + 1], log_density[: i + 1])
+                source.note(chain, points[: i + 1], log_density[: i + 1])
                 return
         tried += count
-        source.note(points, log_density)
+        source.note(chain, points, log_density)
         log_w = log_density - log_q
         if not np.isfinite(log_w).any() and tried >= MAX_IMPOSSIBLE:
             raise ImproperPosteriorError("product of all sites and the prior", float("nan"))
         if not np.isfinite(least) and np.isfinite(log_w).any():
             top = log_w.max()
-            least = float(top + np.log(np.mean(np.exp(log_w - top))) + np.log(thinning))
+            least = float(top + np.log(np.mean(np.exp(log_w - top))))
 
 
 def _hamiltonian(

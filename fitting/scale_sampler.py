@@ -100,7 +100,7 @@ def learn_more(learned: Learned, points: np.ndarray, log_density: np.ndarray) ->
     """Learn from more log densities, (N,), of points, (N, H): of many, from those where the proposal is furthest from them."""
     from scipy.stats import qmc  # slow to import
 
-    z = (points - learned.proposal.mode) / np.diagonal(learned.proposal.axes)
+    z = _standardised(learned, points)
     ratio = log_density - _look_up(learned.profiles, _cells(z))
     possible = np.isfinite(ratio)
     z, ratio = z[possible], ratio[possible]
@@ -150,16 +150,30 @@ def sample(learned: Learned, rng: np.random.Generator, total: int) -> tuple[np.n
         z = _positions(learned.marginals, rng.random((CANDIDATES, size)))
         is_t = rng.random(CANDIDATES) < share
         z[is_t] = scale_proposal.positions(proposal, rng.random((int(is_t.sum()), size)))
-        cells = _cells(z)
-        log_marginals, log_t = _look_up(learned.marginals, cells), scale_proposal.log_density(proposal, z)
-        tilted = log_marginals + np.minimum(_rest(learned, cells), learned.top)
-        density = np.logaddexp(tilted, learned.log_weight_of_t + log_t)
-        drawn_from = np.logaddexp(learned.top + log_marginals, learned.log_weight_of_t + log_t)
+        density, drawn_from = _densities(learned, z)
         kept = np.log(rng.random(CANDIDATES)) < density - drawn_from
         points.append(proposal.mode + z[kept] @ proposal.axes.T)
         log_q.append(density[kept])
         found += int(kept.sum())
     return np.concatenate(points)[:total], np.concatenate(log_q)[:total]
+
+
+def log_density(learned: Learned, points: np.ndarray) -> np.ndarray:
+    """What :func:`sample` states of points (N, H), up to the same constant, (N,)."""
+    return _densities(learned, _standardised(learned, points))[0]
+
+
+def _densities(learned: Learned, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log densities of what is kept and of the candidates at positions (N, H), with respect to these: shapes (N,)."""
+    cells = _cells(z)
+    log_marginals, log_t = _look_up(learned.marginals, cells), scale_proposal.log_density(learned.proposal, z)
+    tilted = log_marginals + np.minimum(_rest(learned, cells), learned.top)
+    from_t = learned.log_weight_of_t + log_t
+    return np.logaddexp(tilted, from_t), np.logaddexp(learned.top + log_marginals, from_t)
+
+
+def _standardised(learned: Learned, points: np.ndarray) -> np.ndarray:
+    return np.asarray((points - learned.proposal.mode) / np.diagonal(learned.proposal.axes))
 
 
 # ---- tables along one axis ----

@@ -33,8 +33,8 @@ def run():
 def written(run, directory: Path, numbers_at_once: int, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(posterior_files, "NUMBERS_AT_ONCE", numbers_at_once)
     directory.mkdir()
-    source = Source(run.hierarchy, run.natural, run.proposal, SIZES["num_chains"] * SIZES["num_draws"])
-    parts = posterior_files.parts_in_turn(run.hierarchy, run.natural, source, **SIZES, seed=4, threads=2)
+    source = Source(run.hierarchy, run.natural, run.proposal, **SIZES, seed=4)
+    parts = posterior_files.parts_in_turn(run.hierarchy, run.natural, source, min_ess=0, threads=2)
     posterior_files.write(str(directory), run.hierarchy, parts, "test", **SIZES)
     return directory
 

@@ -167,8 +167,8 @@ def test_draws_in_turn_hold_few_at_a_time(fitted, monkeypatch, num_impossible):
 
     monkeypatch.setattr(combiner, "_draw_given", watched)
     options = {"num_draws": 40, "seed": 4, "warmup": 5}
-    source = Source(run.hierarchy, run.natural, run.proposal, 1)
-    in_turn = combiner.draw_in_turn(run.hierarchy, run.natural, source, chain=0, **options)
+    source = Source(run.hierarchy, run.natural, run.proposal, num_draws=40, seed=4)
+    in_turn = combiner.draw_in_turn(run.hierarchy, run.natural, source, chain=0, warmup=5)
     first = next(in_turn)
     # a whole warm-up for the mean weight (again while nothing in it is possible), then proposals one at a time
     warmups = 5 * (1 + num_impossible // 5)

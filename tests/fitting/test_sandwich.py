@@ -92,7 +92,9 @@ def test_corrected_draws_have_the_corrected_covariance():
     h, tree = run.hierarchy, run.hierarchy.model.tree
     meat = sandwich.score_variance(tree, with_squares(run, cells), h.family, run.moments.mean)
     fixed = run.proposal._replace(widths=run.proposal.widths * 1e-9)  # scales at their mode: one Gaussian
-    in_turn = combiner.draw_in_turn(h, run.natural, Source(h, run.natural, fixed, 1), num_draws=4000, chain=0, seed=1, score_variance=meat)
+    source = Source(h, run.natural, run.proposal, num_draws=4000, seed=1)
+    source.proposal = fixed
+    in_turn = combiner.draw_in_turn(h, run.natural, source, chain=0, score_variance=meat)
     theta = np.stack([one.theta for one in in_turn])
     precision, _, _ = h.add_prior(run.proposal.mode, run.natural.precision, np.zeros(tree.num_coefficients))
     scores, _, _ = h.add_prior(run.proposal.mode, meat, np.zeros(tree.num_coefficients))
