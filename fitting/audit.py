@@ -25,6 +25,7 @@ from fitting import combiner, rounds, sandwich, scale_marginal, sites
 from fitting import tree as tr
 from fitting.cell_design import CellDesign
 from fitting.combiner import DrawsMatrix, Moments
+from fitting.errors import ImproperPosteriorError
 from fitting.families import Family, log_likelihood
 from fitting.hierarchy import Hierarchy
 from fitting.likelihoods import gaussian
@@ -239,8 +240,12 @@ def score(
         step = refreshed.mean - at.mean
         stride = 1.0 if hierarchy.family.has_residual_scale else min(1.0, LARGEST_STEP / float(np.max(np.abs(step))))
         at, count = Moments(at.mean + stride * step, refreshed.covariance), count + 1
-        fresh = refresh(at)
-        natural, current, refreshed = rounds.merge(hierarchy, restrictions, fresh, current.mode, threads)
+        renewed = refresh(at)
+        try:
+            natural, current, refreshed = rounds.merge(hierarchy, restrictions, renewed, current.mode, threads)
+        except ImproperPosteriorError:  # the score is that of the rounds so far, which moved a mean by more than FAR
+            break
+        fresh = renewed
     psi = current.mode
     sd = np.sqrt(refreshed.covariance[tree.diagonal])
     total = (refreshed.mean - moments.mean) / sd

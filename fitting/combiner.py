@@ -118,8 +118,10 @@ def moments(
         return given.log_density, mean, tr.covariance(tree, given.factor)
 
     if hierarchy.size == 0:
-        _, mean, covariance = at(np.zeros(0))
-        return Moments(mean, covariance)
+        try:
+            return Moments(*at(np.zeros(0))[1:])
+        except np.linalg.LinAlgError:
+            raise ImproperPosteriorError("product of all sites and the prior", float("nan")) from None
     from scipy.stats import qmc  # slow to import
 
     if hierarchy.size > MANY_HYPERPARAMETERS:
@@ -198,6 +200,7 @@ def draw_until(
 
     They come again, at most as often as the source can be improved, until every hyperparameter has this bulk and tail ESS.
     """
+    scale_proposal.check_residual(hierarchy, source.mode)
     psi = np.empty((source.num_chains, source.num_draws, hierarchy.size))
     while True:
         for chain in range(source.num_chains):

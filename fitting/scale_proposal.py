@@ -12,12 +12,14 @@ from scipy import optimize
 from scipy.special import gammaln, stdtrit
 
 from fitting import scale_marginal
-from fitting.errors import ImproperPosteriorError
+from fitting.errors import ImproperPosteriorError, ModelError
 from fitting.hierarchy import Hierarchy
 from fitting.in_order import in_order
 from fitting.scale_marginal import Natural
 
 DEGREES_OF_FREEDOM = 5.0
+NO_ERROR = 1e-11  # residual sd over the outcome's spread: what is left is rounding
+LITTLE_ERROR = 1e-6  # the same, where rounding also left no distribution
 BOX = 3.0  # how far from its start one search goes: a line search that tries e^10 at once meets rounding, not the mode
 
 
@@ -41,12 +43,15 @@ def propose(hierarchy: Hierarchy, sites: Natural, first: np.ndarray, threads: in
 
 
 def find_mode(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> np.ndarray:
-    """The mode of psi, (H,), searched from ``first``; raises as :func:`propose` does."""
+    """The mode of psi, (H,), searched from ``first``; raises as :func:`propose` does, and ``ModelError`` if next to no residual is left."""
     if hierarchy.size == 0:
         return np.zeros(0)
     units = _units(hierarchy, sites)
+    last = first
 
     def negative(z: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal last
+        last = z * units
         value, gradient = scale_marginal.value_and_gradient(hierarchy, sites, z * units)
         return -value, -gradient * units
 
@@ -67,7 +72,23 @@ def find_mode(hierarchy: Hierarchy, sites: Natural, first: np.ndarray) -> np.nda
             if not np.any((z == box) & (box != ends)):
                 return z * units
     except np.linalg.LinAlgError:
+        check_residual(hierarchy, last, LITTLE_ERROR)
         raise ImproperPosteriorError("product of all sites and the prior", float("nan")) from None
+
+
+def check_residual(hierarchy: Hierarchy, psi: np.ndarray, least: float = NO_ERROR) -> None:
+    """Raise ``ModelError`` where the residual sd is a smaller part of the outcome's spread than ``least``.
+
+    Of rounds that have ended: the first ones go through any.
+    """
+    if hierarchy.residual_prior is None:
+        return
+    sd, spread = float(hierarchy.residual_sd(psi)), hierarchy.spread
+    if sd < least * spread:
+        raise ModelError(
+            "model.formula", f"an outcome that it predicts without error (residual sd {sd:.1g}, spread {spread:.3g})",
+            "an outcome that varies about its prediction: take out the predictor or the group that the outcome was made from, or is the same in",
+        )  # fmt: skip
 
 
 def _units(hierarchy: Hierarchy, sites: Natural) -> np.ndarray:

@@ -56,6 +56,8 @@ class Source:
     ----------
     proposal
         Where draws start from, or what was learned from it.
+    mode
+        Of the marginal, (H,).
     thinning
         Steps of a Hamiltonian path for each draw, in units of the usual.
     chosen
@@ -67,6 +69,7 @@ class Source:
         threads: int = 1,
     ):  # fmt: skip
         self.proposal: Proposal | Learned = proposal
+        self.mode = proposal.mode
         self.num_draws, self.num_chains, self.seed = num_draws, num_chains, seed
         self.thinning = 1
         self.chosen: list[Chosen] | None = None
