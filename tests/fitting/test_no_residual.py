@@ -22,7 +22,7 @@ def fit(y, formula):
     [(3 + 2 * A, "y ~ 1 + a"), (EFFECTS[GROUP], "y ~ 1 + (1 | g)"), (1e6 * A + EFFECTS[GROUP], "y ~ 1 + a + (1 | g)")],
 )
 def test_an_outcome_without_error_is_refused(y, formula):
-    with pytest.raises(ModelError, match="predicts without error .* take out the predictor or the group"):
+    with pytest.raises(ModelError, match=r"predicts without error .* take out the predictor or the group"):
         fit(y, formula)
 
 
