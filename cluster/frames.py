@@ -25,7 +25,7 @@ from cluster.errors import FrameError
 from fitting import terms
 from fitting.coding import Coding, Numeric
 from fitting.columns import DataColumns
-from sharding import labels, level_order, storage, units
+from sharding import labels, level_order, spellings, storage, units
 from sharding.errors import StorageError
 from sharding.level_order import Order
 from sharding.sources import SUFFIXES
@@ -121,7 +121,7 @@ class _Reader:
         frame = Frame(columns, weight, levels, {})
         facts = {
             "people": whole, "left_out": left_out, "missing": missing, "new": list(self.new(frame)),
-            "combinations": list(self.combinations(frame)), "absent": list(self.absent(frame)),
+            "combinations": list(self.combinations(frame)), "absent": list(self.absent(frame)), "alike": list(self.alike(frame)),
             "outside": [found for name, numeric, values in numbers if (found := outside(name, numeric, values, weight))],
         }  # fmt: skip
         return frame._replace(facts=facts)
@@ -293,6 +293,16 @@ class _Reader:
                     "people": float(frame.weight[is_new].sum()),
                 }  # fmt: skip
 
+    def alike(self, frame: Frame) -> Iterator[dict[str, Any]]:
+        """Of the model's columns: people on new levels that are levels of the data but for how they are written."""
+        for row in self.new(frame):
+            known = self.coding.factors[row["column"]]
+            pairs = _pairs(frame.levels[row["column"]][len(known) :], known)
+            codes = [code for code, label in enumerate(frame.levels[row["column"]]) if label in dict(pairs)]
+            if pairs:
+                people = float(frame.weight[np.isin(frame.columns[row["column"]], codes)].sum())
+                yield {"column": row["column"], "pairs": [list(pair) for pair in pairs[:SHOWN]], "people": people}
+
     def absent(self, frame: Frame) -> Iterator[dict[str, Any]]:
         """Of the model's factors: levels of the data that nobody in the frame has."""
         for name in self.factors:
@@ -385,11 +395,11 @@ def _listed(found: Sequence[str]) -> str:
 
 
 def _alike(new: Sequence[str], known: Sequence[str]) -> str:
-    """A word on levels that differ from the data's by case, blanks or leading zeros only."""
-    plain = {_plainly(label): label for label in known}
-    pairs = [(label, plain[_plainly(label)]) for label in new if _plainly(label) in plain]
-    return f"{pairs[0][0]!r} and {pairs[0][1]!r} differ in case, blanks or leading zeros only. " if pairs else ""
+    """A word on levels that differ from the data's only in how they are written."""
+    pairs = _pairs(new, known)
+    return f"{pairs[0][0]!r} and {pairs[0][1]!r} differ in case, blanks, marks or leading zeros only. " if pairs else ""
 
 
-def _plainly(label: str) -> str:
-    return "".join(label.split()).casefold().lstrip("0")
+def _pairs(new: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
+    plain = {spellings.folded(label): label for label in known}
+    return [(label, plain[spellings.folded(label)]) for label in new if spellings.folded(label) in plain]

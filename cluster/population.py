@@ -61,13 +61,13 @@ def describe(config: RunConfig, manifest: Mapping[str, Any], facts: Mapping[str,
     }
     if facts is None:
         estimated = {"people": files["people"], "counted": people["people"], "left_out": {r["reason"]: r["people"] for r in files["left_out"]}}
-        facts = {"missing": [], "new": [], "combinations": [], "absent": []}
+        facts = {"missing": [], "new": [], "combinations": [], "absent": [], "alike": []}
     else:
         gone = sum(facts["left_out"].values())
         estimated = {"people": facts["people"], "counted": facts["people"] - gone, "left_out": facts["left_out"]}
     return {
         "frame": config.poststratify.frame, "files": files, "fitted": people["outcomes"], **estimated,
-        **{name: facts[name] for name in ("missing", "new", "combinations", "absent")},
+        **{name: facts[name] for name in ("missing", "new", "combinations", "absent", "alike")},
         "outside": [{"of": "frame", **row} for row in facts.get("outside", ())]
         + [{"of": "files", **row} for row in manifest.get("outside", ())],
         "weights": manifest.get("weights"),
@@ -147,6 +147,13 @@ def notes(population: Mapping[str, Any], config: RunConfig) -> list[dict[str, st
                 "what": f"{row['people'] / population['counted']:.1%} of the people are in combinations that no row of the data had",
                 "do": "nothing: their effects are drawn from the distribution of the group",
             })  # fmt: skip
+    for row in population["alike"]:
+        told = "; ".join(f"{new!r} for {known!r}" for new, known in row["pairs"][:MAX_REASONS])
+        found.append({
+            "severity": "warn", "about": "data", "where": row["column"],
+            "what": f"{row['people'] / population['counted']:.2%} of the people are on new levels that differ from the data's only in how they are written ({told})",
+            "do": "write them as the data do; now they are drawn from the distribution of the group",
+        })  # fmt: skip
     for row in population["absent"]:
         found.append({
             "severity": "info", "about": "data", "where": row["column"],

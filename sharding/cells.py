@@ -118,6 +118,9 @@ class CellTable:
         for column in self.factors:
             self._check_whole(column)
         labels = {column.name: self._distinct(self.columns.index(column)) for column in self.factors}
+        for column in self.factors:
+            if self._kept(column) is None:
+                contract.check_open(column, labels[column.name])
         self.num_missing = self._count_missing()
         self._num_joined = {column.name: self._count_joined(column) for column in self.factors if column.kind == "text"}
         codings = self._encode_with(labels)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -22,8 +23,16 @@ MAX_LEVELS = 1_000_000
 MISSING, UNEXPECTED, UNUSED = -1, -2, -3
 """Codes that are not levels. ``UNUSED``: a level of quarantined rows only, so not a level of the model."""
 
-_DRESSED = re.compile(r"[-+]?[$€£]? ?(\d{1,3}([,. ']\d{3})+([.,]\d+)?|\d+,\d+|(?<=[$€£])\d+(\.\d+)?|\d+([.,]\d+)?(?= ?%)) ?[%€]?")
-"""Numbers as they are written for people: 1,234 or 1.234,5 or $20 or 45%. Plain numbers may look so too: 0.123."""
+_DRESSED = re.compile(
+    r"[-+]?[$€£]? ?(\d{1,3}([,. '_]\d{3})+([.,]\d+)?|\d+,\d+|(?<=[$€£])\d+(\.\d+)?|\d+([.,]\d+)?(?= ?%)|\d*\.\d*d[-+]?\d+) ?[%€]?"
+    r"|\(\d[\d,.]*\)|\d[\d,.]*-",
+    re.IGNORECASE,
+)
+"""Numbers as they are written for people: 1,234 or 1.234,5 or $20 or 45% or (5) or 1.5D0. Plain numbers may look so too: 0.123."""
+_PLAINLY = {**dict.fromkeys(map(ord, "`\u00b4\u2018\u2019\u02bc"), "'"), 0x2212: "-"}
+_DATE = re.compile(
+    r"(\d{4}([-/.])\d\d?\2\d\d?|\d\d?/\d\d?/(\d\d|\d{4})|\d\d?([-.])\d\d?\4\d{4}|\d\d?[-/. ][a-z]{3,9}[-/. ](\d\d|\d{4}))([ T].*)?", re.IGNORECASE
+)
 
 Role = Literal["factor", "numeric", "undecided"]
 
@@ -34,7 +43,7 @@ class ModelColumn:
 
     ``undecided`` is a text column that may be numeric: the values decide (:func:`decide_role`). ``orders`` are those of its levels
     in files that store one. A factor ``is_number`` too where the model has it both after a bar and before one; None if its
-    levels decide.
+    levels decide. A column ``is_open`` that the model has before a bar and of which nobody said what it is.
     """
 
     name: str
@@ -44,6 +53,7 @@ class ModelColumn:
     config: ColumnConfig
     orders: tuple[Order, ...] = ()
     is_number: bool | None = False
+    is_open: bool = False
 
     @property
     def where(self) -> str:
@@ -106,8 +116,9 @@ def resolve_column(
     is_both = None if is_text and config.type is None else kind in ("integer", "float") or config.type == "numeric"
     is_both = False if config.type == "factor" or config.levels is not None else is_both
     column = ModelColumn(
-        name, data.source_name(name), kind, "factor", config, is_number=is_grouping and is_predictor and is_both
-    )
+        name, data.source_name(name), kind, "factor", config, is_number=is_grouping and is_predictor and is_both,
+        is_open=is_predictor and config.type is None and config.levels is None,
+    )  # fmt: skip
     if is_grouping and not is_predictor and config.type == "numeric":
         raise ContractError(
             column.where, "a column that only groups declared `type: numeric`", "a factor",
@@ -132,16 +143,9 @@ def decide_role(
     """
     if decided is not None:
         return _with_role(column, decided)
-    given = [value for value in values if value is not None and value not in column.config.missing_values]
-    others = [value for value in given if not _is_plain_number(value)]
-    num_numbers = len(given) - len(others)
-    num_dressed = sum(_DRESSED.fullmatch(value) is not None for value in others)
-    if 2 * num_dressed > len(given) or (num_dressed and num_numbers + num_dressed == len(given)):
-        raise ContractError(
-            column.where, f"{num_dressed:,} distinct values that look like numbers written with thousands separators, decimal commas "
-            "or signs of a unit", "plain numbers such as 1234.5",
-            "Write them plainly in the file; or, if each is a level of its own, say `type: factor`."
-        )  # fmt: skip
+    given = _given(column, values)
+    num_numbers = sum(map(_is_plain_number, given))
+    _check_dressed(column, given)
     if 0 < num_numbers < len(given):
         raise ContractError(
             column.where, f"{num_numbers:,} distinct values that are numbers and {len(given) - num_numbers:,} that are not",
@@ -150,6 +154,39 @@ def decide_role(
         )  # fmt: skip
     is_numeric = num_numbers > 0 and column.config.missing != "level" and column.config.reference is None
     return _with_role(column, "numeric" if is_numeric else "factor")
+
+
+def check_open(column: ModelColumn, values: Sequence[str | None]) -> None:
+    """Refuse a factor that nobody declared, if its levels (``values`` as text) are numbers written for people, or dates."""
+    if column.is_open and column.kind in ("text", "date"):
+        given = _given(column, values)
+        _check_dressed(column, given)
+        if len(given) > 2 and sum(_DATE.fullmatch(value) is not None for value in given) > len(given) / 2:
+            raise ContractError(
+                column.where, "dates in a column that the formula has before a bar", "numbers, or a factor",
+                "Derive a number in the file, such as days since the first; or, if each date is to have a coefficient, say `type: factor`."
+            )  # fmt: skip
+
+
+def _given(column: ModelColumn, values: Sequence[str | None]) -> list[str]:
+    return [value for value in values if value is not None and value not in column.config.missing_values]
+
+
+def _check_dressed(column: ModelColumn, given: Sequence[str]) -> None:
+    others = [value for value in given if not _is_plain_number(value)]
+    num_dressed = sum(map(_is_dressed, others))
+    if 2 * num_dressed > len(given) or (num_dressed and num_dressed == len(others)):
+        raise ContractError(
+            column.where, f"{num_dressed:,} distinct values that look like numbers written with thousands separators, decimal commas "
+            "or signs of a unit", "plain numbers such as 1234.5",
+            "Write them plainly in the file; or, if each is a level of its own, say `type: factor`."
+        )  # fmt: skip
+
+
+def _is_dressed(text: str) -> bool:
+    plain = unicodedata.normalize("NFKC", text).translate(_PLAINLY).strip(" \"'")
+    in_other_digits = plain.isdecimal() and not plain.isascii()
+    return _DRESSED.fullmatch(plain) is not None or (plain != text and _is_plain_number(plain)) or in_other_digits
 
 
 def level_numbers(column: ModelColumn, levels: Sequence[str]) -> list[float] | None:
@@ -187,7 +224,7 @@ def _is_plain_number(text: str) -> bool:
         return False
     digits = text.strip().lstrip("+-")
     has_leading_zero = len(digits) > 1 and digits[0] == "0" and digits[1].isdigit()
-    return math.isfinite(value) and not has_leading_zero and "_" not in text
+    return math.isfinite(value) and not has_leading_zero and "_" not in text and text.isascii()
 
 
 def code_levels(

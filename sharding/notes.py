@@ -8,14 +8,13 @@ dictionary holds anyway; never of a row.
 from __future__ import annotations
 
 import json
-import re
 import statistics
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from sharding import spellings
 from sharding.dictionary import Dictionary, Note
 
 NEGATIVE = (-1.0, -7.0, -8.0, -9.0, -77.0, -88.0, -99.0, -999.0, -9999.0, -99999.0)
@@ -23,14 +22,16 @@ POSITIVE = (77.0, 88.0, 97.0, 98.0, 99.0, 997.0, 998.0, 999.0, 9997.0, 9998.0, 9
 """What files write for "not known", "refused", "not asked"."""
 OF_SCALES = (7.0, 8.0, 9.0)
 """The same, on scales that end before them."""
-MIN_CODED, MIN_SHARE, STANDS_OUT, NEIGHBOURS = 5, 0.01, 3, 5
+MIN_CODED, MIN_INSIDE, MIN_SHARE, STANDS_OUT, NEIGHBOURS, MIN_GAP = 5, 20, 0.01, 3, 5, 0.1
 """A code that a scale could have reached is noted in so many rows, and in this share of them or more often than its neighbours by a factor."""
-MARKERS = frozenset({"na", "n/a", "#n/a", "nan", "null", "<na>", ".", "-9", "-99", "-999", "-9999"})
+MARKERS = frozenset({
+    "na", "n/a", "#n/a", "nan", "nat", "null", "<na>", ".", "?", "-", "--", "-9", "-99", "-999", "-9999", "inf", "-inf",
+    "#value!", "#ref!", "#div/0!", "#name?", "#num!",
+})  # fmt: skip
 MIN_OTHERS, FAR = 9, 3.0
 """A spike lies this many ranges of the rest from it, and the rest has this many values at that end: a predictor of a few groups has none."""
 NUM_EXTREMES = max(len(NEGATIVE), len(POSITIVE)) + MIN_OTHERS + 1
-MAX_SHOWN = 3
-MAX_DIGITS = 1000
+MAX_SHOWN, MAX_WORDS, MAX_HEADERS = 3, 12, 10
 
 Counts = Sequence[tuple[float, int]]
 """Values with their numbers of rows."""
@@ -75,7 +76,28 @@ def of_number(
             inner = abs(ends[1][0] - (most if ends is low else least))
             if abs(ends[0][0] - ends[1][0]) > FAR * inner > 0:
                 notes.append(_of_value(lines, "spike", ends[0], num_rows, "far outside all other values"))
+            elif not is_tailed and not odd and _is_apart(ends, inner):
+                notes.append(_of_value(lines, "spike", ends[0], num_rows, "apart from all other values, and more often than they"))
     return notes
+
+
+def _is_apart(ends: Counts, inner: float) -> bool:
+    """Whether many rows have the outermost value, and a gap is between it and the rest, whose range is ``inner``: an age of 0 in a file of voters."""
+    gap = abs(ends[0][0] - ends[1][0])
+    step = statistics.median(abs(above[0] - below[0]) for above, below in pairwise(ends[1:]))
+    is_often = ends[0][1] >= MIN_CODED and _stands_out(ends[0][1], [n for _, n in ends[1 : 1 + NEIGHBOURS]])
+    return is_often and gap >= MIN_GAP * inner and gap > NEIGHBOURS * step
+
+
+def _stands_out(count: int, neighbours: Sequence[int]) -> bool:
+    return count > STANDS_OUT * statistics.median(neighbours) and count > 2 * max(neighbours)
+
+
+def of_code(column: str, code: float, count: int, neighbours: Sequence[int], num_rows: int, lines: Lines) -> list[Note]:
+    """Return the note of a usual code among the other values: one that many more rows have than any of its ``neighbours``."""
+    is_odd = count >= MIN_INSIDE and len(neighbours) > NEIGHBOURS and _stands_out(count, neighbours)
+    why = "a usual code for a value that is not known, and more often than the values beside it"
+    return [_of_value(lines, "sentinel", (code, count), num_rows, why)] if is_odd else []
 
 
 def _above_a_scale(largest: Counts, num_rows: int) -> list[tuple[float, int]]:
@@ -91,7 +113,7 @@ def _above_a_scale(largest: Counts, num_rows: int) -> list[tuple[float, int]]:
             continue
         count = sum(n for _, n in codes)
         is_scale = len(largest) < NUM_EXTREMES and count >= MIN_SHARE * num_rows
-        stands_out = codes[-1][0] in POSITIVE and count > STANDS_OUT * max(n for _, n in rest[:NEIGHBOURS])
+        stands_out = codes[-1][0] in POSITIVE and _stands_out(count, [n for _, n in rest[:NEIGHBOURS]])
         return list(codes) if count >= MIN_CODED and (is_scale or stands_out) else []
     return []
 
@@ -119,37 +141,55 @@ def _of_value(lines: Lines, kind: str, pair: tuple[float, int], num_rows: int, w
     return Note(lines.column, kind, count, count / num_rows, what, f"If it means missing, list it: {lines.of(f'{value:g}')}.")
 
 
-def of_levels(column: str, rows_by_level: Mapping[str, int], num_joined: int, num_rows: int, lines: Lines | None = None) -> list[Note]:
-    """Return the notes of a factor, from the rows of each level and the number of levels that were written in several ways."""
+def of_levels(
+    column: str, rows_by_level: Mapping[str, int], num_joined: int, num_rows: int, lines: Lines | None = None, *, is_open: bool = False
+) -> list[Note]:
+    """Return the notes of a factor, from the rows of each level and the number of levels that were written in several ways.
+
+    ``is_open``: the formula has it before a bar, and nobody said that it is a factor.
+    """
     lines = lines or Lines(column)
-    notes = []
-    alike: dict[str, list[str]] = defaultdict(list)
-    for level in rows_by_level:
-        alike[_folded(level)].append(level)
-    doubled = [sorted(levels, key=lambda level: -rows_by_level[level]) for levels in alike.values() if len(levels) > 1]
-    if doubled:
-        count = sum(rows_by_level[level] for levels in doubled for level in levels[1:])
-        shown = "; ".join(", ".join(map(repr, levels)) for levels in doubled[:MAX_SHOWN])
-        what = f"{len(doubled):,} level(s) in several spellings that differ in case, blanks, Unicode form or as one number is written ({shown}{'; ...' if len(doubled) > MAX_SHOWN else ''})"
-        notes.append(Note(column, "doubled", count, count / num_rows, what, "If they are the same, write them alike in the file."))
+    notes = _of_spellings(column, rows_by_level, num_rows)
     for level, count in rows_by_level.items():
         if level.casefold() in MARKERS and len(rows_by_level) > 1:
             do = f"If it means missing, list it: {lines.of(level)}."
             notes.append(Note(column, "marker", count, count / num_rows, f"{count:,} rows have the level {level!r}, a usual marker of a missing value", do))
+        elif level == column and count <= min(MAX_HEADERS, min(rows_by_level.values())) and len(rows_by_level) > 2:
+            notes.append(Note(column, "marker", count, count / num_rows, f"{count:,} rows have the name of the column as their level: a header among the rows?", "Take it out of the file."))
+    if is_open and len(rows_by_level) > MIN_OTHERS and all(map(is_number, rows_by_level)):
+        what = f"{len(rows_by_level):,} levels are numbers in a column of text, and each has a coefficient of its own"
+        notes.append(Note(column, "numbers", num_rows, 1.0, what, f"If it is a number, store it as one in the file; else say data.columns.{column}.type: factor."))
     if num_joined:
         what = f"{num_joined:,} level(s) are written in several ways (blanks at the ends, Unicode forms, True and TRUE, 1 and 1.0), and were joined"
         notes.append(Note(column, "joined", num_joined, 0.0, what, "Nothing, if they are the same."))
     return notes
 
 
-def _folded(level: str) -> str:
-    """What levels have in common that are one value written in several ways: 1E+05 and 100000, 01 and 1, -0 and 0, Ada and ADA."""
-    plain = re.sub(r"\s+", "", unicodedata.normalize("NFKC", level)).casefold()
-    if re.fullmatch(r"[-+]?\d+", plain):
-        return str(int(plain)) if len(plain) < MAX_DIGITS else plain
-    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", plain) and abs(number := float(plain)) < 2**53:
-        return str(int(number)) if number.is_integer() else repr(number)
-    return plain
+def _of_spellings(column: str, rows_by_level: Mapping[str, int], num_rows: int) -> list[Note]:
+    """Notes of levels that may be one, of dates in several forms, and of text that was read in another encoding."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for level in rows_by_level:
+        alike[spellings.folded(level)].append(level)
+    words = spellings.same_words(rows_by_level) if len(rows_by_level) <= MAX_WORDS else []
+    dates = spellings.date_forms(rows_by_level)
+    garbled = [level for level in rows_by_level if spellings.is_garbled(level)]
+    found = [
+        ("doubled", [levels for levels in alike.values() if len(levels) > 1],
+         "{:,} level(s) in several spellings that differ in case, blanks, accents, marks, Unicode form or as one number is written",
+         "If they are the same, write them alike in the file."),
+        ("words", words, "{:,} level(s) that have several words", "If they are the same, write them alike in the file."),
+        ("dates", [dates] if dates else [], "dates are written in several ways", "Write them all as 2024-01-31 in the file."),
+        ("encoding", [[level] for level in garbled], "{:,} level(s) that seem to be read in another encoding than they were written in",
+         "Set data.encoding, or write the names anew where they were damaged."),
+    ]  # fmt: skip
+    notes = []
+    for kind, groups, what, do in found:
+        if groups:
+            ordered = [sorted(levels, key=lambda level: -rows_by_level[level]) for levels in groups]
+            count = sum(rows_by_level[level] for levels in ordered for level in levels[len(levels) > 1 :])
+            shown = "; ".join(", ".join(map(repr, levels)) for levels in ordered[:MAX_SHOWN]) + ("; ..." if len(ordered) > MAX_SHOWN else "")
+            notes.append(Note(column, kind, count, count / num_rows, f"{what.format(len(groups))} ({shown})", do))
+    return notes
 
 
 def messages(dictionary: Dictionary) -> list[dict[str, str]]:

@@ -45,16 +45,32 @@ def of_cells(
             rows = connection.execute(f"SELECT {code}, sum(n) FROM good GROUP BY 1 ORDER BY 1").fetchall()
             levels = codings[column.name].levels
             by_level = {levels[i]: int(n) for i, n in rows if levels[i] != column.config.missing_level}
-            found += notes.of_levels(column.name, by_level, cells.num_joined.get(column.name, 0), num_rows, lines)
+            joined = cells.num_joined.get(column.name, 0)
+            found += notes.of_levels(column.name, by_level, joined, num_rows, lines, is_open=column.is_open and column.kind == "text")
             continue
         query = f"SELECT {code}, sum(n) FROM good GROUP BY 1 ORDER BY 1"
         ends = [_ends(connection, f"{query} {order}") for order in ("ASC", "DESC")]
-        found += notes.of_number(column.name, ends[0], ends[1], num_rows, lines)
+        noted = notes.of_number(column.name, ends[0], ends[1], num_rows, lines)
+        found += noted or _of_codes(connection, code, column.name, num_rows, lines)
     return found + _of_categories(cells, outcome, num_rows)
 
 
 def _ends(connection: duckdb.DuckDBPyConnection, query: str) -> list[tuple[float, int]]:
     return [(x, int(n)) for x, n in connection.execute(f"{query} LIMIT {notes.NUM_EXTREMES}").fetchall()]
+
+
+def _of_codes(connection: duckdb.DuckDBPyConnection, x: str, name: str, num_rows: int, lines: Lines) -> list[Note]:
+    """Notes of usual codes that are no extremes of a column."""
+    listed = ", ".join(map(repr, (*notes.NEGATIVE, *notes.POSITIVE)))
+    rows = connection.execute(f"SELECT {x}, sum(n) AS n FROM good WHERE {x} IN ({listed}) GROUP BY 1 HAVING sum(n) >= {notes.MIN_INSIDE} ORDER BY 1").fetchall()
+    found = list[Note]()
+    for code, count in rows:
+        beside = list[int]()
+        for side, order in (("<", "DESC"), (">", "ASC")):
+            query = f"SELECT sum(n) FROM good WHERE {x} {side} {code!r} GROUP BY {x} ORDER BY {x} {order} LIMIT {notes.NEIGHBOURS}"
+            beside += [int(n) for (n,) in connection.execute(query).fetchall()]
+        found += notes.of_code(name, code, int(count), beside, num_rows, lines)
+    return found
 
 
 def _of_categories(cells: CellTable, outcome: Outcome, num_rows: int) -> list[Note]:

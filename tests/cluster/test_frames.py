@@ -124,6 +124,14 @@ def test_people_on_new_levels_are_counted_by_column(read):
     assert frame.columns["area"].tolist() == [0, 3, 4, 1]
 
 
+def test_people_on_levels_that_are_only_written_otherwise_are_told(read):
+    frame = read({"area": ["1", "02", "2", "7"], "n": [60, 10, 20, 10]})
+    assert frame.facts["alike"] == [{"column": "area", "pairs": [["02", "2"]], "people": 10.0}]
+    found = population.describe(config(), {"people": {"people": 9, "outcomes": 9, "left_out": {}}}, frame.facts)
+    (note,) = [n for n in population.notes(found, config()) if n["severity"] == "warn"]
+    assert "10.00% of the people are on new levels that differ from the data's only in how they are written ('02' for '2')" in note["what"]
+
+
 @pytest.mark.parametrize(
     ("formula", "sections"),
     [

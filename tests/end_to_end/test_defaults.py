@@ -230,6 +230,15 @@ def _(folder: Path) -> None:
     refused(with_frame(folder, {"state": [str(i) for i in range(8)]}), "no level of the data, in any row")
 
 
+@row("A level of a frame that differs from the data's only in how it is written (`02`, `St Louis`)")
+def _(folder: Path) -> None:
+    columns = line.voters(NUM)
+    columns["race"] = [{"Other": "Mixed-Race"}.get(race, race) for race in columns["race"]]
+    assert with_frame(folder, {"race": ["Mixed Race", *FRAME["race"][1:]]}, columns=columns).code in (0, 3)
+    (said,) = [message for message in data_messages(folder) if message.startswith("race: 12.50% of the people")]
+    assert "'Mixed Race' for 'Mixed-Race'" in said
+
+
 @row("A level of a fixed factor of a frame that the data did not have")
 def _(folder: Path) -> None:
     refused(with_frame(folder, {"race": ["Martian", *FRAME["race"][1:]]}, "model.formula=voted ~ 1 + female + share + race + (1 | state)"), "not a level of the data")
@@ -260,6 +269,20 @@ def _(folder: Path) -> None:
 @row("The order of text levels, where it matters (ordinal outcomes, walks)")
 def _(folder: Path) -> None:
     refused(run(folder, None, 'model.priors={"1|race": {structure: random_walk}}'), "levels: [")
+
+
+@row("Dates before a bar of the formula")
+def _(folder: Path) -> None:
+    dates = {"female": [f"{1 + i % 5:02d}/15/2024" for i in range(NUM)]}
+    refused(run(folder, line.voters(NUM) | dates), "data.columns.female: found dates", "type: factor")
+    assert run(folder, line.voters(NUM) | dates, "data.columns.female.type=factor").code in (0, 3)
+
+
+@row("Numbers written for people (1,234 or 45% or (5)) before a bar")
+def _(folder: Path) -> None:
+    columns = line.voters(NUM)
+    columns["share"] = [f"{100 * share:g}%" for share in columns["share"]]
+    refused(run(folder, columns), "data.columns.share", "signs of a unit", "type: factor")
 
 
 @row("An outcome of two values other than 0 and 1, or true and false (1 and 2, yes and no)")
@@ -301,6 +324,34 @@ def _(folder: Path) -> None:
     assert 'data.columns.exposure.missing_values: ["", "999"]' in said
     assert run(folder, columns, 'data.columns.exposure.missing_values=["", "999"]', config=COUNTS).code in (0, 3)
     assert (data_messages(folder), known(folder)) == ([], NUM - 20)
+
+
+@row("A spike at the end of a predictor, apart from the rest (age 0); a usual code among its values, of many more rows than beside it")
+def _(folder: Path) -> None:
+    for code, told in ((0, "0, apart from all other values"), (77, "77, a usual code")):
+        ages = [18 + i * 11 % 70 for i in range(NUM)]
+        assert run(folder, line.voters(NUM) | {"share": [code if i < 40 else age for i, age in enumerate(ages)]}).code in (0, 3)
+        (said,) = data_messages(folder)
+        assert f"rows have {told}" in said
+        assert f'data.columns.share.missing_values: ["", "{code}"]' in said
+
+
+@row("Levels that may be one (`St. Louis` and `St Louis`, `Yes` and `Y`), dates in several forms, text of another encoding")
+def _(folder: Path) -> None:
+    columns = line.voters(NUM)
+    columns["race"] = [f"{race}." if i % 9 == 0 else race for i, race in enumerate(columns["race"])]
+    assert run(folder, columns).code in (0, 3)
+    (said,) = data_messages(folder)
+    assert said.startswith("data.columns.race: 3 level(s) in several spellings")
+
+
+@row("Numbers in a Parquet column of text before a bar, of more than 9 levels")
+def _(folder: Path) -> None:
+    columns = line.voters(NUM) | {"share": [str(20 + i % 12) for i in range(NUM)]}
+    assert run(folder, columns).code in (0, 3)
+    assert any("12 levels are numbers in a column of text" in said for said in data_messages(folder))
+    assert run(folder, columns, "data.columns.share.type=factor").code in (0, 3)
+    assert data_messages(folder) == []
 
 
 @row("Files of one run that seem to be in different units, or code two values differently")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 from pathlib import Path
@@ -154,3 +155,38 @@ def test_the_column_that_breaks_a_rule_decides_what_becomes_of_the_row(helpers: 
         tmp_path / "a.parquet", tmp_path / "run", columns={rule: {"unexpected": "quarantine"}}, **options
     )
     assert report.manifest["totals"]["rows_quarantined"] == 15
+
+
+DRESSED = {
+    "hard blanks": "1\u00a0{x:03d}", "narrow blanks": "1\u202f{x:03d}", "Swiss marks": "1\u2019{x:03d}", "minus signs": "\u2212{x}", "parentheses": "({x})",
+    "minus behind": "{x}-", "underscores": "1_{x:03d}", "Fortran": "{x}.5D0", "other digits": "\u0661{x}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRESSED)
+@pytest.mark.parametrize("text", [False, True])
+def test_numbers_written_for_people_are_refused_in_text_and_in_parquet(helpers: Any, tmp_path: Path, name: str, text: bool) -> None:
+    values = [DRESSED[name].format(x=x) for _, x, _ in ROWS]
+    if text:
+        (tmp_path / "a.csv").write_text("g,x,y\n" + "".join(f"{g},{value},{y}\n" for (g, _, y), value in zip(ROWS, values, strict=True)))
+    else:
+        pq.write_table(table(x=values), tmp_path / "a.parquet")
+    with pytest.raises(ContractError, match=r"data\.columns\.x: found .* written with"):
+        ingested(helpers, next(tmp_path.iterdir()))
+
+
+DATES = {
+    "ISO": "2024-{m:02d}-{d:02d}", "American": "{m}/{d}/24", "German": "{d:02d}.{m:02d}.2024", "with a time": "2024-{m:02d}-{d:02d}T10:00:00Z", "in words": "{d}-Jan-2024",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*DATES, "Arrow"])
+def test_dates_before_a_bar_are_refused_and_may_be_declared(helpers: Any, tmp_path: Path, name: str) -> None:
+    values: list[Any] = [DATES.get(name, DATES["ISO"]).format(m=1 + x % 12, d=1 + x % 28) for _, x, _ in ROWS]
+    values = [datetime.date.fromisoformat(value) for value in values] if name == "Arrow" else values
+    pq.write_table(table(x=values), tmp_path / "a.parquet")
+    with pytest.raises(ContractError, match=r"data\.columns\.x: found dates in a column that the formula has before a bar.*type: factor"):
+        ingested(helpers, tmp_path / "a.parquet")
+    assert "x" in ingested(helpers, tmp_path / "a.parquet", columns={"x": {"type": "factor"}}).dictionary.factors
+    groups = {"factor_columns": ["x"], "predictor_columns": []}
+    assert "x" in ingested(helpers, tmp_path / "a.parquet", **groups).dictionary.factors
