@@ -171,7 +171,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess
             limits=(config.warn_above.score, config.fail_above.score),
         )
     else:
-        judged = np.where(real, _comparable(evidence), 0.0)
+        judged, was_sampled = np.where(real, _comparable(evidence), 0.0), _was_sampled(evidence)
         is_known = bool(np.isfinite(judged).all())
         worst = int(np.argmax(judged)) if is_known else -1
         gate(
@@ -188,7 +188,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess
             float(sure[skewed]) if np.isfinite(sure).any() else float("inf"),
             str(names[skewed]) if np.isfinite(sure).any() else "all shards together",
             "largest error of a mean that importance weights see beyond their Monte Carlo error, in posterior sds",
-            "use fit.method: nuts; where the level has few answers, exact; check it for separation",
+            f"{'use fit.method: exact' if was_sampled else 'use fit.method: nuts; where the level has few answers, exact'}; check it for separation",
             limits=limits,
         )
         loudest = int(np.argmax(spreads))
@@ -199,7 +199,8 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess
             weights.log_ratio_sd,
             f"shard {evidence.shards[loudest]['shard_id']} (sd {spreads[loudest]:.2g})",
             "sd of the log importance ratio, all shards together (half its square is the divergence in nats)",
-            "read the shard table: one loud shard points to its site or data, many to sparse levels; fit.method: nuts corrects both",
+            "read the shard table: one loud shard points to its site or data, many to sparse levels; "
+            f"fit.method: {'exact' if was_sampled else 'nuts'} corrects both",
             limits=tuple(
                 round(float(limit * growth), 2)
                 for limit in (config.warn_above.log_ratio_sd, config.fail_above.log_ratio_sd)
@@ -211,7 +212,7 @@ def judge(hierarchy: Hierarchy, config: AuditConfig, evidence: Evidence, min_ess
                 weights.k_hat,
                 "the shards of one coefficient" if evidence.is_local else "all shards together",
                 "Pareto k of the importance ratios",
-                "the weights cannot correct this posterior; use fit.method: nuts or exact",
+                f"the weights cannot correct this posterior; use fit.method: {'exact' if was_sampled else 'nuts or exact'}",
             )
     found += _of_scales(hierarchy, config, evidence, min_ess)
     messages = gates.messages(found)
@@ -337,11 +338,14 @@ def _comparable(evidence: Evidence) -> np.ndarray:
     most what importance weights, where they can be trusted, say it is.
     """
     errors, weights = np.abs(evidence.score.total), evidence.importance
-    was_sampled = bool(evidence.rounds) and evidence.rounds[-1].get("method") == "nuts"
     can_be_read = weights.log_ratio_sd <= NOISY_K_HAT or weights.k_hat <= RELIABLE_K_HAT
-    if not was_sampled or not (weights.log_ratio_sd <= RELIABLE and can_be_read):
+    if not _was_sampled(evidence) or not (weights.log_ratio_sd <= RELIABLE and can_be_read):
         return errors
     return np.minimum(errors, np.abs(weights.shift) + 3.0 * weights.shift_mcse)
+
+
+def _was_sampled(evidence: Evidence) -> bool:
+    return bool(evidence.rounds) and evidence.rounds[-1].get("method") == "nuts"
 
 
 def _origin(evidence: Evidence) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fitting import audit, families, in_memory, rounds, verdict
+from fitting.config import AuditConfig
 from fitting.rounds import Round, Schedule
 
 
@@ -165,3 +166,17 @@ def test_sampled_sites_are_judged_by_weights_where_these_can_be_read(method, spr
         ),
     )  # fmt: skip
     assert verdict._comparable(evidence).max() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("was_sampled", [False, True])
+def test_advice_is_not_what_was_done_already(cells_of, monkeypatch, was_sampled):
+    """Few answers, one group without a failure: every gate's advice, asked for at limits of nothing."""
+    group = np.arange(40) % 8
+    cells = cells_of({"g": np.array([f"g{i}" for i in group])}, (group == 0) | (np.arange(40) % 3 == 0))
+    run = in_memory.fit(cells, "y ~ 1 + (1 | g)", num_draws=250)
+    monkeypatch.setattr(verdict, "_was_sampled", lambda evidence: was_sampled)
+    nothing = {"score": 1e-9, "log_ratio_sd": 1e-9, "k_hat": -9.0}
+    result = in_memory.audit(run, AuditConfig.model_validate({"warn_above": nothing, "fail_above": nothing}))
+    advice = [m["do"] for m in result["messages"] if "fit.method" in m["do"]]
+    assert len(advice) >= 2
+    assert all(("fit.method: exact" if was_sampled else "fit.method: nuts") in do for do in advice)
