@@ -25,7 +25,7 @@ def hashes(run: Path) -> dict[str, str]:
     return {str(f.relative_to(run)): line.sha256(f) for f in files if f.suffix != ".json" or f.name in names}
 
 
-def wait_for(process: subprocess.Popen[str], happened: Callable[[], object], *, within: float = 90.0) -> None:
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], object], *, within: float = 300.0) -> None:
     """Poll until it has happened; the process must still be at work."""
     deadline = time.monotonic() + within
     while not happened():
