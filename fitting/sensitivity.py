@@ -44,6 +44,7 @@ def power_scale(
         ``parameter``, ``prior``, ``likelihood`` (both 0 where nothing moves) and ``flag``: ``ok``, ``prior-data conflict``
         (both matter) or ``strong prior or weak likelihood`` (only the prior matters). A flag takes, besides, that a doubling of the prior's
         power would move the mean by ``MATTERS``, beyond Monte Carlo error: the sd of a handful of groups always reacts a little.
+        Empty where one draw would have all the weight.
     """
     from arviz_stats.base import array_stats  # slow to import
 
@@ -53,7 +54,10 @@ def power_scale(
     weights = {}
     for part, log_density in parts.items():
         centred = log_density - log_density.mean()
-        scaled = [array_stats.power_scale_lw(centred, alpha=a) if np.ptp(centred) > 0 else centred for a in ALPHAS]
+        with np.errstate(divide="ignore", invalid="ignore"):  # where next to all of the tail has no weight
+            scaled = [array_stats.power_scale_lw(centred, alpha=a) if np.ptp(centred) > 0 else centred for a in ALPHAS]
+        if np.isnan(scaled).any():
+            return []
         weights[part] = [np.exp(w - w.max()) / np.exp(w - w.max()).sum() for w in scaled]
     rows = []
     for j, name in enumerate(names):
