@@ -298,8 +298,9 @@ class _Reader:
         for row in self.new(frame):
             known = self.coding.factors[row["column"]]
             pairs = _pairs(frame.levels[row["column"]][len(known) :], known)
-            codes = [code for code, label in enumerate(frame.levels[row["column"]]) if label in dict(pairs)]
             if pairs:
+                written = {label for label, _ in pairs}
+                codes = [code for code, label in enumerate(frame.levels[row["column"]]) if label in written]
                 people = float(frame.weight[np.isin(frame.columns[row["column"]], codes)].sum())
                 yield {"column": row["column"], "pairs": [list(pair) for pair in pairs[:SHOWN]], "people": people}
 
@@ -402,4 +403,5 @@ def _alike(new: Sequence[str], known: Sequence[str]) -> str:
 
 def _pairs(new: Sequence[str], known: Sequence[str]) -> list[tuple[str, str]]:
     plain = {spellings.folded(label): label for label in known}
-    return [(label, plain[spellings.folded(label)]) for label in new if spellings.folded(label) in plain]
+    folded = ((label, spellings.folded(label)) for label in new)
+    return [(label, plain[one]) for label, one in folded if one in plain]
