@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fitting import combiner, in_memory, mixing, scale_marginal, scale_proposal, scale_sampler
+from fitting import combiner, in_memory, mixing, scale_marginal, scale_proposal, scale_sampler, scale_source
 from fitting.scale_source import Source
 
 
@@ -125,6 +125,23 @@ def test_a_pass_that_fell_short_teaches_the_next(monkeypatch):
     assert batches == [(4, 250, 4)] * 2
     assert efficiency() > 0.8 > 0.7 > before
     assert not source.improve(lambda psi: False)
+
+
+@pytest.mark.parametrize("sweeps", [0, 50])
+def test_weights_do_not_depend_on_the_constant_that_a_density_is_stated_up_to(monkeypatch, sweeps):
+    """Points of two proposals, the second stated e^5 too high; without its constant the first one's points are forgotten."""
+    around = [scale_proposal.Proposal(np.full(2, at), np.eye(2), np.ones((2, 2))) for at in (0.0, 0.5)]
+    source = Source(SimpleNamespace(size=2), None, around[0], num_draws=1)
+    for proposal in around:
+        source.proposal = proposal
+        points, _ = source.sample(np.random.default_rng(1), 500)
+        source.note(0, points, stats.norm.logpdf(points).sum(axis=1))
+    before = source._log_weights()
+    stated = scale_source._log_density
+    monkeypatch.setattr(scale_source, "_log_density", lambda q, points: stated(q, points) + 5.0 * (q is around[1]))
+    monkeypatch.setattr(scale_source, "MAX_SWEEPS", sweeps)
+    after = source._log_weights()
+    assert np.allclose(after - after.mean(), before - before.mean(), atol=1e-4) == (sweeps > 0)
 
 
 def test_independent_draws_have_a_good_r_hat_however_few_they_are():
